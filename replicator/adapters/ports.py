@@ -1,0 +1,160 @@
+"""What the driver needs of the outside world, as Protocols: the store, the mesh, the data path, the elector.
+
+The real adapters and the fakes of the tests are held to the same tests through these. *deliver* is the
+driver's inbox: a function that may be called from any thread, never blocks and takes one core event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
+from typing import Protocol
+
+from replicator.core.effects import (
+    Accept,
+    AdoptHeads,
+    ForgetTombstone,
+    MarkCommitted,
+    RememberCounters,
+    WritePromise,
+    WriteRecord,
+)
+from replicator.core.events import Durable, Event
+from replicator.model import (
+    Buffer,
+    Chunk,
+    Digest,
+    Epoch,
+    Head,
+    Manifest,
+    NodeId,
+    Payload,
+    Sequence,
+    StreamName,
+)
+
+Deliver = Callable[[Event], None]
+StoreEffect = (
+    WritePromise | WriteRecord | Accept | AdoptHeads | MarkCommitted | ForgetTombstone | RememberCounters
+)
+
+
+class Store(Protocol):
+    """A replica's disk. One writer thread; reads from any thread."""
+
+    def start(self, deliver: Deliver) -> None:
+        """Start the writer thread; completions go to *deliver* in the order of the writes."""
+
+    def durable(self) -> Durable:
+        """What is durable now; called once before `start`."""
+
+    def perform(self, effect: StoreEffect) -> None:
+        """Queue a store effect; never blocks. Promises and records overtake payload."""
+
+    def put_chunks(
+        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
+    ) -> None:
+        """Queue verified chunks (as stored) of a checkpoint that is under way; chunks queued before an
+        Accept are written before it. Blocks the calling data thread while the queue holds more than its
+        bound. Dropped silently if *epoch* is below the promised one when they are written (R3)."""
+
+    def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Those that are neither stored nor queued."""
+
+    def head_manifest(self, stream: StreamName) -> Manifest | None:
+        """The manifest of the stream's head."""
+
+    def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
+        """A retained manifest by its digest."""
+
+    def read_chunk(self, stored_digest: Digest) -> bytes | None:
+        """A chunk as stored, verified (R22); None if absent or rotten. Queued chunks count as absent."""
+
+    def discard_chunk(self, stored_digest: Digest) -> None:
+        """Queue the removal of a chunk found rotten, so that a fetched one takes its place."""
+
+    def usage(self) -> dict[str, int]:
+        """Counts and bytes for status: streams, checkpoints, chunks, stored_bytes, queued_bytes."""
+
+    def close(self) -> None:
+        """Finish what is queued, sync, close. Safe to call twice."""
+
+
+class Control(Protocol):
+    """The control mesh: a ROUTER of one's own and a DEALER to each peer. Owned by the control thread."""
+
+    @property
+    def sockets(self) -> Iterable[object]:
+        """What to register for reading with the control thread's `zmq.Poller`."""
+
+    def send(self, to: NodeId, frame: bytes) -> bool:
+        """Send without waiting; False when the peer's queue is full (the message is lost)."""
+
+    def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
+        """All frames that have arrived, each with the node that its key authenticates (None: no keys)."""
+
+    def close(self) -> None: ...
+
+
+class Elector(Protocol):
+    """Names a leader now and then; a hint about liveness, never proof. Used on the control thread only."""
+
+    def tick(self, now: float) -> None:
+        """Run what is due; may call the grant and revoke callbacks and send Raft messages."""
+
+    def receive(self, node: NodeId, payload: bytes) -> None:
+        """Hand in a peer elector's message."""
+
+    def transfer(self, to: NodeId | None) -> None:
+        """Give leadership away, to *to* if it can be."""
+
+    def set_electable(self, electable: bool) -> None:
+        """Whether this node may stand for election at all; it votes in any case."""
+
+    @property
+    def tick_interval_s(self) -> float: ...
+
+    @property
+    def leader(self) -> NodeId | None:
+        """Whom it takes for the leader, for status."""
+
+    def close(self) -> None: ...
+
+
+class DataPath(Protocol):
+    """Publication, subscription and repair: everything that moves payload, on threads of its own."""
+
+    def start(self, deliver: Deliver) -> None: ...
+
+    def publish(
+        self,
+        handle: int,
+        stream: StreamName,
+        generation: int,
+        epoch: Epoch,
+        sequence: Sequence,
+        payload: Payload | None,
+    ) -> None:
+        """Queue a publication (None: a tombstone); answered by the event Published."""
+
+    def allow_publish(self, epoch: Epoch, publish_index: int) -> None:
+        """Raise (or for a new epoch set) the index up to which publications may leave."""
+
+    def fetch(
+        self,
+        stream: StreamName,
+        digest: Digest,
+        manifest: Manifest | None,
+        sources: tuple[NodeId, ...],
+        verify: bool,
+    ) -> None:
+        """Fetch what is lacking; answered by Fetched or FetchFailed. Replaces the stream's earlier fetch."""
+
+    def cancel_fetch(self, stream: StreamName) -> None: ...
+
+    def restore(self, head: Head) -> Payload:
+        """Read, verify and decompress a checkpoint held here; raises CheckpointUnreadable. Any thread."""
+
+    def usage(self) -> dict[str, int]:
+        """Counters: raw_bytes, sent_bytes, published, dropped, fetched_bytes, verified, refused."""
+
+    def close(self) -> None: ...

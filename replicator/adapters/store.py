@@ -1,0 +1,222 @@
+"""A replica's disk on LMDB: the `Store` of `ports`, from the lock on its directory to the last sync.
+
+The directory holds ``lock`` (one process at a time), ``meta`` (identity, promise, members: always
+synced) and ``payload`` (checkpoints). Reading order: `store_record` what lies on the disk, `store_plan`
+what an effect changes, `store_payload` how it gets there, `store_writer` in which order and what happens
+when it does not; this file opens and closes, and reads.
+
+Keeps R2, R4, R10, R13, R19 to R23; see the files named.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence as Ordered
+from contextlib import ExitStack
+from pathlib import Path
+
+from replicator.adapters.ports import Deliver, StoreEffect
+from replicator.adapters.store_lock import DirectoryLock
+from replicator.adapters.store_meta import Meta, boot_id
+from replicator.adapters.store_payload import Payload, has_streams
+from replicator.adapters.store_plan import Discard
+from replicator.adapters.store_reader import Reads
+from replicator.adapters.store_record import Durability, sync_directory
+from replicator.adapters.store_scrub import Scrubber
+from replicator.adapters.store_writer import Writer
+from replicator.core.events import Durable
+from replicator.errors import StoreDamaged, StoreError
+from replicator.model import (
+    Buffer,
+    Chunk,
+    Digest,
+    Epoch,
+    Incarnation,
+    Manifest,
+    NodeId,
+    Sequence,
+    StreamName,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class LmdbStore:
+    """See `replicator.adapters.ports.Store` for the promises of each call."""
+
+    def __init__(
+        self,
+        lock: DirectoryLock,
+        meta: Meta,
+        payload: Payload,
+        durability: Durability,
+        writer_queue_bytes_max: int,
+        transaction_bytes_max: int,
+    ) -> None:
+        """Use `open`."""
+        self._lock = lock
+        self._meta = meta
+        self._payload = payload
+        self._durability = durability
+        self._writer = Writer(meta, payload, writer_queue_bytes_max, transaction_bytes_max)
+        self._reads = Reads(payload.reading)
+        self._scrubber = Scrubber(payload)
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        cluster: str,
+        node: NodeId,
+        durability: Durability = "disk",
+        keep: int = 1,
+        map_bytes_initial: int = 64 * 2**20,
+        writer_queue_bytes_max: int = 32 * 2**20,
+        transaction_bytes_max: int = 2**20,
+        disk_reserve_bytes: int = 16 * 2**20,
+        loose_bytes_max: int = 2 * 2**30,
+    ) -> LmdbStore:
+        """Open the store in directory *path*, or make it.
+
+        *keep* older committed checkpoints stay per stream; *loose_bytes_max* bounds what running transfers
+        may hold. Raises `StoreInUse` if another process has it, `StoreDamaged` if a record is damaged or
+        lost, else `StoreError` (other cluster or node, newer format, no permission).
+        """
+        with ExitStack() as undo:
+            lock = DirectoryLock(path)
+            undo.callback(lock.release)
+            meta = Meta(path / "meta")
+            undo.callback(meta.close)
+            meta.check(cluster, node)
+            is_new = _is_new(path, meta)
+            payload = Payload(
+                path / "payload",
+                meta.identity.incarnation if meta.identity else Incarnation(uuid.uuid4().bytes),
+                new=is_new,
+                synced=durability == "disk",
+                keep=keep,
+                map_bytes=map_bytes_initial,
+                disk_reserve_bytes=disk_reserve_bytes,
+                loose_bytes_max=loose_bytes_max,
+            )
+            undo.callback(payload.close)
+            if is_new:
+                for directory in (path / "payload", path / "meta", path, path.parent):
+                    sync_directory(directory)
+                meta.found(cluster, node, payload.memory.state.incarnation)
+            meta.write_session(boot_id(), durability, clean=False)
+            undo.pop_all()
+        return cls(lock, meta, payload, durability, writer_queue_bytes_max, transaction_bytes_max)
+
+    def start(self, deliver: Deliver) -> None:
+        self._writer.start(deliver)
+
+    def durable(self) -> Durable:
+        meta, memory = self._meta, self._payload.memory
+        assert meta.identity is not None
+        members = meta.membership
+        return Durable(
+            cluster=meta.identity.cluster,
+            node=meta.identity.node,
+            incarnation=meta.identity.incarnation,
+            promise=meta.promise,
+            record=members.record if members else None,
+            record_epoch=members.epoch if members else Epoch(0),
+            founded=members is not None and members.founded,
+            heads=self._payload.heads(),
+            committed={
+                stream: (record.committed.generation, record.committed.sequence)
+                for stream, record in memory.streams.items()
+                if record.committed is not None
+            },
+            counter=meta.counter + memory.state.counter,
+            remembered=dict(memory.state.remembered),
+        )
+
+    def perform(self, effect: StoreEffect) -> None:
+        self._writer.perform(effect)
+
+    def put_chunks(
+        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
+    ) -> None:
+        # What is queued must not change under the writer's hands: only bytes cannot.
+        stored = [(Digest(chunk.stored_digest), bytes(buffer)) for chunk, buffer in chunks]
+        self._writer.put(stream, epoch, sequence, stored)
+
+    def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        return [chunk for chunk in chunks if not self._writer.has(Digest(chunk.stored_digest))]
+
+    def head_manifest(self, stream: StreamName) -> Manifest | None:
+        return self._read_manifest(stream, None)
+
+    def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
+        return self._read_manifest(stream, digest)
+
+    def _read_manifest(self, stream: StreamName, digest: Digest | None) -> Manifest | None:
+        try:
+            return self._reads.manifest(stream, digest)
+        except StoreDamaged as error:
+            logger.error("manifest of stream=%s cannot be read: %s", stream, error)
+            return None
+
+    def read_chunk(self, stored_digest: Digest) -> bytes | None:
+        try:
+            return self._reads.chunk(stored_digest)
+        except StoreDamaged as error:
+            logger.error("chunk %s cannot be read: %s", stored_digest.hex(), error)
+            return None
+
+    def discard_chunk(self, stored_digest: Digest) -> None:
+        self._writer.perform(Discard(stored_digest))
+
+    def scrub(self, budget_bytes: int) -> list[tuple[StreamName, Digest]]:
+        """Read about *budget_bytes* of retained checkpoints, going on where the last call stopped, and
+        return stream and manifest digest of those with rotten or absent chunks (R22)."""
+        return self._scrubber.scrub(budget_bytes)
+
+    def usage(self) -> dict[str, int]:
+        memory = self._payload.memory
+        streams = list(memory.streams.values())
+        return {
+            "streams": len(streams),
+            "checkpoints": sum(len(record.entries) for record in streams),
+            "chunks": len(memory.chunks.needs),
+            "stored_bytes": memory.chunks.stored_bytes,
+            "queued_bytes": self._writer.queued_bytes,
+        }
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._writer.close():
+                self._payload.sync()
+                self._meta.write_session(boot_id(), self._durability, clean=True)
+        except StoreError as error:
+            logger.error("store is not closed in order: %s", error)
+        finally:
+            self._payload.close()
+            self._meta.close()
+            self._lock.release()
+
+
+def _is_new(path: Path, meta: Meta) -> bool:
+    """Whether a store has to be made; makes way for it, but never over somebody's checkpoints."""
+    if meta.is_amnesiac(boot_id()):
+        logger.error(
+            "store path=%s was not synced (durability=memory) when the machine went down; "
+            "all of it is given up, and this replica has to join anew",
+            path,
+        )
+        meta.reset()
+    payload = path / "payload"
+    if meta.identity is None and payload.exists():
+        if not meta.is_resetting and has_streams(payload):
+            raise StoreDamaged(f"store {path} has checkpoints, but its identity is lost")
+        shutil.rmtree(payload)
+    return meta.identity is None

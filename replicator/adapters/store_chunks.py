@@ -1,0 +1,152 @@
+"""Which chunks the store holds and who needs them.
+
+A chunk is needed once by each retained manifest that names it, and once by each stream whose running
+transfer brought it; when nobody needs it any longer it is garbage, which is deleted along with a later
+transaction, or comes back to life if it is asked for before (R23). All this is memory, rebuilt at open
+from the retained manifests; what no manifest names then is garbage.
+
+A transfer's need ends when a checkpoint of its stream with its sequence or a later one is accepted. All
+transfers together hold at most *transfer_bytes_max*; the oldest give way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TypeVar
+
+from replicator.adapters.store_record import chunk_key
+from replicator.core.events import Event
+from replicator.model import Digest, Sequence, StreamName
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Change:
+    """One transaction in the making: what it writes, what it answers, and how to undo it in memory."""
+
+    def __init__(self) -> None:
+        self.writes: dict[bytes, bytes | None] = {}
+        self.events: list[Event] = []
+        self._undo: list[tuple[dict[object, object], object, object]] = []
+
+    def set(self, table: dict[_K, _V], key: _K, value: _V | None) -> None:
+        """Set *key* in a table of the memory, or remove it (None), so that `undo` can take it back."""
+        self._undo.append((table, key, table.get(key)))  # type: ignore[arg-type]
+        _assign(table, key, value)
+
+    def undo(self) -> None:
+        """Take back everything that was set, the last first."""
+        for table, key, value in reversed(self._undo):
+            _assign(table, key, value)
+
+
+def _assign(table: dict[_K, _V], key: _K, value: _V | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+class Chunks:
+    """The book of chunks. Changed by the writer only; single look-ups are safe from any thread."""
+
+    def __init__(self, transfer_bytes_max: int) -> None:
+        self.needs: dict[Digest, int] = {}
+        self.absent: dict[Digest, bool] = {}  # needed, but not there: found rotten, or gone
+        self.garbage: dict[Digest, bool] = {}  # there, but not needed
+        self._sizes: dict[Digest, int] = {}
+        self._transfers: dict[StreamName, dict[Digest, Sequence]] = {}
+        self._transfer_bytes: dict[StreamName, int] = {}
+        self._transfer_bytes_max = transfer_bytes_max
+
+    def is_kept(self, digest: Digest) -> bool:
+        """Whether it is there and needed, so that nobody has to bring it."""
+        return digest in self.needs and digest not in self.absent
+
+    def is_stored(self, digest: Digest) -> bool:
+        """Whether it is there, be it as garbage."""
+        return self.is_kept(digest) or digest in self.garbage
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(list(self._sizes.values()))
+
+    def need(self, change: Change, digest: Digest, size: int) -> None:
+        """Count one more need."""
+        change.set(self.needs, digest, self.needs.get(digest, 0) + 1)
+        change.set(self._sizes, digest, size)
+        change.set(self.garbage, digest, None)
+
+    def drop(self, change: Change, digest: Digest) -> None:
+        """Count one need less."""
+        left = self.needs[digest] - 1
+        change.set(self.needs, digest, left or None)
+        if not left:
+            change.set(self._sizes, digest, None)
+            if digest in self.absent:
+                change.set(self.absent, digest, None)
+            else:
+                change.set(self.garbage, digest, True)
+
+    def drop_all(self, change: Change, digests: Iterable[Digest]) -> None:
+        """Count one need less of each."""
+        for digest in digests:
+            self.drop(change, digest)
+
+    def bring(
+        self, change: Change, stream: StreamName, sequence: Sequence, digest: Digest, stored: bytes
+    ) -> None:
+        """A transfer has brought the chunk: keep it for the transfer, write it unless it is there."""
+        if not self.is_stored(digest):
+            change.writes[chunk_key(digest)] = stored
+        transfer = self._transfers.setdefault(stream, {})
+        if digest not in transfer:
+            self.need(change, digest, len(stored))
+            self._count(change, stream, len(stored))
+        change.set(transfer, digest, max(sequence, transfer.get(digest, sequence)))
+        change.set(self.absent, digest, None)
+
+    def settle(self, change: Change, stream: StreamName, sequence: Sequence) -> None:
+        """A checkpoint was accepted: the stream's transfers up to it need nothing any longer."""
+        for digest, claimed in list(self._transfers.get(stream, {}).items()):
+            if claimed <= sequence:
+                self._let_go(change, stream, digest)
+
+    def limit(self, change: Change) -> None:
+        """Let the oldest transfers go until all together are within their bound (I12)."""
+        while sum(self._transfer_bytes.values()) > self._transfer_bytes_max:
+            stream = next(iter(self._transfer_bytes))
+            self._let_go(change, stream, next(iter(self._transfers[stream])))
+
+    def discard(self, change: Change, digest: Digest) -> None:
+        """The stored bytes are rotten: delete them; who needs the chunk lacks it from now on."""
+        change.writes[chunk_key(digest)] = None
+        change.set(self.garbage, digest, None)
+        if digest in self.needs:
+            change.set(self.absent, digest, True)
+
+    def oldest_garbage(self, count_max: int) -> list[Digest]:
+        """What may be deleted with the next transaction."""
+        return list(islice(self.garbage, count_max))
+
+    def sweep(self, change: Change, digests: list[Digest]) -> None:
+        """Delete those of *digests* that are still garbage."""
+        for digest in digests:
+            if digest in self.garbage:
+                change.writes[chunk_key(digest)] = None
+                change.set(self.garbage, digest, None)
+
+    def tidy(self) -> None:
+        """Forget the transfers that ended; after a change is durable, since it cannot be undone."""
+        for stream in [stream for stream, transfer in self._transfers.items() if not transfer]:
+            del self._transfers[stream]
+
+    def _let_go(self, change: Change, stream: StreamName, digest: Digest) -> None:
+        self._count(change, stream, -self._sizes[digest])
+        change.set(self._transfers[stream], digest, None)
+        self.drop(change, digest)
+
+    def _count(self, change: Change, stream: StreamName, size: int) -> None:
+        change.set(self._transfer_bytes, stream, self._transfer_bytes.get(stream, 0) + size or None)

@@ -1,0 +1,149 @@
+"""The small environment: identity, promise, member record and session, each write synced.
+
+It is apart from payload so that a promise waits for one small transaction only, and so that it is
+durable whatever `REPLICATOR_DURABILITY` says (R2, R13). Its file is given spare pages when it is made:
+LMDB recycles them, so promises have room when the disk is full (R21).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from replicator.adapters.store_record import (
+    FORMAT_VERSION,
+    Durability,
+    Identity,
+    Membership,
+    Session,
+    lmdb_errors,
+    load,
+    open_environment,
+    seal,
+)
+from replicator.core.effects import WritePromise, WriteRecord
+from replicator.core.events import Event, PromiseWritten, RecordWritten
+from replicator.errors import StoreError
+from replicator.model import Incarnation, NodeId, Promise
+
+MAP_BYTES = 4 * 2**20
+BALLAST_BYTES = 2**18
+
+FORMAT_KEY = b"format"
+IDENTITY_KEY = b"identity"
+PROMISE_KEY = b"promise"
+MEMBERSHIP_KEY = b"membership"
+SESSION_KEY = b"session"
+COUNTER_KEY = b"counter"
+RESET_KEY = b"reset"
+_BALLAST_KEY = b"ballast"
+
+
+def boot_id() -> str:
+    """What the kernel names its present run: another one means that memory is gone."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+class Meta:
+    """The environment and what it holds, in memory."""
+
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        """Open the environment; raises `StoreError`, for a newer format as well, and `StoreDamaged`."""
+        self._path = path
+        self._environment = open_environment(path, MAP_BYTES, readonly=readonly)
+        try:
+            self.read()
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> None:
+        """Take into memory what the disk holds now; again for a reader beside a running node."""
+        with lmdb_errors(self._path), self._environment.begin() as txn:
+            version = load(int, txn, FORMAT_KEY) or 0
+            if version > FORMAT_VERSION:
+                raise StoreError(
+                    f"store {self._path.parent} has format {version}, newer than this program's "
+                    f"{FORMAT_VERSION}; use the newer program"
+                )
+            self.identity = load(Identity, txn, IDENTITY_KEY)
+            self.promise = load(Promise, txn, PROMISE_KEY)
+            self.membership = load(Membership, txn, MEMBERSHIP_KEY)
+            self.session = load(Session, txn, SESSION_KEY)
+            self.counter = load(int, txn, COUNTER_KEY) or 0
+            self.is_resetting = load(bool, txn, RESET_KEY) or False
+
+    @property
+    def promised(self) -> int:
+        """The promised epoch; -1 before the first promise, so that nothing is accepted without one."""
+        return -1 if self.promise is None else self.promise.epoch
+
+    def check(self, cluster: str, node: NodeId) -> None:
+        """Raise `StoreError` if the store belongs to another cluster or node."""
+        if (mine := self.identity) is not None and (mine.cluster, mine.node) != (cluster, node):
+            raise StoreError(
+                f"store {self._path.parent} belongs to node {mine.node!r} of cluster {mine.cluster!r}, "
+                f"not to {node!r} of {cluster!r}"
+            )
+
+    def is_amnesiac(self, boot: str) -> bool:
+        """Whether payload that was never synced went with the machine's memory (R13, R20)."""
+        last = self.session
+        return last is not None and last.durability == "memory" and not last.clean and last.boot_id != boot
+
+    def reset(self) -> None:
+        """Forget everything, and remember that the payload has to be wiped, should we die before."""
+        with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
+            for key in (IDENTITY_KEY, PROMISE_KEY, MEMBERSHIP_KEY, SESSION_KEY, COUNTER_KEY):
+                txn.delete(key)
+            txn.put(RESET_KEY, seal(RESET_KEY, True))
+        self.read()
+
+    def found(self, cluster: str, node: NodeId, incarnation: Incarnation) -> None:
+        """Make the identity of a new store; from here on its payload must be there."""
+        with lmdb_errors(self._path):
+            with self._environment.begin(write=True) as txn:
+                txn.put(_BALLAST_KEY, bytes(BALLAST_BYTES))
+            with self._environment.begin(write=True) as txn:
+                txn.delete(_BALLAST_KEY)
+                txn.delete(RESET_KEY)
+                txn.put(FORMAT_KEY, seal(FORMAT_KEY, FORMAT_VERSION))
+                txn.put(IDENTITY_KEY, seal(IDENTITY_KEY, Identity(cluster, node, incarnation)))
+        self.read()
+
+    def write_session(self, boot: str, durability: Durability, *, clean: bool) -> None:
+        """Note how the store is open, or that it was closed in order."""
+        self.session = Session(boot, durability, clean)
+        with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
+            txn.put(SESSION_KEY, seal(SESSION_KEY, self.session))
+
+    def write(self, effects: Iterable[WritePromise | WriteRecord], counter_base: int) -> list[Event]:
+        """Make promises and records durable in one transaction; return their completions.
+
+        *counter_base* is the payload's share in the counter. A promise that would fall is our bug (I1).
+        """
+        promise, membership, counter = self.promise, self.membership, self.counter
+        events: list[Event] = []
+        for effect in effects:
+            counter += 1
+            if isinstance(effect, WritePromise):
+                asked = effect.promise
+                assert promise is None or asked == promise or asked.epoch > promise.epoch, (asked, promise)
+                promise = asked
+                events.append(PromiseWritten(asked, counter_base + counter))
+            else:
+                membership = Membership(effect.record, effect.epoch, effect.founded)
+                events.append(
+                    RecordWritten(effect.record, effect.epoch, effect.founded, counter_base + counter)
+                )
+        with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
+            if promise is not None:
+                txn.put(PROMISE_KEY, seal(PROMISE_KEY, promise))
+            if membership is not None:
+                txn.put(MEMBERSHIP_KEY, seal(MEMBERSHIP_KEY, membership))
+            txn.put(COUNTER_KEY, seal(COUNTER_KEY, counter))
+        self.promise, self.membership, self.counter = promise, membership, counter
+        return events
+
+    def close(self) -> None:
+        self._environment.close()

@@ -1,0 +1,242 @@
+"""The payload environment: the retained checkpoints' manifests and chunks on the disk.
+
+A batch of store effects is planned in memory (`Plan`), then written in one transaction with one wait for
+the disk. Only the writer's thread writes, so nothing comes between the check of the fence and the write
+(R4). Memory follows the disk: what cannot be written is undone.
+
+Commits leave LMDB's own root page unsynced, which can undo the last transaction at a power loss but never
+damages it: enough for chunks. A batch with something to acknowledge is synced once more, before its
+completions are delivered (R13).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+from replicator.adapters.store_chunks import Change, Chunks
+from replicator.adapters.store_plan import Fence, Hints, Item, Memory, Plan, Put
+from replicator.adapters.store_record import (
+    BULK_KEY,
+    CHUNK_PREFIX,
+    STATE_KEY,
+    STREAM_PREFIX,
+    Bulk,
+    State,
+    StreamRecord,
+    Transaction,
+    chunks_of,
+    fingerprint,
+    head_of,
+    lmdb_errors,
+    load,
+    open_environment,
+    read_manifest,
+    scan,
+    scan_keys,
+    seal,
+    unseal,
+)
+from replicator.core.effects import Accept
+from replicator.core.events import Event
+from replicator.errors import StoreDamaged, StoreError, StoreFull
+from replicator.model import Digest, Head, Incarnation, StreamName
+
+_PAGES_IN_DOUBT = 16  # the free list's own pages, which LMDB does not report
+
+
+class Payload:
+    """The environment, and its records in memory."""
+
+    def __init__(
+        self,
+        path: Path,
+        incarnation: Incarnation,
+        *,
+        new: bool,
+        synced: bool,
+        keep: int,
+        map_bytes: int,
+        disk_reserve_bytes: int,
+        loose_bytes_max: int,
+    ) -> None:
+        """Open the environment, or make it (*new*), and read all but the chunks' bytes.
+
+        Raises `StoreDamaged` if a record fails its checksum, a head has vanished, or it is not the
+        payload of *incarnation* (R21).
+        """
+        self._path = path
+        self._synced = synced
+        self._disk_reserve_bytes = disk_reserve_bytes
+        self._environment = open_environment(path, map_bytes, sync=synced, metasync=False)
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._is_moving = False
+        self._unreadable: set[StreamName] = set()
+        self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
+        try:
+            self._environment.reader_check()
+            if new:
+                self._commit({STATE_KEY: seal(STATE_KEY, self.memory.state)})
+            self._load(incarnation)
+            self.sync()
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def _load(self, incarnation: Incarnation) -> None:
+        memory = self.memory
+        with lmdb_errors(self._path), self._environment.begin() as txn:
+            state = load(State, txn, STATE_KEY)
+            if state is None or state.incarnation != incarnation:
+                raise StoreDamaged(f"store {self._path} is lost or not the one that belongs to its meta")
+            memory.state = state
+            memory.bulk = load(Bulk, txn, BULK_KEY)
+            total = fingerprint(txn.get(BULK_KEY))
+            for key, sealed in scan(txn, STREAM_PREFIX):
+                record = unseal(StreamRecord, key, sealed)
+                total ^= fingerprint(sealed)
+                memory.streams[record.stream] = record
+            if total != state.fingerprint:
+                raise StoreDamaged(f"store {self._path} has lost a head, or got one back")
+            self._load_chunks(txn)
+
+    def _load_chunks(self, txn: Transaction) -> None:
+        chunks = self.memory.chunks
+        stored = {Digest(key[len(CHUNK_PREFIX) :]) for key in scan_keys(txn, CHUNK_PREFIX)}
+        change = Change()
+        for record in self.memory.streams.values():
+            for entry in record.entries:
+                named = chunks_of(read_manifest(txn, record.stream, entry))
+                for digest, size in named.items():
+                    chunks.need(change, digest, size)
+                if entry is record.head and not stored.issuperset(named):
+                    self._unreadable.add(record.stream)
+        chunks.absent.update(dict.fromkeys(chunks.needs.keys() - stored, True))
+        chunks.garbage.update(dict.fromkeys(stored - chunks.needs.keys(), True))
+
+    def heads(self) -> tuple[Head, ...]:
+        """All heads as they are at open; unreadable where a chunk is known to be gone (R6)."""
+        return tuple(
+            head_of(record, self.memory.bulk, readable=stream not in self._unreadable)
+            for stream, record in self.memory.streams.items()
+        )
+
+    # ── from any thread ──
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A read transaction; meanwhile the map does not move and the environment stays open."""
+        with self._gate:
+            self._gate.wait_for(lambda: not self._is_moving)
+            self._readers += 1
+        try:
+            with lmdb_errors(self._path), self._environment.begin() as txn:
+                yield txn
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._gate:
+            self._is_moving = True
+            try:
+                self._gate.wait_for(lambda: not self._readers)
+                yield
+            finally:
+                self._is_moving = False
+                self._gate.notify_all()
+
+    # ── from the writer's thread ──
+
+    def write(self, items: Iterable[Item], hints: Hints, fence: Fence) -> list[Event]:
+        """Write a batch in one transaction, durably if it acknowledges something; return its completions.
+
+        Raises `StoreFull` with nothing changed; after any other error the store must not be written again
+        in this process (R21).
+        """
+        memory = self.memory
+        with lmdb_errors(self._path), self._environment.begin() as txn:
+            plan = Plan(memory, txn, fence)
+            plan.run(items, hints)
+        if plan.state != memory.state:
+            plan.change.writes[STATE_KEY] = seal(STATE_KEY, plan.state)
+        try:
+            self._commit(plan.change.writes)
+        except StoreFull:
+            plan.change.undo()
+            raise
+        acknowledges = plan.state.counter != memory.state.counter
+        memory.state, memory.bulk = plan.state, plan.bulk
+        memory.chunks.tidy()
+        if acknowledges and self._synced:
+            self.sync()
+        return plan.change.events
+
+    def _commit(self, writes: dict[bytes, bytes | None]) -> None:
+        """Write in one transaction, with a larger map if need be."""
+        while writes:
+            with lmdb_errors(self._path):
+                try:
+                    with self._environment.begin(write=True) as txn:
+                        for key, value in writes.items():
+                            if value is None:
+                                txn.delete(key)
+                            else:
+                                txn.put(key, value)
+                    return
+                except lmdb.MapFullError:
+                    self._environment.reader_check()  # a reader that died would hold pages for ever
+                    with self._alone():
+                        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+    def sync(self) -> None:
+        """Wait until everything committed is on the disk, whatever the durability."""
+        try:
+            self._environment.sync(True)
+        except lmdb.Error as error:
+            # For want of room or not: what was committed may be lost, so this is never `StoreFull`.
+            raise StoreError(f"store {self._path}: sync failed: {error}") from error
+
+    def room_bytes(self) -> int:
+        """What can still be stored: the disk's free bytes beyond the reserve, and LMDB's free pages."""
+        disk = os.statvfs(self._path)
+        free = max(disk.f_bavail * disk.f_frsize - self._disk_reserve_bytes, 0)
+        stat = self._environment.stat()
+        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] + _PAGES_IN_DOUBT
+        recyclable = max(self._environment.info()["last_pgno"] - used, 0) * stat["psize"]
+        return int(free + recyclable)
+
+    def needed_bytes(self, items: Iterable[Item]) -> int:
+        """How many bytes of chunks the items would add."""
+        needed = 0
+        for item in items:
+            if isinstance(item, Put):
+                needed += item.size_bytes
+            elif isinstance(item, Accept):
+                named = chunks_of(item.manifest)
+                needed += sum(
+                    size for digest, size in named.items() if not self.memory.chunks.is_stored(digest)
+                )
+        return needed
+
+    def close(self) -> None:
+        with self._alone():
+            self._environment.close()
+
+
+def has_streams(path: Path) -> bool:
+    """Whether the payload environment in *path* holds any checkpoint."""
+    environment = open_environment(path, 2**20)
+    try:
+        with lmdb_errors(path), environment.begin() as txn:
+            return next(scan_keys(txn, STREAM_PREFIX), None) is not None
+    finally:
+        environment.close()

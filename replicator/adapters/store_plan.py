@@ -1,0 +1,275 @@
+"""What a batch of store effects changes: the rules of acceptance, adoption and retention.
+
+A plan looks at the memory of the payload environment, decides each effect, and collects writes and
+completions; it changes nothing on the disk. The memory moves along while it plans, so that a later
+effect of the batch sees the earlier ones, and can be undone.
+
+Keeps R4 (the fence is checked where it is written), R10 (what an acceptance drops, adoption in bulk),
+R19 (stale effects change nothing), R23 (retention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from blake3 import blake3
+from msgspec import Struct, field, structs
+
+from replicator.adapters.store_chunks import Change, Chunks
+from replicator.adapters.store_record import (
+    BULK_KEY,
+    Bulk,
+    CommitMark,
+    Entry,
+    State,
+    StreamRecord,
+    Transaction,
+    accepted_epoch_of,
+    chunk_key,
+    chunks_of,
+    fingerprint,
+    manifest_key,
+    read_manifest,
+    seal,
+    stream_key,
+    unseal,
+)
+from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone, MarkCommitted
+from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, Why
+from replicator.model import Digest, Epoch, Generation, Incarnation, Manifest, NodeId, Sequence, StreamName
+
+SWEEP_CHUNKS_MAX = 256
+
+
+class Put(Struct, frozen=True):
+    """Chunks that a transfer brought."""
+
+    stream: StreamName
+    epoch: Epoch
+    sequence: Sequence
+    chunks: tuple[tuple[Digest, bytes], ...]
+    size_bytes: int
+
+
+class Discard(Struct, frozen=True):
+    """Delete a chunk if it is rotten."""
+
+    stored_digest: Digest
+
+
+Item = Put | Discard | Accept | AdoptHeads | ForgetTombstone
+
+
+class Hints(Struct):
+    """What is written along with the next transaction only: commit marks and the peers' counters."""
+
+    marks: dict[StreamName, MarkCommitted] = {}
+    remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+
+    def updated(self, newer: Hints) -> Hints:
+        """These and *newer* ones."""
+        return Hints({**self.marks, **newer.marks}, {**self.remembered, **newer.remembered})
+
+
+class Fence(Struct, frozen=True):
+    """What a batch is written under: the promised epoch, the meta environment's share in the counter,
+    and whether there is room for new chunks."""
+
+    promised: int
+    counter_base: int
+    room: bool
+
+
+class Memory(Struct):
+    """The payload environment's records in memory."""
+
+    state: State
+    chunks: Chunks
+    keep: int
+    bulk: Bulk | None = None
+    streams: dict[StreamName, StreamRecord] = field(default_factory=dict)
+
+
+def retained(record: StreamRecord, keep: int) -> tuple[Entry, ...]:
+    """The entries that stay: the newest known-committed one, all newer, and *keep* older ones (R23)."""
+    entries = record.entries
+    base = max((i for i, entry in enumerate(entries) if record.is_committed(entry)), default=0)
+    return entries[max(base - keep, 0) :]
+
+
+class Plan:
+    """One batch: *change* and the new *state* and *bulk* are what has to be written."""
+
+    def __init__(self, memory: Memory, txn: Transaction, fence: Fence) -> None:
+        self.change = Change()
+        self.state = memory.state
+        self.bulk = memory.bulk
+        self._memory = memory
+        self._streams = memory.streams
+        self._chunks = memory.chunks
+        self._txn = txn
+        self._fence = fence
+
+    def run(self, items: Iterable[Item], hints: Hints) -> None:
+        """Decide the items in order; the hints come first."""
+        garbage = self._chunks.oldest_garbage(SWEEP_CHUNKS_MAX)
+        for mark in hints.marks.values():
+            self._mark(mark)
+        if hints.remembered:
+            self._move(remembered={**self.state.remembered, **hints.remembered})
+        for item in items:
+            match item:
+                case Put():
+                    self._put(item)
+                case Accept():
+                    self._accept(item)
+                case AdoptHeads():
+                    self._adopt(item)
+                case ForgetTombstone():
+                    self._forget(item)
+                case Discard():
+                    self._discard(item)
+        self._chunks.limit(self.change)
+        self._chunks.sweep(self.change, garbage)
+
+    def _put(self, put: Put) -> None:
+        if put.epoch < self._fence.promised:
+            return
+        if not self._fence.room:
+            # What came before it is of no use without it, and would keep the disk full.
+            self._chunks.settle(self.change, put.stream, put.sequence)
+            return
+        for digest, stored in put.chunks:
+            self._chunks.bring(self.change, put.stream, put.sequence, digest, stored)
+
+    # ── acceptance ──
+
+    def _accept(self, effect: Accept) -> None:
+        manifest, epoch = effect.manifest, effect.epoch
+        record = self._streams.get(StreamName(manifest.stream))
+        why = self._refusal(manifest, epoch, record)
+        if why is not None:
+            if why is Why.FULL:
+                self._chunks.settle(self.change, StreamName(manifest.stream), Sequence(manifest.sequence))
+            self.change.events.append(AcceptRefused(manifest, epoch, why))
+            return
+        entry = _entry_of(manifest)
+        entries = record.entries if record else ()
+        accepted = StreamRecord(
+            StreamName(manifest.stream),
+            epoch,
+            (*(older for older in entries if older.sequence < entry.sequence), entry),
+            record.committed if record else None,
+        )
+        accepted = structs.replace(accepted, entries=retained(accepted, self._memory.keep))
+        oldest = accepted.entries[0].sequence
+        dropped = [old for old in entries if not oldest <= old.sequence < entry.sequence]
+        no_longer = [chunks_of(self._manifest(accepted.stream, old)) for old in dropped]
+        for old in dropped:
+            self.change.writes[manifest_key(accepted.stream, old.sequence)] = None
+        key = manifest_key(accepted.stream, entry.sequence)
+        self.change.writes[key] = seal(key, manifest)
+        for digest, size in chunks_of(manifest).items():
+            self._chunks.need(self.change, digest, size)
+        for named in no_longer:
+            self._chunks.drop_all(self.change, named)
+        self._chunks.settle(self.change, accepted.stream, entry.sequence)
+        self._set_record(accepted.stream, accepted)
+        self.change.events.append(Accepted(manifest, epoch, self._count()))
+
+    def _refusal(self, manifest: Manifest, epoch: Epoch, record: StreamRecord | None) -> Why | None:
+        if epoch != self._fence.promised:
+            return Why.FENCED
+        if record is not None:
+            order = (accepted_epoch_of(record, self.bulk), record.head.sequence)
+            if (epoch, manifest.sequence) <= order:
+                return Why.STALE
+        known = record is not None and _entry_of(manifest) in record.entries
+        if not self._fence.room and not known and not manifest.tombstone:
+            return Why.FULL
+        if not all(map(self._chunks.is_stored, chunks_of(manifest))):
+            return Why.INCOMPLETE
+        return None
+
+    def _manifest(self, stream: StreamName, entry: Entry) -> Manifest:
+        key = manifest_key(stream, entry.sequence)
+        if (sealed := self.change.writes.get(key)) is not None:
+            return unseal(Manifest, key, sealed)
+        return read_manifest(self._txn, stream, entry)
+
+    # ── adoption ──
+
+    def _adopt(self, effect: AdoptHeads) -> None:
+        if effect.epoch != self._fence.promised:
+            return
+        lower = []
+        for stream in sorted(effect.exceptions & self._streams.keys()):
+            record = self._streams[stream]
+            present = accepted_epoch_of(record, self.bulk)
+            if present < effect.epoch:
+                lower.append(stream)
+            if present > record.accepted_epoch:
+                # It came from the bulk record that this one replaces.
+                self._set_record(stream, structs.replace(record, accepted_epoch=present))
+        bulk = Bulk(effect.epoch, tuple(lower))
+        self._write(BULK_KEY, self.bulk, bulk)
+        self.bulk = bulk
+        self.change.events.append(HeadsAdopted(effect.epoch, self._count()))
+
+    def _forget(self, effect: ForgetTombstone) -> None:
+        """The whole stream goes: a tombstone outlives every older record of it (I11)."""
+        record = self._streams.get(effect.stream)
+        if record is None:
+            return
+        head = record.head
+        if (head.tombstone, head.generation, head.sequence) != (True, effect.generation, effect.sequence):
+            return
+        for entry in record.entries:
+            self._chunks.drop_all(self.change, chunks_of(self._manifest(record.stream, entry)))
+            self.change.writes[manifest_key(record.stream, entry.sequence)] = None
+        self._set_record(record.stream, None)
+
+    # ── hints and chunks ──
+
+    def _mark(self, effect: MarkCommitted) -> None:
+        record = self._streams.get(effect.stream)
+        mark = CommitMark(effect.generation, Epoch(effect.position.epoch), Sequence(effect.position.sequence))
+        if record and (record.committed is None or record.committed.sequence < mark.sequence):
+            self._set_record(effect.stream, structs.replace(record, committed=mark))
+
+    def _discard(self, discard: Discard) -> None:
+        key = chunk_key(discard.stored_digest)
+        stored = self.change.writes.get(key) or self._txn.get(key)
+        if stored is not None and blake3(stored).digest() != discard.stored_digest:
+            self._chunks.discard(self.change, discard.stored_digest)
+
+    # ── records ──
+
+    def _set_record(self, stream: StreamName, record: StreamRecord | None) -> None:
+        self._write(stream_key(stream), self._streams.get(stream), record)
+        self.change.set(self._streams, stream, record)
+
+    def _write(self, key: bytes, old: object, new: object) -> None:
+        """Write a record that the fingerprint covers."""
+        sealed = None if new is None else seal(key, new)
+        self.change.writes[key] = sealed
+        before = None if old is None else seal(key, old)
+        self._move(fingerprint=self.state.fingerprint ^ fingerprint(before) ^ fingerprint(sealed))
+
+    def _count(self) -> int:
+        """One durable answer more; the store's whole counter."""
+        self._move(counter=self.state.counter + 1)
+        return self._fence.counter_base + self.state.counter
+
+    def _move(self, **changes: object) -> None:
+        self.state = structs.replace(self.state, **changes)
+
+
+def _entry_of(manifest: Manifest) -> Entry:
+    return Entry(
+        Generation(manifest.generation),
+        Epoch(manifest.epoch),
+        Sequence(manifest.sequence),
+        Digest(manifest.digest),
+        manifest.tombstone,
+    )

@@ -1,0 +1,166 @@
+"""Reading a store: what the node's threads and the command line share, and the command line's own access.
+
+`Reads` finds manifests and chunks in read transactions that somebody else opens. `StoreReader` opens a
+data directory read-only, whether its node runs or not; it takes no lock that would keep the node out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import lmdb
+from msgspec import Struct
+
+from replicator.adapters.store_meta import Meta
+from replicator.adapters.store_record import (
+    BULK_KEY,
+    STATE_KEY,
+    STREAM_PREFIX,
+    Bulk,
+    Identity,
+    State,
+    StreamRecord,
+    Transaction,
+    chunk_key,
+    chunks_of,
+    head_of,
+    lmdb_errors,
+    load,
+    open_environment,
+    read_chunk,
+    read_manifest,
+    scan,
+    stream_key,
+    unseal,
+)
+from replicator.errors import StoreError
+from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, Promise, StreamName
+
+MAP_BYTES = 2**20
+
+
+class Reads:
+    """Manifests and chunks by name; every call is one read transaction, and copies what it returns."""
+
+    def __init__(self, reading: Callable[[], AbstractContextManager[Transaction]]) -> None:
+        self._reading = reading
+
+    def manifest(self, stream: StreamName, digest: Digest | None = None) -> Manifest | None:
+        """A retained manifest by its digest; without one the head's. None if there is none.
+
+        Raises `StoreDamaged` if its record fails its checksum.
+        """
+        with self._reading() as txn:
+            record = load(StreamRecord, txn, stream_key(stream))
+            if record is None:
+                return None
+            for entry in reversed(record.entries):
+                if digest is None or entry.digest == digest:
+                    return read_manifest(txn, stream, entry)
+            return None
+
+    def chunk(self, stored_digest: Digest) -> bytes | None:
+        """A chunk as stored, verified (R22); None if absent or rotten."""
+        with self._reading() as txn:
+            return read_chunk(txn, stored_digest)
+
+
+class StoreStatus(Struct, frozen=True):
+    """What a store says of itself, for the command line."""
+
+    identity: Identity
+    durability: str
+    clean: bool
+    promise: Promise | None
+    record: MemberRecord | None
+    record_epoch: Epoch
+    founded: bool
+    counter: int
+    streams: int
+    checkpoints: int
+
+
+class StoreReader:
+    """A data directory opened read-only, also while its node runs. For one thread; close it after use.
+
+    A checkpoint that is read chunk by chunk may be replaced meanwhile: a chunk that is gone is None, and
+    the caller starts again with the new head.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open; raises `StoreError` with one line if there is no store or it cannot be read."""
+        for name in ("meta", "payload"):
+            if not (path / name / "data.mdb").is_file():
+                raise StoreError(f"no store in {path}: {name}/data.mdb is missing")
+        self._path = path
+        self._meta = Meta(path / "meta", readonly=True)
+        if self._meta.identity is None:
+            self._meta.close()
+            raise StoreError(f"no store in {path}: it has no identity yet")
+        self._identity = self._meta.identity
+        try:
+            self._environment = open_environment(path / "payload", MAP_BYTES, readonly=True)
+        except StoreError:
+            self._meta.close()
+            raise
+        reads = Reads(self._reading)
+        self.manifest = reads.manifest
+        self.chunk = reads.chunk
+
+    @contextmanager
+    def _reading(self) -> Iterator[Transaction]:
+        with lmdb_errors(self._path):
+            try:
+                txn = self._environment.begin()
+            except lmdb.MapResizedError:  # the node's writer has grown the map
+                self._environment.set_mapsize(0)
+                txn = self._environment.begin()
+            with txn:
+                yield txn
+
+    def identity(self) -> Identity:
+        """Cluster, node and incarnation."""
+        return self._identity
+
+    def streams(self) -> list[tuple[Head, Manifest, bool]]:
+        """Every stream's head with its manifest, and whether it is known to be committed; by name.
+
+        A head is readable if all its chunks are there; whether they are intact is seen when they are read.
+        """
+        with self._reading() as txn:
+            bulk = load(Bulk, txn, BULK_KEY)
+            records = [unseal(StreamRecord, *found) for found in scan(txn, STREAM_PREFIX)]
+            found = []
+            for record in sorted(records, key=lambda record: record.stream):
+                manifest = read_manifest(txn, record.stream, record.head)
+                with txn.cursor() as cursor:
+                    readable = all(cursor.set_key(chunk_key(digest)) for digest in chunks_of(manifest))
+                head = head_of(record, bulk, readable=readable)
+                found.append((head, manifest, record.is_committed(record.head)))
+            return found
+
+    def status(self) -> StoreStatus:
+        """What the store holds besides checkpoints, and how many of these, as of now."""
+        self._meta.read()
+        with self._reading() as txn:
+            state = load(State, txn, STATE_KEY)
+            retained = [len(unseal(StreamRecord, *found).entries) for found in scan(txn, STREAM_PREFIX)]
+        session, membership = self._meta.session, self._meta.membership
+        return StoreStatus(
+            identity=self._identity,
+            durability=session.durability if session else "disk",
+            clean=session is not None and session.clean,
+            promise=self._meta.promise,
+            record=membership.record if membership else None,
+            record_epoch=membership.epoch if membership else Epoch(0),
+            founded=membership is not None and membership.founded,
+            counter=self._meta.counter + (state.counter if state else 0),
+            streams=len(retained),
+            checkpoints=sum(retained),
+        )
+
+    def close(self) -> None:
+        self._environment.close()
+        self._meta.close()

@@ -1,0 +1,314 @@
+"""What the store writes: its records, their keys and checksums, and the opening of an LMDB environment.
+
+Two environments lie in a data directory. ``meta`` holds what is small and always synced: identity,
+promise, member record. ``payload`` holds checkpoints, under keys of one leading letter:
+
+    b"bulk"                      the newest adoption of all heads (R10)
+    b"c" + stored digest         a chunk as stored; its name is its checksum
+    b"h" + stream                the stream's retained checkpoints, newest last: the newest is the head
+    b"m" + stream + sequence     a retained manifest
+    b"state"                     counter, fingerprint over all heads, counters heard of the peers
+
+A stream's name stands in keys as the first 16 bytes of its BLAKE3, since LMDB's keys end at 511 bytes.
+Every record but a chunk is 8 bytes of BLAKE3 over key and value, then the value in MessagePack; a record
+that fails it makes the store faulty (R21). The fingerprint is the XOR of these checksums over all ``h``
+records and the bulk record, so that one that vanished whole is noticed too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar
+
+import lmdb
+import msgspec
+from blake3 import blake3
+from msgspec import Struct
+
+from replicator.errors import StoreDamaged, StoreError, StoreFull
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Sequence,
+    StreamName,
+)
+
+Durability = Literal["disk", "memory"]
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+
+FORMAT_VERSION = 1
+CHECKSUM_BYTES = 8
+BULK_KEY = b"bulk"
+STATE_KEY = b"state"
+STREAM_PREFIX = b"h"
+MANIFEST_PREFIX = b"m"
+CHUNK_PREFIX = b"c"
+
+_T = TypeVar("_T")
+
+
+class Identity(Struct, frozen=True, array_like=True):
+    """Whose store this is; the incarnation is made with it (R20)."""
+
+    cluster: str
+    node: NodeId
+    incarnation: Incarnation
+
+
+class Membership(Struct, frozen=True, array_like=True):
+    """The member record, the epoch in which it was accepted, and whether the cluster is founded."""
+
+    record: MemberRecord
+    epoch: Epoch
+    founded: bool
+
+
+class Session(Struct, frozen=True, array_like=True):
+    """Under which boot and durability the store was last opened, and whether it was closed in order."""
+
+    boot_id: str
+    durability: Durability
+    clean: bool
+
+
+class Entry(Struct, frozen=True, array_like=True):
+    """A retained checkpoint of a stream; its manifest is a record of its own."""
+
+    generation: Generation
+    epoch: Epoch
+    sequence: Sequence
+    digest: Digest
+    tombstone: bool
+
+
+class CommitMark(Struct, frozen=True, array_like=True):
+    """The newest commit point that this replica was told of a stream: a hint (R15)."""
+
+    generation: Generation
+    epoch: Epoch
+    sequence: Sequence
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether *entry* is known committed: an epoch has one line, and a later commit commits the
+        earlier ones of it (R14); of another epoch's checkpoints the mark says nothing."""
+        return entry.epoch == self.epoch and entry.sequence <= self.sequence
+
+
+class StreamRecord(Struct, frozen=True, array_like=True):
+    """A stream's retained checkpoints by ascending sequence, never empty; the last one is the head.
+
+    *accepted_epoch* is the head's own; a bulk adoption may have raised it since: see `accepted_epoch_of`.
+    """
+
+    stream: StreamName
+    accepted_epoch: Epoch
+    entries: tuple[Entry, ...]
+    committed: CommitMark | None = None
+
+    @property
+    def head(self) -> Entry:
+        return self.entries[-1]
+
+    def is_committed(self, entry: Entry) -> bool:
+        """Whether the checkpoint is known to be committed."""
+        return self.committed is not None and self.committed.covers(entry)
+
+
+class Bulk(Struct, frozen=True, array_like=True):
+    """All heads but those of *exceptions* were accepted again in *epoch* (R10)."""
+
+    epoch: Epoch
+    exceptions: tuple[StreamName, ...]
+
+
+class State(Struct, frozen=True, array_like=True):
+    """What every acknowledged payload transaction moves forward."""
+
+    incarnation: Incarnation
+    counter: int = 0
+    fingerprint: int = 0
+    remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+
+
+def accepted_epoch_of(record: StreamRecord, bulk: Bulk | None) -> Epoch:
+    """The epoch in which the head was accepted last, by itself or in bulk.
+
+    A head accepted after the bulk adoption has at least its epoch, since promises never fall: so the
+    maximum is right without knowing which came first.
+    """
+    if bulk is None or record.stream in bulk.exceptions:
+        return record.accepted_epoch
+    return max(record.accepted_epoch, bulk.epoch)
+
+
+def head_of(record: StreamRecord, bulk: Bulk | None, *, readable: bool = True) -> Head:
+    """The stream's head as it is reported in a promise (R6)."""
+    entry = record.head
+    return Head(
+        stream=record.stream,
+        generation=entry.generation,
+        epoch=entry.epoch,
+        sequence=entry.sequence,
+        accepted_epoch=accepted_epoch_of(record, bulk),
+        digest=entry.digest,
+        tombstone=entry.tombstone,
+        readable=readable,
+    )
+
+
+def chunks_of(manifest: Manifest) -> dict[Digest, int]:
+    """The distinct chunks that a manifest names, with their lengths as stored."""
+    return {
+        Digest(chunk.stored_digest): chunk.stored_bytes for part in manifest.parts for chunk in part.chunks
+    }
+
+
+# ── keys and checksums ──
+
+
+def stream_key(stream: StreamName) -> bytes:
+    """Where the stream's record lies."""
+    return STREAM_PREFIX + blake3(stream.encode()).digest(16)
+
+
+def manifest_key(stream: StreamName, sequence: Sequence) -> bytes:
+    """Where a retained manifest lies; a stream has one of each sequence at most."""
+    return MANIFEST_PREFIX + blake3(stream.encode()).digest(16) + sequence.to_bytes(8, "big")
+
+
+def chunk_key(stored_digest: Digest) -> bytes:
+    """Where a chunk lies."""
+    return CHUNK_PREFIX + stored_digest
+
+
+def _checksum(key: bytes, value: bytes) -> bytes:
+    return blake3(key + value).digest(CHECKSUM_BYTES)
+
+
+def seal(key: bytes, record: object) -> bytes:
+    """Encode a record, with its checksum in front."""
+    value = msgspec.msgpack.encode(record)
+    return _checksum(key, value) + value
+
+
+def fingerprint(sealed: bytes | None) -> int:
+    """A record's share in the fingerprint over all heads: its checksum as a number; 0 for no record."""
+    return 0 if sealed is None else int.from_bytes(sealed[:CHECKSUM_BYTES], "big")
+
+
+def unseal(kind: type[_T], key: bytes, sealed: bytes) -> _T:
+    """Decode a record; raises `StoreDamaged` if it is not what was written under that key."""
+    value = sealed[CHECKSUM_BYTES:]
+    if _checksum(key, value) != sealed[:CHECKSUM_BYTES]:
+        raise StoreDamaged(f"record {key.hex()} of the store fails its checksum")
+    try:
+        return msgspec.msgpack.decode(value, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(f"record {key.hex()} of the store is no {kind.__name__}: {error}") from error
+
+
+def load(kind: type[_T], txn: Transaction, key: bytes) -> _T | None:
+    """The record under *key*, verified; None if there is none."""
+    sealed = txn.get(key)
+    return None if sealed is None else unseal(kind, key, sealed)
+
+
+def read_manifest(txn: Transaction, stream: StreamName, entry: Entry) -> Manifest:
+    """The manifest of a retained checkpoint; raises `StoreDamaged` if it is gone or not the one."""
+    manifest = load(Manifest, txn, manifest_key(stream, entry.sequence))
+    if manifest is None or manifest.digest != entry.digest:
+        raise StoreDamaged(f"the manifest of stream {stream!r}, sequence {entry.sequence}, is lost")
+    return manifest
+
+
+def read_chunk(txn: Transaction, stored_digest: Digest) -> bytes | None:
+    """A chunk as stored, verified (R22); None if it is absent or rotten."""
+    stored = txn.get(chunk_key(stored_digest))
+    return stored if stored is not None and blake3(stored).digest() == stored_digest else None
+
+
+def scan(txn: Transaction, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values under *prefix* in order, from *start* on."""
+    with txn.cursor() as cursor:
+        found = cursor.set_range(start or prefix)
+        while found and cursor.key().startswith(prefix):
+            yield cursor.key(), cursor.value()
+            found = cursor.next()
+
+
+def scan_keys(txn: Transaction, prefix: bytes) -> Iterator[bytes]:
+    """The keys under *prefix*; the values' pages are not touched."""
+    with txn.cursor() as cursor:
+        found = cursor.set_range(prefix)
+        while found and cursor.key().startswith(prefix):
+            yield cursor.key()
+            found = cursor.next()
+
+
+# ── environments ──
+
+
+@contextmanager
+def lmdb_errors(path: object) -> Iterator[None]:
+    """Turn LMDB's exceptions into ours: `StoreFull`, `StoreDamaged`, else `StoreError`.
+
+    A full map is the business of who writes.
+    """
+    try:
+        yield
+    except lmdb.MapFullError:
+        raise
+    except lmdb.Error as error:
+        if error.code in (ENOSPC, EDQUOT, EFBIG):
+            raise StoreFull(f"no room in {path}: {error}") from error
+        damage = (
+            lmdb.InvalidError,
+            lmdb.CorruptedError,
+            lmdb.PageNotFoundError,
+            lmdb.VersionMismatchError,
+        )
+        kind = StoreDamaged if isinstance(error, damage) else StoreError
+        raise kind(f"store {path}: {error}") from error
+
+
+def open_environment(
+    path: Path, map_bytes: int, *, readonly: bool = False, sync: bool = True, metasync: bool = True
+) -> lmdb.Environment:
+    """Open (or make) the environment in directory *path*; raises `StoreError` or `StoreDamaged`."""
+    with lmdb_errors(path):
+        environment = lmdb.open(
+            os.fspath(path),
+            map_size=map_bytes,
+            readonly=readonly,
+            create=not readonly,
+            mode=0o700,
+            sync=sync,
+            metasync=metasync,
+            readahead=False,
+        )
+        # A page past the file's end would be a bus error at the first touch, not an exception.
+        pages = environment.info()["last_pgno"] + 1
+        file_bytes = (path / "data.mdb").stat().st_size
+        if pages > 2 and pages * environment.stat()["psize"] > file_bytes:
+            environment.close()
+            raise StoreDamaged(f"store {path} is cut short: {pages} pages in {file_bytes} bytes")
+        return environment
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,278 @@
+"""The one thread that writes the store: its queue, its batches, and what it does when the disk will not.
+
+First in, first out, but promises and member records overtake payload; everything that waits, up to
+`transaction_bytes_max` of chunks, goes into one transaction with one sync (so a promise waits for one
+small transaction at most). Completions are delivered by this thread in the order of the writes: what was
+accepted before a promise is delivered before it (R2).
+
+A full disk refuses what needs room and goes on by itself when there is room again. After any other
+failure nothing is written again, and what is queued is dropped (R21).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence as Ordered
+
+from replicator.adapters.ports import Deliver, StoreEffect
+from replicator.adapters.store_meta import Meta
+from replicator.adapters.store_payload import Payload
+from replicator.adapters.store_plan import Discard, Fence, Hints, Item, Put
+from replicator.core.effects import (
+    Accept,
+    AdoptHeads,
+    MarkCommitted,
+    RememberCounters,
+    WritePromise,
+    WriteRecord,
+)
+from replicator.core.events import AcceptRefused, Event, StoreFailed, StoreRoom, Why
+from replicator.errors import ReplicatorError, StoreFull
+from replicator.model import Digest, Epoch, Sequence, StreamName
+
+BATCH_ITEMS_MAX = 256
+IDLE_S = 1.0  # after it garbage is swept, and on a full disk it is looked for room
+CHUNK_NAMED_BYTES = 80  # what a manifest says of one chunk
+LINGER_S = 0.02  # chunks below a transaction's size wait for the acceptance that names them
+SWEEP_S = 0.01  # between one sweep and the next, so that other threads get on
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Takes effects and chunks from any thread; only its own thread writes to *meta* and *payload*."""
+
+    def __init__(
+        self, meta: Meta, payload: Payload, queue_bytes_max: int, transaction_bytes_max: int
+    ) -> None:
+        self._meta = meta
+        self._payload = payload
+        self._queue_bytes_max = queue_bytes_max
+        self._transaction_bytes_max = min(transaction_bytes_max, queue_bytes_max)
+        self._deliver: Deliver = lambda event: None
+        self._thread = threading.Thread(target=self._run, name="replicator-store", daemon=True)
+        self._wakeup = threading.Condition()
+        self._urgent: deque[WritePromise | WriteRecord] = deque()
+        self._queue: deque[Item] = deque()
+        self._hints = Hints()
+        self._queued: dict[Digest, int] = {}
+        self._suspects: set[Digest] = set()
+        self.queued_bytes = 0
+        self._parked: list[Item] = []  # adoptions that found no room, tried again when there is some
+        self._full_until_bytes = 0  # the room that has to be there again; 0 while the disk is not full
+        self._is_due = False  # something waits that is worth a transaction
+        self._is_idle = False
+        self._closing = False
+        self._failed = False
+
+    # ── from any thread ──
+
+    def start(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._thread.start()
+
+    def perform(self, effect: StoreEffect | Discard) -> None:
+        """Queue an effect; never blocks."""
+        with self._wakeup:
+            if self._failed or self._closing:
+                return
+            match effect:
+                case MarkCommitted():
+                    known = self._hints.marks.get(effect.stream)
+                    if known is None or known.position.sequence < effect.position.sequence:
+                        self._hints.marks[effect.stream] = effect
+                    return
+                case RememberCounters():
+                    self._hints.remembered.update(effect.counters)
+                    return
+                case WritePromise() | WriteRecord():
+                    self._urgent.append(effect)
+                case Discard():
+                    self._suspects.add(effect.stored_digest)
+                    self._queue.append(effect)
+                case _:
+                    self._queue.append(effect)
+            self._is_due = True
+            self._wakeup.notify_all()
+
+    def put(
+        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Digest, bytes]]
+    ) -> None:
+        """Queue chunks, waiting while the queue is over its bound; lost if the store is closed or failed."""
+        start = size = 0
+        for end, (_, stored) in enumerate(chunks):
+            if end > start and size + len(stored) > self._transaction_bytes_max:
+                self._put(Put(stream, epoch, sequence, tuple(chunks[start:end]), size))
+                start, size = end, 0
+            size += len(stored)
+        if start < len(chunks):
+            self._put(Put(stream, epoch, sequence, tuple(chunks[start:]), size))
+
+    def _put(self, put: Put) -> None:
+        with self._wakeup:
+            self._wakeup.wait_for(
+                lambda: self.queued_bytes <= self._queue_bytes_max or self._failed or self._closing
+            )
+            if self._failed or self._closing:
+                return
+            for digest, _ in put.chunks:
+                self._queued[digest] = self._queued.get(digest, 0) + 1
+            self.queued_bytes += put.size_bytes
+            self._queue.append(put)
+            self._is_due = self._is_due or self.queued_bytes > self._transaction_bytes_max
+            if self._is_due or len(self._queue) == 1:
+                self._wakeup.notify_all()
+
+    def has(self, stored_digest: Digest) -> bool:
+        """Whether the chunk is stored, as far as is known in good order, or waits to be written."""
+        if stored_digest in self._queued:
+            return True
+        return self._payload.memory.chunks.is_kept(stored_digest) and stored_digest not in self._suspects
+
+    def close(self) -> bool:
+        """Write what is queued and end the thread; true if everything is on the disk."""
+        with self._wakeup:
+            self._closing = True
+            self._wakeup.notify_all()
+        if self._thread.ident is None:
+            self._run()
+        else:
+            self._thread.join()
+        return not self._failed
+
+    # ── the writer's own thread ──
+
+    def _run(self) -> None:
+        try:
+            while not self._closing or self._urgent or self._queue:
+                urgent, items = self._take()
+                if urgent:
+                    self._deliver_all(self._meta.write(urgent, self._payload.memory.state.counter))
+                else:
+                    self._look_for_room()
+                    self._write(items)
+            self._write([])
+        except Exception as error:
+            self._fail(error)
+
+    def _take(self) -> tuple[list[WritePromise | WriteRecord], list[Item]]:
+        """The next batch: what is urgent, or items; nothing when it is time to sweep or to look for room."""
+        with self._wakeup:
+            self._is_due = self.queued_bytes > self._transaction_bytes_max or any(
+                not isinstance(item, Put) for item in self._queue
+            )
+            while not (self._is_due or self._urgent or self._closing):
+                if not self._wakeup.wait(self._patience_s()):
+                    break
+            urgent = list(self._urgent)
+            self._urgent.clear()
+            items: list[Item] = []
+            size = 0
+            while not urgent and self._queue and len(items) < BATCH_ITEMS_MAX:
+                size += _size_bytes(self._queue[0])
+                if items and size > self._transaction_bytes_max:
+                    break
+                items.append(self._queue.popleft())
+            self._is_idle = not urgent and not items
+            return urgent, items
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for something due; None while there is nothing to do without it."""
+        if self._queue:
+            return LINGER_S
+        if self._payload.memory.chunks.garbage and self._is_idle and not self._full_until_bytes:
+            return SWEEP_S
+        return IDLE_S if self._full_until_bytes or self._payload.memory.chunks.garbage else None
+
+    def _write(self, items: list[Item]) -> None:
+        with self._wakeup:
+            hints, self._hints = self._hints, Hints()
+        needed = self._payload.needed_bytes(items)
+        events = None
+        if not needed or self._payload.room_bytes() >= needed:
+            events = self._try(items, hints, room=True)
+        if events is None:
+            self._set_full(items, needed)
+            events = self._try(items, hints, room=False)
+        if events is None:  # not even small records find room
+            events = [
+                AcceptRefused(item.manifest, item.epoch, Why.FULL)
+                for item in items
+                if isinstance(item, Accept)
+            ]
+            self._parked += (item for item in items if isinstance(item, AdoptHeads))
+            with self._wakeup:
+                self._hints = hints.updated(self._hints)
+        self._finish(items)
+        self._deliver_all(events)
+
+    def _try(self, items: list[Item], hints: Hints, *, room: bool) -> list[Event] | None:
+        fence = Fence(self._meta.promised, self._meta.counter, room)
+        try:
+            return self._payload.write(items, hints, fence)
+        except StoreFull as error:
+            logger.debug("no room: %s", error)
+            return None
+
+    def _finish(self, items: list[Item]) -> None:
+        with self._wakeup:
+            for item in items:
+                if isinstance(item, Put):
+                    self.queued_bytes -= item.size_bytes
+                    for digest, _ in item.chunks:
+                        self._queued[digest] -= 1
+                        if not self._queued[digest]:
+                            del self._queued[digest]
+                elif isinstance(item, Discard):
+                    self._suspects.discard(item.stored_digest)
+            self._wakeup.notify_all()
+
+    def _deliver_all(self, events: list[Event]) -> None:
+        for event in events:
+            self._deliver(event)
+
+    # ── full and failed ──
+
+    def _set_full(self, items: list[Item], needed_bytes: int) -> None:
+        """The disk is full until the largest checkpoint that was refused would find room."""
+        refused = (item.manifest.stored_bytes for item in items if isinstance(item, Accept))
+        was_full = self._full_until_bytes
+        self._full_until_bytes = max(was_full, needed_bytes, self._transaction_bytes_max, *refused)
+        if not was_full:
+            logger.warning("store is full: new checkpoints are refused until there is room")
+            self._deliver(StoreRoom(True))
+
+    def _look_for_room(self) -> None:
+        if self._full_until_bytes and self._payload.room_bytes() >= self._full_until_bytes:
+            self._full_until_bytes = 0
+            with self._wakeup:
+                self._queue.extendleft(reversed(self._parked))
+            self._parked.clear()
+            logger.info("store has room again")
+            self._deliver(StoreRoom(False))
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, ReplicatorError):
+            logger.exception("store failed")
+        with self._wakeup:
+            self._failed = True
+            self._urgent.clear()
+            self._queue.clear()
+            self._queued.clear()
+            self.queued_bytes = 0
+            self._wakeup.notify_all()
+        logger.error("store failed, nothing is written until a restart: %s", error)
+        self._deliver(StoreFailed(str(error)))
+
+
+def _size_bytes(item: Item) -> int:
+    """About what the item adds to a transaction."""
+    match item:
+        case Put():
+            return item.size_bytes
+        case Accept():
+            return CHUNK_NAMED_BYTES * sum(len(part.chunks) for part in item.manifest.parts)
+        case _:
+            return 0

@@ -1,0 +1,294 @@
+"""The mesh of sockets between nodes: three channels, everybody always connected to everybody.
+
+A node at port p binds a ROUTER at p (control), a ROUTER at p + 1 (repair) and a PUB at p + 2 (publish),
+and connects to those of each peer. A ROUTER only receives and a DEALER only sends, so an answer goes out
+by one's own DEALER: no routing id is ever relied on, and a peer that restarts, or comes again while its
+old connection still hangs, is heard at once (T16). Channels share no socket, and control has an I/O thread
+of its own: heartbeats never queue behind payload (R16).
+
+With keys, a peer is who its key says: what comes in is attributed by the key that libzmq has verified.
+Without keys nobody is authenticated, and only addresses of this machine are used.
+
+Nothing here waits for a peer: what cannot be queued is not sent, and the protocol mends what is lost
+(R18). Each class belongs to the one thread that uses it.
+"""
+
+from __future__ import annotations
+
+import socket as network
+from collections.abc import Iterable, Iterator, Sequence as Ordered
+
+import zmq
+
+from replicator.adapters.curve import Gate, Keys
+from replicator.addresses import format_address, is_loopback
+from replicator.codec.chunking import CHUNK_BYTES_MAX
+from replicator.codec.frames import ENVELOPE_BYTES_MAX
+from replicator.errors import TransportError
+from replicator.model import Buffer, NodeId
+from replicator.settings import Settings
+
+CONTROL, REPAIR, PUBLISH = 0, 1, 2  # offsets of the channels' ports
+
+CONTROL_QUEUE_MESSAGES = 256
+REPAIR_QUEUE_MESSAGES = 16
+MESSAGES_PER_TURN = 64
+FRAMES_MAX = 2048
+ZERO_COPY_ABOVE_BYTES = 2**16
+
+RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
+CONNECT_TIMEOUT_MS = 1000  # the kernel alone would wait for minutes, also after the network is back
+HANDSHAKE_TIMEOUT_MS = 3000
+BACKLOG = 128
+ENCRYPTION_BYTES = 64  # what CURVE adds to a frame, rounded up
+# How long a silent connection lives. A ping queues behind the payload that is under way, so the data
+# channels need more patience than control, or a slow link would be cut again and again.
+PING_MS, CONTROL_SILENCE_MS, DATA_SILENCE_MS = 500, 2000, 15_000
+
+_Socket = zmq.Socket[bytes]
+
+
+class Transport:
+    """A node's context, its keys and the options that all its sockets share.
+
+    Raises TransportError if an address is not of this machine although there are no keys, or if a peer
+    has none. Close the sockets' owners first: a socket must not be closed under the thread that uses it.
+    """
+
+    def __init__(self, settings: Settings, keys: Keys | None = None) -> None:
+        far = [host for host, _ in settings.peers.values() if not is_loopback(host)]
+        if far and keys is None:
+            raise TransportError(f"{far[0]} is not on this machine: without keys nobody could be trusted")
+        if keys and (missing := sorted(settings.peers.keys() - keys.allowed.keys())):
+            raise TransportError(f"no public key for {', '.join(missing)} in REPLICATOR_PEER_KEYS_FILE")
+        self.node = settings.node
+        self.peers = dict(settings.peers)
+        self.publish_queue_messages = settings.publish_queue_messages
+        self._keys = keys
+        self._domain = settings.cluster
+        self._nodes = {key: node for node, key in keys.allowed.items()} if keys else {}
+        self._context: zmq.Context[_Socket] = zmq.Context(io_threads=2)
+        self._gate = Gate(self._context, self._domain, keys.allowed) if keys else None
+
+    @property
+    def others(self) -> list[NodeId]:
+        """All peers but this node."""
+        return [node for node in self.peers if node != self.node]
+
+    @property
+    def refused(self) -> int:
+        """How many connections were refused for their key."""
+        return self._gate.refused if self._gate else 0
+
+    def bind(self, kind: int, channel: int, queue_messages: int) -> _Socket:
+        """A socket that listens at this node's port of *channel*; raises TransportError if it cannot."""
+        host, port = self.peers[self.node]
+        socket = self._socket(kind, channel, queue_messages)
+        if self._keys:
+            socket.curve_server = True
+            socket.curve_secretkey = self._keys.secret.encode()
+            socket.zap_domain = self._domain.encode()
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        try:
+            family = network.AF_INET6 if ":" in host else network.AF_INET
+            address = str(network.getaddrinfo(host, None, family, network.SOCK_STREAM)[0][4][0])
+            socket.setsockopt(zmq.IPV6, ":" in host)
+            socket.bind(f"tcp://{format_address((address, port + channel))}")
+        except (OSError, zmq.ZMQError) as error:
+            socket.close()
+            where = format_address((host, port + channel))
+            raise TransportError(
+                f"cannot listen at {where}: {error.strerror}; end what uses the port, or correct the "
+                f"address of {self.node} in REPLICATOR_PEERS"
+            ) from error
+        return socket
+
+    def connect(self, kind: int, node: NodeId, channel: int, queue_messages: int) -> _Socket:
+        """A socket that connects to *node*, now and whenever the connection is lost."""
+        host, port = self.peers[node]
+        socket = self._socket(kind, channel, queue_messages)
+        if self._keys:
+            socket.curve_publickey = self._keys.public.encode()
+            socket.curve_secretkey = self._keys.secret.encode()
+            socket.curve_serverkey = self._keys.allowed[node].encode()
+        socket.setsockopt(zmq.IPV6, ":" in host)
+        if kind == zmq.SUB:
+            socket.subscribe(b"")
+        else:  # nothing is queued for a peer that is not connected: it would be stale when it comes
+            socket.immediate = True
+        socket.connect(f"tcp://{format_address((host, port + channel))}")
+        return socket
+
+    def sender(self, frame: zmq.Frame) -> NodeId | None:
+        """The node whose key has authenticated a frame; None without keys, or if it is not listed."""
+        return self._nodes.get(str(frame.get("User-Id"))) if self._keys else None
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether peers are known by their keys."""
+        return self._keys is not None
+
+    def close(self) -> None:
+        """End the gate and the context, and close what its owners have left open."""
+        if self._gate:
+            self._gate.close()
+        self._context.destroy(linger=0)
+
+    def _socket(self, kind: int, channel: int, queue_messages: int) -> _Socket:
+        socket = self._context.socket(kind)
+        silence = CONTROL_SILENCE_MS if channel == CONTROL else DATA_SILENCE_MS
+        frame_bytes_max = ENVELOPE_BYTES_MAX if channel == CONTROL else CHUNK_BYTES_MAX
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.AFFINITY, 1 if channel == CONTROL else 2),
+            (zmq.SNDHWM, queue_messages),
+            (zmq.RCVHWM, queue_messages),
+            (zmq.MAXMSGSIZE, frame_bytes_max + (ENCRYPTION_BYTES if self._keys else 0)),
+            (zmq.RECONNECT_IVL, RECONNECT_MS),
+            (zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS),
+            (zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS),
+            (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
+            (zmq.HEARTBEAT_IVL, PING_MS),
+            (zmq.HEARTBEAT_TIMEOUT, silence),
+            (zmq.HEARTBEAT_TTL, silence),
+            (zmq.BACKLOG, BACKLOG),
+        ):
+            socket.setsockopt(option, value)
+        socket.copy_threshold = ZERO_COPY_ABOVE_BYTES
+        return socket
+
+
+class Exchange:
+    """One channel of addressed messages: a ROUTER that only receives, DEALERs that only send."""
+
+    def __init__(self, transport: Transport, channel: int, queue_messages: int) -> None:
+        self._transport = transport
+        self._router = transport.bind(zmq.ROUTER, channel, queue_messages)
+        self._dealers = {
+            node: transport.connect(zmq.DEALER, node, channel, queue_messages) for node in transport.others
+        }
+        self.dropped = 0
+
+    def send_frames(self, to: NodeId, frames: Ordered[Buffer]) -> bool:
+        """Send without waiting; False if the peer is unknown, not connected or its queue is full."""
+        dealer = self._dealers.get(to)
+        if dealer is None:
+            return False
+        try:
+            dealer.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive_frames(self) -> Iterator[tuple[NodeId | None, list[memoryview]]]:
+        """What has arrived, each message with the node that its key authenticates (None: no keys)."""
+        while True:
+            try:
+                _, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            node = self._transport.sender(frames[-1]) if frames else None
+            if not 0 < len(frames) <= FRAMES_MAX or (node is None and self._transport.authenticates):
+                self.dropped += 1
+                continue
+            yield node, [frame.buffer for frame in frames]
+
+    def close(self) -> None:
+        """Close all sockets; what waits to be sent is lost."""
+        for socket in (self._router, *self._dealers.values()):
+            socket.close()
+
+
+class Control(Exchange):
+    """The control channel: messages of one frame. Implements `ports.Control`."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, CONTROL, CONTROL_QUEUE_MESSAGES)
+
+    @property
+    def sockets(self) -> Iterable[_Socket]:
+        """What to register for reading."""
+        return (self._router,)
+
+    def send(self, to: NodeId, frame: bytes) -> bool:
+        """Send without waiting; False if the message is lost."""
+        return self.send_frames(to, (frame,))
+
+    def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
+        """All messages that have arrived, each with the node that its key authenticates."""
+        for node, frames in self.receive_frames():
+            if len(frames) == 1:
+                yield node, bytes(frames[0])
+            else:
+                self.dropped += 1
+
+
+class RepairSockets(Exchange):
+    """The repair channel: requests and answers of several frames, sent as fast as the peer takes them."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, REPAIR, REPAIR_QUEUE_MESSAGES)
+
+    def can_send(self, to: NodeId) -> bool:
+        """Whether a message to that peer would be queued now."""
+        dealer = self._dealers.get(to)
+        return dealer is not None and dealer.poll(0, zmq.POLLOUT) != 0
+
+    def wait(self, bell: int, timeout_s: float | None, senders: Iterable[NodeId]) -> None:
+        """Sleep until a message or the bell comes, a peer of *senders* can be sent to, or time is up."""
+        poller = zmq.Poller()
+        poller.register(bell, zmq.POLLIN)
+        poller.register(self._router, zmq.POLLIN)
+        for node in senders:
+            poller.register(self._dealers[node], zmq.POLLOUT)
+        poller.poll(_milliseconds(timeout_s))
+
+
+class PublishSocket:
+    """The PUB: to every subscriber that keeps up; the others lose messages and fetch them later (R18)."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._socket = transport.bind(zmq.PUB, PUBLISH, transport.publish_queue_messages)
+
+    def send(self, frames: Ordered[Buffer]) -> None:
+        """Queue a message for every subscriber; never waits."""
+        self._socket.send_multipart(frames, copy=False)
+
+    def close(self) -> None:
+        """Close the socket; what waits to be sent is lost."""
+        self._socket.close()
+
+
+class SubscribeSockets:
+    """A SUB to each peer, so that the socket, and with keys the server's key, tells who publishes."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._sockets = {
+            node: transport.connect(zmq.SUB, node, PUBLISH, transport.publish_queue_messages)
+            for node in transport.others
+        }
+
+    def receive(self, bell: int, timeout_s: float | None) -> Iterator[tuple[NodeId, list[memoryview]]]:
+        """Wait for messages, the bell or time; give what has come, a bounded number from each peer."""
+        poller = zmq.Poller()
+        poller.register(bell, zmq.POLLIN)
+        for socket in self._sockets.values():
+            poller.register(socket, zmq.POLLIN)
+        ready = dict(poller.poll(_milliseconds(timeout_s)))
+        for node, socket in self._sockets.items():
+            for _ in range(MESSAGES_PER_TURN if socket in ready else 0):
+                try:
+                    frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                except zmq.Again:
+                    break
+                yield node, [frame.buffer for frame in frames]
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for socket in self._sockets.values():
+            socket.close()
+
+
+def _milliseconds(timeout_s: float | None) -> int | None:
+    """Rounded up, so that a short time is not none at all."""
+    return None if timeout_s is None else -int(-timeout_s * 1000 // 1)

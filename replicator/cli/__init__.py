@@ -1,0 +1,1 @@
+"""The command ``replicator``: one file per command; the only part that imports typer and rich."""

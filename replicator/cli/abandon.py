@@ -1,0 +1,33 @@
+"""``replicator abandon``: the operator's word that a checkpoint nobody can read is given up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from replicator.cli.admin import ask
+from replicator.cli.common import DataDir, find_data_dir
+
+
+def abandon(
+    stream: Annotated[str, typer.Argument(help="The stream whose newest checkpoint nobody can read.")],
+    data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give up a checkpoint that nobody can read.
+
+    It is its stream's newest, and the stream goes on without it. This is the one act that can lose a
+    committed checkpoint. The node must be the primary and be waiting for it; otherwise nothing changes.
+
+    \b
+    replicator abandon orders
+    """
+    directory = find_data_dir(data_dir)
+    if not yes and not typer.confirm(
+        f"Give up the newest checkpoint of {stream!r} for good? If it was committed, it is lost."
+    ):
+        print("nothing was changed")
+        raise typer.Exit(1)
+    ask(directory, "abandon", stream=stream)
+    print(f"{stream}: abandoned")

@@ -1,0 +1,57 @@
+"""What several commands share: the data directory option, tables and sizes for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from replicator.settings import Settings
+
+PIPE_COLUMNS = 10_000
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="The node's data directory.", show_default="REPLICATOR_DATA_DIR"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def find_data_dir(data_dir: Path | None) -> Path:
+    """The directory given, or the settings' one; with it given, wrong settings do no harm."""
+    return Settings.from_env().data_dir if data_dir is None else data_dir
+
+
+def print_json(value: object) -> None:
+    """Print *value* as indented JSON."""
+    print(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table that fits the terminal; a pipe gets each row on one line, never cut."""
+    on_terminal = sys.stdout.isatty()
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, width=None if on_terminal else PIPE_COLUMNS)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=not on_terminal or column is columns[0])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    with console.capture() as capture:
+        console.print(table)
+    sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
+
+
+def human_bytes(count: int) -> str:
+    """A size in the largest unit that leaves a number from 1 to 1024."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -1,0 +1,96 @@
+"""``replicator export``: a checkpoint's bytes out of a node's store, verified chunk by chunk (R22)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replicator.cli.common import DataDir, find_data_dir
+from replicator.errors import CheckpointUnreadable, ReplicatorError, Unavailable
+from replicator.model import Buffer, Payload, StreamName
+
+ATTEMPTS_MAX = 5
+
+
+def export(
+    stream: Annotated[str, typer.Argument(help="The stream; `replicator streams` lists them.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write; for many parts a directory.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="Only this part of a checkpoint made of parts.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a checkpoint to a file or to standard output.
+
+    It is the newest that this node's store has; the node may run or be stopped. A checkpoint made of parts
+    goes to a directory, a file for each part.
+
+    \b
+    replicator export orders -o orders.bin
+    replicator export orders | sha256sum
+    replicator export model --part weights -o weights.bin
+    """
+    payload = _read(find_data_dir(data_dir), StreamName(stream))
+    if part is None and payload.is_mapping:
+        if output is None:
+            names = ", ".join(payload.parts)
+            raise Unavailable(f"{stream} is made of parts: name a directory (-o) or one --part of: {names}")
+        _write_parts(output, payload)
+        return
+    name = part or ""
+    if name not in payload.parts:
+        raise Unavailable(f"{stream} has no part {name!r}, only: {', '.join(payload.parts) or 'none'}")
+    _write(output, payload.parts[name])
+
+
+def _read(data_dir: Path, stream: StreamName) -> Payload:
+    from replicator.adapters.store_reader import StoreReader
+    from replicator.codec.assembly import assemble
+
+    with contextlib.closing(StoreReader(data_dir)) as reader:
+        for attempts_left in reversed(range(ATTEMPTS_MAX)):
+            manifest = reader.manifest(stream)
+            if manifest is None or manifest.tombstone:
+                known = ", ".join(head.stream for head, _, _ in reader.streams() if not head.tombstone)
+                raise Unavailable(f"no stream {stream!r} in {data_dir}, only: {known or 'none'}")
+            try:
+                return assemble(manifest, reader.chunk)
+            except CheckpointUnreadable:
+                # A running node may have replaced it meanwhile; if it has not, it is damaged.
+                newest = reader.manifest(stream)
+                if not attempts_left or newest is None or newest.digest == manifest.digest:
+                    raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _write_parts(directory: Path, payload: Payload) -> None:
+    for name in payload.parts:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise Unavailable(f"the part {name!r} cannot be a file's name: write it with --part and -o")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReplicatorError(f"cannot make {directory}: {error.strerror}") from error
+    for name, content in payload.parts.items():
+        _write(directory / name, content)
+
+
+def _write(path: Path | None, content: Buffer) -> None:
+    """Write to standard output, or to a file that appears whole or not at all."""
+    if path is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise ReplicatorError(f"cannot write {path}: {error.strerror}") from error

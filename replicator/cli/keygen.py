@@ -1,0 +1,32 @@
+"""``replicator keygen``: keys for a cluster's nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def keygen(
+    nodes: Annotated[list[str], typer.Argument(help="The names of all nodes.", metavar="NODE...")],
+    directory: Annotated[Path, typer.Option("-o", "--output", help="The directory to write to.")],
+) -> None:
+    """Make the keys of a cluster's nodes.
+
+    Writes a secret key for each node and one file with the public keys of all. A node needs its own secret
+    (REPLICATOR_SECRET_KEY_FILE) and the public keys (REPLICATOR_PEER_KEYS_FILE), never another's secret.
+    Files that are there already are not overwritten.
+
+    \b
+    replicator keygen edge-1 edge-2 edge-3 -o keys
+    """
+    from replicator.adapters.curve import generate_keys
+    from replicator.model import NodeId
+    from replicator.settings import Settings
+
+    if len(set(nodes)) < len(nodes):
+        raise typer.BadParameter("a node is named twice")
+    names = [Settings(node=NodeId(node)).node for node in nodes]  # raises if a name is no node's name
+    for path in generate_keys(names, directory):
+        print(path)

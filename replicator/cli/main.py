@@ -1,0 +1,86 @@
+"""The command ``replicator``: puts the commands together and turns every mistake into one clear line.
+
+Exit status: 0 done, 1 it could not be done, 2 used in a wrong way, 130 interrupted. Commands raise
+`ReplicatorError`; nothing else is caught, so a traceback always means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from replicator.errors import ReplicatorError, SettingsError
+
+if TYPE_CHECKING:
+    import typer
+
+COMMANDS = ("node", "status", "streams", "export", "config", "keygen", "abandon", "demo")
+_LACKING = "replicator: the command needs typer and rich: pip install 'replicator[cli]'"
+
+
+def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The application with these commands; only their modules are loaded."""
+    from importlib import import_module
+
+    import typer
+
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(replicator)
+    for name in commands:
+        module = import_module(f"replicator.cli.{name}")
+        app.command(name)(getattr(module, name))
+    return app
+
+
+def replicator() -> None:
+    """Checkpoints of edge stream engines, committed by a majority of disks.
+
+    Settings are read from REPLICATOR_* variables; `replicator config` lists them.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line *arguments* (the process's own by default) and return the exit status."""
+    try:
+        import rich  # noqa: F401
+        import typer
+    except ImportError:
+        return _complain(_LACKING, 1)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
+    try:
+        command = typer.main.get_command(application(named))
+        status = command.main(args=words, prog_name="replicator", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except SettingsError as error:
+        return _complain("\n".join(f"replicator: {problem}" for problem in error.problems), 2)
+    except ReplicatorError as error:
+        return _complain(f"replicator: {error}", 1)
+    except KeyboardInterrupt:
+        return _complain("replicator: interrupted", 130)
+    except typer.Abort:
+        return _complain("replicator: not confirmed, nothing was done", 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left in the buffers must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _complain(f"replicator: {error.filename or 'system'}: {error.strerror or error}", 1)
+    except Exception as error:
+        # A usage error. Its class lives in click or in typer's own copy of it, whichever is installed.
+        if not hasattr(error, "format_message"):
+            raise
+        return _complain(f"replicator: {error.format_message()} (see replicator --help)", 2)
+
+
+def _complain(text: str, status: int) -> int:
+    print(text, file=sys.stderr)
+    return status

@@ -1,0 +1,1 @@
+"""Bytes and their meaning: chunks, compression, frames."""

@@ -1,0 +1,379 @@
+"""The backup: accepts what the one owner of the promised epoch publishes, and fetches what it lacks.
+
+Everything that arrives is held against the promise (R3, R4); acceptance is asked of the store and told
+only when it is durable (R13). Holes, missing tails and heads that are lacking are all mended by one
+mechanism, the fetch (R18). A stale or repeated manifest changes nothing and is answered (R19).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from replicator.core import effects
+from replicator.core.config import EPOCH_JUMP_MAX
+from replicator.core.events import AcceptRefused, HeadRotten, ManifestReceived, Seen, Why
+from replicator.core.lease import Lender
+from replicator.core.messages import (
+    Ack,
+    Acked,
+    Adopt,
+    Adopted,
+    Behind,
+    CommitPoint,
+    Forget,
+    Heartbeat,
+    HeartbeatAnswer,
+    Members,
+    MembersAccepted,
+    Progress,
+    Reason,
+)
+from replicator.core.promise import Promiser
+from replicator.core.state import State, head_in
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Owner,
+    Promise,
+    Role,
+    Sequence,
+    StreamName,
+)
+
+
+class Backup:
+    """What a replica does for the owner of the epoch that it has promised."""
+
+    def __init__(
+        self,
+        state: State,
+        lender: Lender,
+        promiser: Promiser,
+        lease_until: Callable[[Owner], float],
+    ) -> None:
+        self._state = state
+        self._lender = lender
+        self._promiser = promiser
+        self._lease_until = lease_until
+        self._heard_at = -math.inf
+        self._told_index = 0  # the publish index of the newest heartbeat
+        self._seen_index = 0
+        self._progress_told = 0
+        self._accepting: dict[StreamName, Digest] = {}
+        self._wanted: dict[StreamName, tuple[Epoch, Digest]] = {}  # fetches, and for which epoch
+        self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
+        self._rotten: dict[StreamName, Digest] = {}
+        self._rotten_at = math.inf
+        self._points: dict[StreamName, CommitPoint] = {}
+        self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
+        self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first
+        self._recording = (0, 0)  # epoch and version of the newest member record queued to the store
+        self._adopted: tuple[int, bytes] = (0, b"")
+
+    # ── the owner ──
+
+    @property
+    def owner(self) -> Owner | None:
+        """The primary that this replica follows, if it is another."""
+        promise = self._state.promise
+        return promise.owner if promise is not None and promise.owner != self._state.me else None
+
+    def hears_primary(self) -> bool:
+        """Whether a live primary has been heard within one lease (R11)."""
+        return self.owner is not None and self._state.now - self._heard_at < self._state.config.lease_s
+
+    def _follows(self, node: NodeId, epoch: int) -> bool:
+        """Whether *node* owns *epoch*, which is durably promised, and nothing newer is about to be."""
+        promise, owner = self._state.promise, self.owner
+        return (
+            promise is not None
+            and owner is not None
+            and owner.node == node
+            and promise.epoch == epoch
+            and self._state.promising == promise
+        )
+
+    def on_promise_written(self) -> None:
+        """A new epoch: what was wanted for the old one is not wanted any longer."""
+        self._told_index = self._seen_index = self._progress_told = 0
+        self._next.clear()
+        for stream in [s for s in self._wanted if s not in self._rotten]:
+            del self._wanted[stream]
+            if self._state.fetching.pop(stream, None) is not None:
+                self._state.emit(effects.CancelFetch(stream))
+
+    # ── heartbeats ──
+
+    def on_heartbeat(self, node: NodeId, owner: Owner, message: Heartbeat) -> None:
+        """Follow a newer owner, refuse an older one, lend the lease to the present one (R3, R24)."""
+        state, promise = self._state, Promise(message.epoch, owner)
+        held = state.promising
+        if state.role in (Role.FOUNDING, Role.FAULTY):
+            return
+        if held is not None and held != promise and message.epoch <= held.epoch:
+            self._promiser.refuse(node, message.epoch, Reason.PROMISED)
+        elif held != promise:
+            self._follow(promise)
+        elif state.promise == promise:
+            self._answer(node, owner, message)
+
+    def _follow(self, promise: Promise) -> None:
+        """A heartbeat of a higher epoch proves that a majority has promised it."""
+        state = self._state
+        if promise.epoch > state.epoch_seen + EPOCH_JUMP_MAX or state.now < self._lease_until(promise.owner):
+            return
+        self._promiser.promise(promise.epoch, promise.owner)
+
+    def _answer(self, node: NodeId, owner: Owner, message: Heartbeat) -> None:
+        state = self._state
+        self._heard_at = state.now
+        lends = state.may_promise and self._lender.lend(owner, message.lease_s, message.echo, state.now)
+        echo = self._lender.echo(state.now)
+        state.send(node, HeartbeatAnswer(message.epoch, message.question, lends, echo, state.full))
+        for point in message.commits:
+            self._take_point(point)
+        if message.publish_index > self._seen_index and message.publish_index == self._told_index:
+            self._seen_index = message.publish_index  # the tail was lost: a fetch's part
+            self._tell_progress(node, message.epoch)
+        self._told_index = message.publish_index
+
+    def on_lease_returned(self, epoch: int, owner: Owner) -> None:
+        """The owner has ended its tenure by itself (R26)."""
+        if self._state.promise == Promise(epoch, owner):
+            self._lender.take_back(owner)
+            self._heard_at = -math.inf
+
+    # ── commit points (R15) ──
+
+    def _take_point(self, point: CommitPoint) -> None:
+        """A hint: for retention, and for a warm standby when it is what is held here."""
+        state, stream = self._state, StreamName(point.stream)
+        head = state.heads.get(stream)
+        if head is not None and head.position == point.position:
+            self._points.pop(stream, None)
+            if state.committed.get(stream) != (head.generation, head.sequence):
+                state.mark_committed(head)
+                if not head.tombstone:
+                    state.emit(effects.Standby(head))
+        else:
+            self._points[stream] = point
+
+    # ── publications ──
+
+    def on_seen(self, event: Seen) -> None:
+        if self._follows(event.node, event.epoch):
+            self._seen_index = max(self._seen_index, event.publish_index)
+            # A quarter of the window is soon enough for it never to stand still, and spares most messages.
+            if self._seen_index - self._progress_told >= self._state.config.window_frames_max // 4:
+                self._tell_progress(event.node, event.epoch)
+
+    def _tell_progress(self, node: NodeId, epoch: int) -> None:
+        self._progress_told = self._seen_index
+        self._state.send(node, Progress(epoch, self._seen_index))
+
+    def on_manifest(self, event: ManifestReceived) -> None:
+        """A checkpoint has been published (R3, R19)."""
+        state, promise = self._state, self._state.promise
+        if promise is not None and event.epoch < promise.epoch:
+            self._promiser.refuse(event.node, event.epoch, Reason.PROMISED)
+            return
+        owner = self.owner
+        if owner is None or not self._follows(event.node, event.epoch):
+            return
+        if owner.incarnation != event.incarnation or event.manifest.epoch != event.epoch:
+            return
+        stream, manifest = StreamName(event.manifest.stream), event.manifest
+        head = state.heads.get(stream)
+        if head is not None and (event.epoch, manifest.sequence) <= head.order:
+            self._ack_if(head, manifest.digest)
+        elif stream in self._wanted and stream not in self._rotten:
+            self._next[stream] = manifest  # the fetch runs to its end, or it would never end (T20)
+        elif self._accepting.get(stream) != manifest.digest:
+            self._accept(manifest, event.epoch)
+
+    def _accept(self, manifest: Manifest, epoch: Epoch) -> None:
+        self._accepting[StreamName(manifest.stream)] = Digest(manifest.digest)
+        self._state.accept(manifest, epoch)
+
+    def _ack_if(self, head: Head, digest: bytes) -> None:
+        """Answer what is held already with the head's acknowledgment, if it counts now (R19)."""
+        if head.digest == digest and head.readable:
+            self._ack(head)
+
+    def _ack(self, head: Head) -> None:
+        promise, owner = self._state.promise, self.owner
+        if owner is not None and promise is not None and head.accepted_epoch == promise.epoch:
+            acked = Acked(head.stream, head.generation, head.sequence, head.digest)
+            self._state.send(NodeId(owner.node), Ack(promise.epoch, (acked,)))
+
+    # ── what is lacking (R18) ──
+
+    def on_behind(self, node: NodeId, message: Behind) -> None:
+        """Fetch the heads that are lacking here, as many at a time as is allowed."""
+        if not self._follows(node, message.epoch):
+            return
+        for theirs in message.heads:
+            stream = StreamName(theirs.stream)
+            own = self._state.heads.get(stream)
+            if own is not None and own.order >= (message.epoch, theirs.sequence):
+                self._ack_if(own, theirs.digest)
+            elif stream not in self._accepting:
+                self._want(stream, Digest(theirs.digest), None, Epoch(message.epoch))
+
+    def _want(self, stream: StreamName, digest: Digest, manifest: Manifest | None, epoch: Epoch) -> None:
+        if self._state.fetch(stream, digest, manifest, self._sources(), verify=stream in self._rotten):
+            self._wanted[stream] = (epoch, digest)
+
+    def _sources(self) -> tuple[NodeId, ...]:
+        """Whom to ask: the primary first."""
+        owner = self.owner
+        first = (NodeId(owner.node),) if owner is not None else ()
+        return (*first, *(node for node in self._state.others if node not in first))
+
+    def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest) -> None:
+        """What was wanted is here: accept it in the epoch it was wanted for."""
+        wanted = self._wanted.pop(stream, None)
+        if wanted is not None and wanted[1] == digest:
+            # For a rotten head the store's refusal says that the chunks queued before it are written.
+            self._accept(manifest, wanted[0])
+
+    def on_fetch_failed(self, stream: StreamName) -> None:
+        """Nobody had it: the primary tells again what is lacking, and rot is tried again later."""
+        if stream in self._rotten:
+            self._rotten_at = min(self._rotten_at, self._state.now + self._state.config.fetch_retry_s)
+        self._next.pop(stream, None)
+        self._wanted.pop(stream, None)
+
+    # ── what the store has done ──
+
+    def on_accepted(self, head: Head) -> None:
+        """Durable: now it may be acknowledged (R13)."""
+        stream = StreamName(head.stream)
+        self._accepting.pop(stream, None)
+        self._ack(head)
+        point = self._points.get(stream)
+        if point is not None:
+            self._take_point(point)
+        self._go_on(stream)
+
+    def _go_on(self, stream: StreamName) -> None:
+        """What came while the stream was busy is looked at now."""
+        manifest, owner = self._next.pop(stream, None), self.owner
+        if manifest is not None and owner is not None:
+            incarnation = Incarnation(owner.incarnation)
+            self.on_manifest(
+                ManifestReceived(NodeId(owner.node), incarnation, Epoch(manifest.epoch), manifest)
+            )
+
+    def on_accept_refused(self, event: AcceptRefused) -> None:
+        """Incomplete is fetched, stale is answered, fenced and full are nothing to tell."""
+        stream = StreamName(event.manifest.stream)
+        self._accepting.pop(stream, None)
+        if event.why in (Why.STALE, Why.FENCED):
+            self._mended(stream, Digest(event.manifest.digest))
+        promise = self._state.promise
+        if promise is None or promise.epoch != event.epoch:
+            return
+        if event.why is Why.INCOMPLETE:
+            self._want(stream, Digest(event.manifest.digest), event.manifest, event.epoch)
+        elif event.why is Why.STALE:
+            head = self._state.heads.get(stream)
+            if head is not None:
+                self._ack_if(head, event.manifest.digest)
+            self._go_on(stream)
+
+    # ── bulk adoption, the member record, tombstones ──
+
+    def on_adopt(self, node: NodeId, message: Adopt) -> None:
+        """Adopt all heads as this process reported them, but for the exceptions (R10)."""
+        if not self._follows(node, message.epoch):
+            return
+        key = (message.epoch, message.digest)
+        if self._adopted == key:
+            self._state.send(node, Adopted(message.epoch, Digest(message.digest)))
+            return
+        if not self._promiser.has_reported(message.epoch, message.digest):
+            self._promiser.refuse(node, message.epoch, Reason.UNKNOWN_HEADS)
+            return
+        pages = self._pages[1] if self._pages[0] == key else {}
+        pages[message.page] = message
+        self._pages = (key, pages)
+        if len(pages) >= message.page_count and key not in self._adopting:
+            names = frozenset(StreamName(name) for page in pages.values() for name in page.exceptions)
+            self._adopting.append(key)
+            self._state.adopt_heads(Epoch(message.epoch), names)
+
+    def on_heads_adopted(self, epoch: Epoch) -> None:
+        while self._adopting and self._adopting[0][0] != epoch:
+            self._adopting.pop(0)  # fenced
+        owner = self.owner
+        if owner is not None and self._adopting:
+            self._adopted = self._adopting.pop(0)
+            self._state.send(NodeId(owner.node), Adopted(epoch, self._adopted[1]))
+
+    def on_members(self, node: NodeId, message: Members) -> None:
+        """Accept the member record in the primary's epoch (R27)."""
+        state, record = self._state, message.record
+        newest = max(self._recording, (state.record_epoch, state.record.version if state.record else 0))
+        if not self._follows(node, message.epoch) or (message.epoch, record.version) < newest:
+            return
+        if (state.record_epoch, state.record) == (message.epoch, record):
+            state.send(node, MembersAccepted(message.epoch, record.version))
+        elif self._recording != (message.epoch, record.version):
+            self._recording = (message.epoch, record.version)
+            state.write_record(record, Epoch(message.epoch), True)
+
+    def on_record_written(self, record: MemberRecord, epoch: Epoch) -> None:
+        owner, promise = self.owner, self._state.promise
+        if owner is not None and promise is not None and promise.epoch == epoch:
+            self._state.send(NodeId(owner.node), MembersAccepted(epoch, record.version))
+
+    def on_forget(self, node: NodeId, message: Forget) -> None:
+        """Every member holds these tombstones (R23)."""
+        if self._follows(node, message.epoch):
+            for acked in message.tombstones:
+                stream = StreamName(acked.stream)
+                self._state.forget(stream, Generation(acked.generation), Sequence(acked.sequence))
+
+    # ── rot (R22) ──
+
+    def on_rotten(self, event: HeadRotten) -> None:
+        """The head cannot be read here: say so in promises, and fetch what is rotten."""
+        head = self._state.heads.get(event.stream)
+        if head is None or head.digest != event.digest:
+            return
+        self._state.heads[event.stream] = head_in(head, Epoch(head.accepted_epoch), readable=False)
+        self._rotten[event.stream] = event.digest
+        self._rotten_at = self._state.now
+        self.tick()
+
+    def _mended(self, stream: StreamName, digest: Digest) -> None:
+        """The chunks of a rotten head have been written again."""
+        head = self._state.heads.get(stream)
+        if self._rotten.get(stream) == digest:
+            del self._rotten[stream]
+            if head is not None and head.digest == digest:
+                self._state.heads[stream] = head_in(head, Epoch(head.accepted_epoch), readable=True)
+
+    @property
+    def deadline(self) -> float:
+        return self._rotten_at if self._rotten else math.inf
+
+    def tick(self) -> None:
+        """Try again to mend what is rotten."""
+        if self._state.now < self.deadline:
+            return
+        self._rotten_at = self._state.now + self._state.config.fetch_retry_s
+        for stream, digest in list(self._rotten.items()):
+            head = self._state.heads.get(stream)
+            if head is None or head.digest != digest:
+                del self._rotten[stream]
+            elif stream not in self._state.fetching:
+                self._want(stream, digest, None, Epoch(head.accepted_epoch))

@@ -1,0 +1,370 @@
+"""The claimant: from the elector's grant to promises from a majority (R5-R7, R11).
+
+A grant is a level: while it stands, the claimant probes, and claims when a majority would promise. Its
+epoch is one above the highest seen anywhere and promised to itself first, so that no number is used twice.
+What it gathers, `Reports`, is what recovery chooses from.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from replicator.core import effects
+from replicator.core.messages import Claim, Echo, Probe, ProbeAnswer, Promised, Reason, Refusal
+from replicator.core.promise import Promiser, digest_of
+from replicator.core.quorum import ReplicaId, is_quorum, quorum_sets
+from replicator.core.state import State
+from replicator.model import (
+    Epoch,
+    Head,
+    Incarnation,
+    MemberRecord,
+    NodeId,
+    Process,
+    Promise,
+    Role,
+    StreamName,
+)
+
+
+class Phase(enum.StrEnum):
+    """Where the claimant stands."""
+
+    IDLE = "idle"  # nothing granted, or waiting for the next attempt
+    PROBING = "probing"  # asking whether a majority would promise
+    PROMISING = "promising"  # the own promise is on its way to the disk
+    CLAIMING = "claiming"  # gathering promises
+    WON = "won"  # a majority has promised: the primary's part
+
+
+PHASE_CHANGES: dict[Phase, frozenset[Phase]] = {
+    Phase.IDLE: frozenset({Phase.PROBING}),
+    Phase.PROBING: frozenset({Phase.PROMISING, Phase.IDLE}),
+    Phase.PROMISING: frozenset({Phase.CLAIMING, Phase.IDLE}),
+    Phase.CLAIMING: frozenset({Phase.WON, Phase.IDLE}),
+    Phase.WON: frozenset({Phase.IDLE}),
+}
+
+
+class Report(Struct, frozen=True):
+    """What one replica told with its promise."""
+
+    replica: ReplicaId
+    process: Process
+    heads: dict[StreamName, Head]
+    digest: bytes
+    record: MemberRecord
+    record_epoch: int
+    echo: Echo
+
+
+class Pages:
+    """Puts the pages of promises together; one unfinished answer per node."""
+
+    def __init__(self) -> None:
+        self._pages: dict[NodeId, tuple[tuple[int, int, int], dict[int, Promised]]] = {}
+
+    def add(self, node: NodeId, incarnation: Incarnation, process: Process, page: Promised) -> Report | None:
+        """The whole report, when *page* was the last one that was lacking."""
+        key = (page.epoch, page.nonce, page.page_count)
+        known, pages = self._pages.get(node, (key, {}))
+        if known != key:
+            pages = {}
+        if page.page >= page.page_count:
+            return None
+        pages[page.page] = page
+        self._pages[node] = (key, pages)
+        if len(pages) < page.page_count:
+            return None
+        del self._pages[node]
+        heads = {StreamName(h.stream): h for index in sorted(pages) for h in pages[index].heads}
+        return Report(
+            (node, incarnation),
+            process,
+            heads,
+            digest_of(heads.values()),
+            page.record,
+            page.record_epoch,
+            page.echo,
+        )
+
+
+class Claimant:
+    """Turns grants into claims. *won(epoch, record, reports)* takes over when a majority has promised."""
+
+    def __init__(
+        self,
+        state: State,
+        promiser: Promiser,
+        live_primary: Callable[[], bool],
+        won: Callable[[Epoch, MemberRecord, dict[NodeId, Report]], None],
+    ) -> None:
+        self._state = state
+        self._promiser = promiser
+        self._live_primary = live_primary
+        self._won = won
+        self.phase = Phase.IDLE
+        self.granted = False
+        self.bumping = False  # claiming above members that are stuck, with a tenure still open (R11)
+        self.has_engine = state.config.has_engine
+        self.epoch = Epoch(0)
+        self._nonce = 0
+        self._would: set[ReplicaId] = set()
+        self._would_never: set[ReplicaId] = set()
+        self._newest: MemberRecord | None = None  # the newest record heard while probing
+        self._newest_epoch = 0
+        self._begun_at = 0.0
+        self._waits_for_lease = False
+        self._reports: dict[NodeId, Report] = {}
+        self._pages = Pages()
+        self._at = math.inf  # the next instant at which there is something to do
+        self._give_up_at = math.inf
+
+    # ── phases ──
+
+    def _change(self, new: Phase) -> None:
+        assert new in PHASE_CHANGES[self.phase], f"{self.phase} -> {new}"
+        self.phase = new
+
+    @property
+    def deadline(self) -> float:
+        return min(self._at, self._give_up_at)
+
+    @property
+    def can_lead(self) -> bool:
+        """Whether a grant is of use here (T17)."""
+        state = self._state
+        return self.has_engine and state.may_promise and not state.full
+
+    def on_granted(self) -> None:
+        self.granted = True
+        self.try_now()
+        self.tick()
+
+    def on_engine(self, ready: bool) -> None:
+        """An engine is there to take a tenure, or is not any longer."""
+        self.has_engine = ready and self._state.config.has_engine
+        if ready:
+            self.try_now()
+
+    def try_now(self) -> None:
+        """Something that stood against a claim is gone: no timer has to run out (R11)."""
+        if self.phase is Phase.IDLE and self.granted:
+            self._at = self._state.now
+
+    def on_revoked(self) -> None:
+        """Another may have been named; what is already promised by a majority is not given up for that."""
+        self.granted = False
+        if self.phase is not Phase.WON and not self.bumping:
+            self.stop("the elector's grant was revoked")
+
+    def stop(self, reason: str) -> None:
+        """Back to waiting; tried again later while the grant stands."""
+        self.bumping = False
+        self._give_up_at = math.inf
+        if self.phase is not Phase.IDLE:
+            self._change(Phase.IDLE)
+        if self._state.role is Role.CANDIDATE:
+            self._state.change_role(Role.BACKUP, reason)
+        self._at = self._retry_at() if self.granted else math.inf
+
+    def bump(self) -> None:
+        """Claim above members stuck at a higher promise; the tenure waits for it, suspended (R11)."""
+        self.bumping = True
+        if self.phase is Phase.WON:
+            self._change(Phase.IDLE)
+        self._at = self._state.now
+        self.tick()
+
+    def _retry_at(self) -> float:
+        config = self._state.config
+        spread = config.claim_retry_max_s - config.claim_retry_min_s
+        return self._state.now + config.claim_retry_min_s + spread * self._state.draw()
+
+    def tick(self) -> None:
+        """Do what is due: a first or another probe, a claim told again, or giving up."""
+        state = self._state
+        if state.now >= self._give_up_at:
+            self._lost("no majority promised in time")
+        if state.now < self._at:
+            return
+        if self.phase is Phase.IDLE and (self.granted or self.bumping):
+            self._begin()
+        elif self.phase is Phase.PROBING:
+            self._probe()
+        elif self.phase is Phase.CLAIMING:
+            self._claim()
+        else:
+            self._at = math.inf
+
+    # ── probing ──
+
+    def _begin(self) -> None:
+        state = self._state
+        self._at = self._retry_at()
+        if not self.can_lead:
+            if state.role is not Role.FOUNDING:
+                state.emit(effects.Transfer(None))
+            return
+        if self._live_primary() and not self.bumping:
+            return
+        if not self.bumping:
+            state.change_role(Role.CANDIDATE, "the elector granted leadership")
+        self._change(Phase.PROBING)
+        self._nonce += 1
+        self._would.clear()
+        self._would_never.clear()
+        self._begun_at, self._waits_for_lease = self._state.now, False
+        self._newest, self._newest_epoch = self._state.record, self._state.record_epoch
+        self._probe()
+
+    def _give_away(self, reason: str) -> None:
+        """Others may have more luck with the grant than this node has (T17)."""
+        self.stop(reason)
+        self._state.emit(effects.Transfer(None))
+
+    def _look_for_strangers(self) -> None:
+        """So many may not know this incarnation that no majority can promise it."""
+        record = self._newest
+        if record is None:
+            return
+        everybody = {replica for each in quorum_sets(record) for replica in each}
+        if not is_quorum(everybody - self._would_never, record):
+            self._give_away("a majority does not know this node's store as a member")
+
+    def _probe(self) -> None:
+        """Ask, and look whether this replica itself may promise now."""
+        state = self._state
+        if self._live_primary() and not self.bumping:
+            self.stop("a primary of a higher epoch is alive")
+            return
+        if state.now - self._begun_at > state.config.hand_over_after_s and not self._waits_for_lease:
+            self._give_away("no majority would promise this node anything")
+            return
+        self._waits_for_lease = False  # until somebody says so again
+        self._at = state.now + state.config.claim_retry_max_s
+        objection = self._promiser.objection(state.epoch_seen + 1, state.me)
+        if objection is None:
+            self._would.add(state.id)
+        elif objection is Reason.LEASE:
+            # What this replica lent before its process was started again must pass first (R24).
+            self._waits_for_lease = True
+            self._at = min(self._at, self._promiser.lease_until_me())
+        for node in state.others:
+            state.send(node, Probe(self._nonce))
+        self._try_claim()
+
+    def on_probe_answer(self, replica: ReplicaId, answer: ProbeAnswer) -> None:
+        self._state.saw_epoch(answer.epoch)
+        if self.phase is not Phase.PROBING or answer.nonce != self._nonce:
+            return
+        if answer.record is not None:
+            heard = (answer.record_epoch, answer.record.version)
+            known = (self._newest_epoch, self._newest.version if self._newest else 0)
+            if heard > known:
+                self._newest, self._newest_epoch = answer.record, answer.record_epoch
+        if answer.would:
+            self._would.add(replica)
+            self._try_claim()
+        elif answer.reason is Reason.LEASE:
+            self._waits_for_lease = True
+        elif answer.reason is Reason.NOT_MEMBER:
+            self._would_never.add(replica)
+            self._look_for_strangers()
+
+    def _try_claim(self) -> None:
+        state, record = self._state, self._newest
+        if record is None or state.id not in self._would or not is_quorum(self._would, record):
+            return
+        if self._promiser.objection(state.epoch_seen + 1, state.me) is not None:
+            return
+        self._change(Phase.PROMISING)
+        self._at = math.inf
+        self._give_up_at = state.now + state.config.claim_timeout_s
+        self.epoch = Epoch(state.epoch_seen + 1)
+        self._reports.clear()
+        self._nonce += 1
+        self._promiser.promise(self.epoch, state.me)
+
+    # ── claiming ──
+
+    def on_promise_written(self, promise: Promise) -> None:
+        """The own promise is durable: now the others may be asked (R5)."""
+        state = self._state
+        if self.phase is not Phase.PROMISING or promise != Promise(self.epoch, state.me):
+            return
+        if not state.owns(self.epoch):
+            return
+        self._change(Phase.CLAIMING)
+        assert state.record is not None
+        heads = dict(state.heads)
+        self._reports[NodeId(state.me.node)] = Report(
+            state.id,
+            Process(state.me.process),
+            heads,
+            digest_of(heads.values()),
+            state.record,
+            state.record_epoch,
+            Echo(state.me.process, state.now),
+        )
+        self._claim()
+        self._try_win()
+
+    def _claim(self) -> None:
+        state = self._state
+        self._at = state.now + state.config.claim_retry_max_s / 2
+        for node in state.others:
+            if node not in self._reports:
+                state.send(node, Claim(self.epoch, self._nonce))
+
+    def claim_again(self, node: NodeId) -> None:
+        """Ask one more replica for its promise in the epoch that is won already (a late one)."""
+        self._state.send(node, Claim(self.epoch, self._nonce))
+
+    def on_page(
+        self, node: NodeId, incarnation: Incarnation, process: Process, page: Promised
+    ) -> Report | None:
+        """Take a page of a promise; a whole report that comes after the claim is won is handed back."""
+        if page.epoch != self.epoch or self.phase not in (Phase.CLAIMING, Phase.WON):
+            return None
+        report = self._pages.add(node, incarnation, process, page)
+        if report is None or self.phase is Phase.WON:
+            return report
+        self._reports[node] = report
+        self._try_win()
+        return None
+
+    def on_refusal(self, refusal: Refusal) -> None:
+        """A claim refused for a higher promise is lost; one refused for a lease waits (R11)."""
+        state = self._state
+        if refusal.promised is not None:
+            state.saw_epoch(refusal.promised.epoch)
+        if self.phase is not Phase.CLAIMING or refusal.epoch != self.epoch:
+            return
+        if refusal.reason in (Reason.PROMISED, Reason.JUMP):
+            self._lost(f"refused: {refusal.reason}")
+
+    def _lost(self, reason: str) -> None:
+        state = self._state
+        self._give_up_at = math.inf
+        if self.phase not in (Phase.IDLE, Phase.WON):
+            self._change(Phase.IDLE)
+        if self.bumping:
+            self._at = self._retry_at()
+            return
+        state.change_role(Role.BACKUP, reason)
+        self._at = self._retry_at() if self.granted else math.inf
+
+    def _try_win(self) -> None:
+        """Promises from a majority of the newest member record among them (R7)."""
+        newest = max(self._reports.values(), key=lambda report: (report.record_epoch, report.record.version))
+        if not is_quorum({report.replica for report in self._reports.values()}, newest.record):
+            return
+        self._change(Phase.WON)
+        self._at = self._give_up_at = math.inf
+        reports, self._reports = self._reports, {}
+        self._won(self.epoch, newest.record, reports)

@@ -1,0 +1,229 @@
+"""What a replica is told: messages, what the disk has done, what the elector says, what the engine asks.
+
+Events come in with the instant at which they are handled; `Replica.handle` answers with effects. A
+*handle* names a payload that the driver holds; the core never sees its bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from msgspec import Struct
+
+from replicator.core.messages import Message
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Process,
+    Promise,
+    Sequence,
+    StreamName,
+)
+
+
+class Why(enum.StrEnum):
+    """Why the store did not accept."""
+
+    FENCED = "fenced"  # a higher epoch is promised (R4)
+    STALE = "stale"  # the stream's head is as new or newer (R19)
+    INCOMPLETE = "incomplete"  # chunks are missing
+    FULL = "full"  # the disk has no room (R21)
+
+
+class Tick(Struct, frozen=True):
+    """The deadline that the replica asked for has come."""
+
+
+class Received(Struct, frozen=True):
+    """A message from a peer whose envelope has been checked by the adapter against its key (R28)."""
+
+    node: NodeId
+    incarnation: Incarnation
+    process: Process
+    counter: int
+    remembered: int
+    message: Message
+
+
+class Granted(Struct, frozen=True):
+    """The elector says: you are the leader."""
+
+
+class Revoked(Struct, frozen=True):
+    """The elector says: you are not (any longer) the leader."""
+
+
+# ── what the store has done; completions come in the order of the writes ──
+
+
+class PromiseWritten(Struct, frozen=True):
+    """The promise is durable. Every earlier completion of the store has been handed in before (R2)."""
+
+    promise: Promise
+    counter: int
+
+
+class RecordWritten(Struct, frozen=True):
+    """The member record (or founding record) is durable, accepted in *epoch*."""
+
+    record: MemberRecord
+    epoch: Epoch
+    founded: bool
+    counter: int
+
+
+class Accepted(Struct, frozen=True):
+    """The manifest with all its chunks is durable and is this replica's head of the stream."""
+
+    manifest: Manifest
+    epoch: Epoch
+    counter: int
+
+
+class AcceptRefused(Struct, frozen=True):
+    """The conditional write found its condition broken; nothing has changed."""
+
+    manifest: Manifest
+    epoch: Epoch
+    why: Why
+
+
+class HeadsAdopted(Struct, frozen=True):
+    """All heads but the exceptions are durably accepted in *epoch* (R10)."""
+
+    epoch: Epoch
+    counter: int
+
+
+class HeadRotten(Struct, frozen=True):
+    """The stream's head of that digest cannot be read here: a digest is wrong or a chunk is gone (R22)."""
+
+    stream: StreamName
+    digest: Digest
+
+
+class StoreRoom(Struct, frozen=True):
+    """The disk is full (*full*), or has room again."""
+
+    full: bool
+
+
+class StoreFailed(Struct, frozen=True):
+    """A sync or a write has failed: the store is not written again in this process (R21)."""
+
+    reason: str
+
+
+# ── what the data path has done ──
+
+
+class ManifestReceived(Struct, frozen=True):
+    """A manifest has come by publication; its chunks may be here or not. *epoch* is the publication's."""
+
+    node: NodeId
+    incarnation: Incarnation
+    epoch: Epoch
+    manifest: Manifest
+
+
+class Seen(Struct, frozen=True):
+    """Everything published by that epoch's primary up to this index has been taken from the socket."""
+
+    node: NodeId
+    epoch: Epoch
+    publish_index: int
+
+
+class Published(Struct, frozen=True):
+    """The payload of *handle* is chunked, broadcast and handed to the store, which has all its chunks
+    queued before whatever the core asks next. *publish_index* is the last one used."""
+
+    handle: int
+    manifest: Manifest
+    epoch: Epoch
+    publish_index: int
+
+
+class Fetched(Struct, frozen=True):
+    """The head's manifest and all chunks are in the store, verified, not yet accepted."""
+
+    stream: StreamName
+    digest: Digest
+    manifest: Manifest
+
+
+class FetchFailed(Struct, frozen=True):
+    """None of the sources could give what is lacking."""
+
+    stream: StreamName
+    digest: Digest
+
+
+# ── what the engine asks ──
+
+
+class EngineReady(Struct, frozen=True):
+    """An engine is (or is no longer) there to take a tenure; without one a node gives grants away."""
+
+    ready: bool
+
+
+class Submitted(Struct, frozen=True):
+    """The engine submits a checkpoint in the tenure of *epoch*."""
+
+    epoch: Epoch
+    stream: StreamName
+    sequence: Sequence
+    handle: int
+    size_bytes: int
+
+
+class DeleteAsked(Struct, frozen=True):
+    """The engine deletes a stream, in the tenure of *epoch*; the tombstone takes *sequence*."""
+
+    epoch: Epoch
+    stream: StreamName
+    sequence: Sequence
+    handle: int
+
+
+class ResignAsked(Struct, frozen=True):
+    """End the tenure now, give the lease back, and hand over (to *successor*, if named)."""
+
+    successor: NodeId | None = None
+
+
+class AbandonAsked(Struct, frozen=True):
+    """An operator gives up a head that nobody can read: the one exception of I3 (R8)."""
+
+    stream: StreamName
+    digest: Digest
+
+
+Event = (
+    Tick | Received | Granted | Revoked | PromiseWritten | RecordWritten | Accepted | AcceptRefused
+    | HeadsAdopted | HeadRotten | StoreRoom | StoreFailed | ManifestReceived | Seen | Published | Fetched
+    | FetchFailed | EngineReady | Submitted | DeleteAsked | ResignAsked | AbandonAsked
+)  # fmt: skip
+
+
+class Durable(Struct, frozen=True):
+    """What the store held when it was opened: a replica's whole memory (section 3 of the protocol)."""
+
+    cluster: str
+    node: NodeId
+    incarnation: Incarnation
+    promise: Promise | None
+    record: MemberRecord | None
+    record_epoch: Epoch
+    founded: bool
+    heads: tuple[Head, ...]
+    committed: dict[StreamName, tuple[Generation, Sequence]]
+    counter: int
+    remembered: dict[NodeId, tuple[Incarnation, int]]

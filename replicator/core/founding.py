@@ -1,0 +1,223 @@
+"""How a cluster comes to be, and how a replica finds its place in it (R20).
+
+A cluster is founded by one record of all members' incarnations, durable on *all* of them before any epoch
+is promised: with less, a wiped founder and a silent one could found it a second time. The coordinator
+(the first node by name) proposes when it has heard everybody, and declares it done when everybody has
+stored it. A replica with a new store that meets a founded cluster is *joining*.
+"""
+
+from __future__ import annotations
+
+import math
+
+from replicator.core.config import Config
+from replicator.core.events import Durable
+from replicator.core.messages import Found, Founded, FoundStored, Hello
+from replicator.core.state import State
+from replicator.model import (
+    Epoch,
+    Incarnation,
+    Member,
+    MemberRecord,
+    NodeId,
+    Role,
+    standalone_record,
+)
+
+
+def misfit(durable: Durable, config: Config) -> str | None:
+    """Why this store cannot be used with these settings, in one sentence; None if it can."""
+    if durable.record is None or not durable.founded:
+        return None
+    members = {member.node for member in durable.record.members}
+    configured = {config.node, *config.peers}
+    if members == configured:
+        return None
+    if config.standalone:
+        return (
+            f"the data directory belongs to the cluster of {', '.join(sorted(members))}: "
+            "set REPLICATOR_PEERS as before, or choose an empty REPLICATOR_DATA_DIR"
+        )
+    if len(members) == 1:
+        return (
+            "the data directory holds standalone checkpoints, which a new cluster cannot adopt: "
+            "export them, or choose an empty REPLICATOR_DATA_DIR"
+        )
+    return (
+        f"the data directory belongs to the cluster of {', '.join(sorted(members))}, but REPLICATOR_PEERS "
+        f"names {', '.join(sorted(configured))}: members cannot be added or removed yet"
+    )
+
+
+class Founding:
+    """Founds the cluster, or finds this replica's place in one that exists."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._heard: dict[NodeId, tuple[Incarnation, Hello]] = {}
+        self._stored: dict[NodeId, MemberRecord] = {}
+        self._proposed: MemberRecord | None = None
+        self._settling: MemberRecord | None = None
+        self._waiting_for = ""
+        self._hello_at = -math.inf
+
+    @property
+    def deadline(self) -> float:
+        """When to say hello again; a settled member says it only when it is asked."""
+        return self._hello_at if self._state.role in (Role.FOUNDING, Role.JOINING) else math.inf
+
+    @property
+    def waiting_for(self) -> str:
+        """Whom the founding waits for, for status."""
+        return self._waiting_for
+
+    def tick(self) -> None:
+        state = self._state
+        if state.role not in (Role.FOUNDING, Role.JOINING) or state.now < self._hello_at:
+            return
+        self._hello_at = state.now + state.config.hello_interval_s
+        if state.config.standalone:
+            self._found_alone()
+            return
+        for peer in sorted(state.config.peers):
+            state.send(peer, self._hello())
+        self._propose()
+
+    def _found_alone(self) -> None:
+        state = self._state
+        record = standalone_record(NodeId(state.me.node), Incarnation(state.me.incarnation))
+        if self._proposed is None:
+            self._proposed = record
+            state.write_record(record, Epoch(0), True)
+
+    def _hello(self) -> Hello:
+        state = self._state
+        record = state.record if state.founded else None
+        return Hello(state.founded, record, state.config.address, state.config.public_key)
+
+    # ── the coordinator ──
+
+    @property
+    def _is_coordinator(self) -> bool:
+        return self._state.config.node == min(self._state.config.peers | {self._state.config.node})
+
+    def _propose(self) -> None:
+        state = self._state
+        absent = sorted(peer for peer in state.config.peers if peer not in self._heard)
+        self._waiting_for = ", ".join(absent) or ("" if self._is_coordinator else "the founding coordinator")
+        if absent or not self._is_coordinator or state.role is not Role.FOUNDING:
+            return
+        members = [Member(state.me.node, state.me.incarnation, state.config.address, state.config.public_key)]
+        for node, (incarnation, hello) in self._heard.items():
+            members.append(Member(node, incarnation, hello.address, hello.public_key))
+        newest = max((r.version for r in (self._proposed, state.record) if r is not None), default=0)
+        record = MemberRecord(newest + 1, tuple(sorted(members)))
+        if self._proposed is not None and self._proposed.members == record.members:
+            record = self._proposed
+        elif state.record is not None and state.record.members == record.members:
+            record = state.record
+        if record != self._proposed:
+            self._proposed = record
+            self._stored.clear()
+            state.write_record(record, Epoch(0), False)
+        for peer in sorted(state.config.peers):
+            if self._stored.get(peer) != record:
+                state.send(peer, Found(record))
+
+    def _declare(self) -> None:
+        """All founders have it durably, this one included: the cluster exists."""
+        state = self._state
+        record = self._proposed
+        everybody = all(self._stored.get(peer) == record for peer in state.config.peers)
+        if record is not None and everybody and state.record == record and not state.founded:
+            state.write_record(record, Epoch(0), True)
+
+    # ── messages ──
+
+    def on_hello(self, node: NodeId, incarnation: Incarnation, hello: Hello) -> None:
+        """Learn of a peer; tell it what exists, if it does not know."""
+        state = self._state
+        if state.founded:
+            if not hello.founded:
+                state.send(node, self._hello())
+                self._confirm(node, incarnation)
+            return
+        if hello.founded and hello.record is not None:
+            self._meet(hello.record)
+            return
+        if node in state.config.peers:
+            self._heard[node] = (incarnation, hello)
+
+    def _confirm(self, node: NodeId, incarnation: Incarnation) -> None:
+        """A founder that missed the declaration hears it again."""
+        record = self._state.record
+        if record is not None and Member(node, incarnation) in (
+            Member(member.node, member.incarnation) for member in record.members
+        ):
+            self._state.send(node, Founded(record))
+
+    def _meet(self, record: MemberRecord) -> None:
+        """A founded cluster exists: this incarnation is in its record, or it is joining."""
+        state = self._state
+        me = record.find(NodeId(state.me.node))
+        if me is None:
+            state.notice(f"not a member of the cluster of {', '.join(m.node for m in record.members)}")
+        elif state.role is Role.FAULTY:
+            return
+        elif me.incarnation == state.me.incarnation:
+            self._settle(record)
+        else:
+            state.record = record
+            state.change_role(Role.JOINING, "the store is new, the cluster is not (R20)")
+
+    def on_found(self, node: NodeId, record: MemberRecord) -> None:
+        """Store a proposal durably, unless a cluster exists here already."""
+        state = self._state
+        names = {member.node for member in record.members}
+        me = record.find(NodeId(state.me.node))
+        if state.founded or state.role is not Role.FOUNDING:
+            return
+        if names != {state.config.node, *state.config.peers}:
+            state.notice(f"{node} founds a cluster of {', '.join(sorted(names))}, not ours: refused")
+            return
+        if me is None or me.incarnation != state.me.incarnation:
+            return
+        if state.record == record:
+            state.send(node, FoundStored(record))
+            return
+        self._proposed = record
+        state.write_record(record, Epoch(0), False)
+
+    def on_found_stored(self, node: NodeId, record: MemberRecord) -> None:
+        self._stored[node] = record
+        self._declare()
+
+    def on_founded(self, record: MemberRecord) -> None:
+        """The coordinator has declared the cluster."""
+        state = self._state
+        me = record.find(NodeId(state.me.node))
+        if not state.founded and me is not None and me.incarnation == state.me.incarnation:
+            self._settle(record)
+
+    def _settle(self, record: MemberRecord) -> None:
+        """The record names this store. One that has promised already waits for it in a primary's epoch."""
+        if self._state.promising is None and self._settling != record:
+            self._settling = record
+            self._state.write_record(record, Epoch(0), True)
+
+    def on_record_written(self, record: MemberRecord, founded: bool) -> None:
+        """The proposal, or the declaration, is durable here."""
+        state = self._state
+        if founded and not state.is_member:
+            state.change_role(Role.JOINING, "the member record names another incarnation of this node (R20)")
+            return
+        if founded:
+            state.change_role(Role.BACKUP, "the cluster is founded")
+            self._waiting_for = ""
+            if record == self._proposed and self._is_coordinator:
+                for peer in sorted(state.config.peers):
+                    state.send(peer, Founded(record))
+        elif self._is_coordinator:
+            self._declare()
+        else:
+            state.send(min(state.config.peers), FoundStored(record))

@@ -1,0 +1,107 @@
+"""Heartbeats: the primary's question for the lease, and with it everything a follower should know.
+
+What a follower lacks is told again until it is acknowledged: the claim, the member record, the bulk
+adoption, heads, commit points. Losing any one of these messages costs an interval, nothing else (R18).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+from replicator.core.claim import Report
+from replicator.core.messages import NAMES_PER_PAGE, Adopt, Behind, Heartbeat, HeartbeatAnswer
+from replicator.core.progress import Follower
+from replicator.core.quorum import ReplicaId
+from replicator.core.reign import Reign
+from replicator.model import Head, NodeId, StreamName
+
+HINTS_PER_HEARTBEAT = 256
+
+
+class Heartbeats:
+    """Asks, tells and listens, for one epoch. *claim_again(node)* asks a replica for its promise."""
+
+    def __init__(self, reign: Reign, claim_again: Callable[[NodeId], None]) -> None:
+        self._reign = reign
+        self._state = reign.state
+        self._claim_again = claim_again
+        self.deadline = reign.state.now
+
+    def beat(self) -> None:
+        """One heartbeat to every follower."""
+        state, config, reign = self._state, self._state.config, self._reign
+        self.deadline = state.now + config.heartbeat_interval_s
+        question = reign.holder.ask(state.now)
+        index = reign.window.publish_index if reign.window.epoch == reign.epoch else 0
+        for follower in reign.progress.followers.values():
+            hints = tuple(islice(follower.hints.values(), HINTS_PER_HEARTBEAT))
+            follower.hinted = (question, hints)
+            echo = reign.holder.echoes.get(follower.node)
+            state.send(follower.node, Heartbeat(reign.epoch, question, config.lease_s, echo, index, hints))
+            if state.now - follower.told_at >= config.behind_interval_s:
+                self._tell(follower)
+
+    def tell_all(self) -> None:
+        """Tell every follower at once what it lacks."""
+        for follower in self._reign.progress.followers.values():
+            self._tell(follower)
+
+    def _tell(self, follower: Follower) -> None:
+        """Tell everything that the follower has not acknowledged."""
+        follower.told_at = self._state.now
+        if follower.report is None:
+            self._claim_again(follower.node)
+            return
+        self._reign.membership.tell(follower)
+        if not follower.adopted:
+            self._send_adopt(follower)
+        self._tell_lacking(follower)
+
+    def on_report(self, report: Report) -> None:
+        """A promise in this epoch, in time or late: adopt what is shared, tell what is lacking (R10)."""
+        reign = self._reign
+        follower = reign.progress.follower(report.replica)
+        if follower is None:
+            return
+        follower.take_report(report, reign.heads())
+        reign.holder.echoes[follower.node] = report.echo
+        self._tell(follower)
+
+    def on_answer(self, replica: ReplicaId, answer: HeartbeatAnswer) -> None:
+        """The follower is alive and has promised nothing newer; perhaps it lends."""
+        reign = self._reign
+        follower = reign.progress.follower(replica)
+        if follower is None or answer.epoch != reign.epoch:
+            return
+        follower.heard_at, follower.stuck_since = self._state.now, None
+        follower.full = answer.full
+        if follower.hinted[0] == answer.question:
+            for point in follower.hinted[1]:
+                if follower.hints.get(StreamName(point.stream)) == point:
+                    del follower.hints[StreamName(point.stream)]
+        reign.holder.echoes[follower.node] = answer.echo
+        reign.holder.answer(replica, answer.question, answer.lends, reign.record)
+
+    def _send_adopt(self, follower: Follower) -> None:
+        report = follower.report
+        assert report is not None
+        names = sorted(follower.exceptions)
+        pages = [names[i : i + NAMES_PER_PAGE] for i in range(0, len(names), NAMES_PER_PAGE)] or [[]]
+        for index, page in enumerate(pages):
+            self._state.send(
+                follower.node, Adopt(self._reign.epoch, report.digest, index, len(pages), tuple(page))
+            )
+
+    def _tell_lacking(self, follower: Follower) -> None:
+        """Tell a follower the heads that it should have acknowledged by now (R18)."""
+        state, config = self._state, self._state.config
+        late: list[Head] = []
+        for stream, since in follower.lacking.items():
+            head = self._reign.head(stream)
+            if head is not None and state.now - since >= config.behind_interval_s:
+                late.append(head)
+                if len(late) >= config.behind_heads_max:
+                    break
+        if late:
+            state.send(follower.node, Behind(self._reign.epoch, tuple(late)))

@@ -1,0 +1,103 @@
+"""Membership: the member record adopted in each epoch, and one incarnation replaced in place (R20, R27).
+
+A change is a joint record with the old and the new set, from whose proposal on every quorum is a majority
+of both; then every stream's head accepted by a majority of both; then the final record. For now the only
+change is a wiped node's new incarnation in its old place; adding and removing nodes takes the same path.
+"""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from replicator.core.messages import Members
+from replicator.core.progress import Follower, Progress
+from replicator.core.quorum import ReplicaId, is_quorum
+from replicator.core.state import State
+from replicator.model import Epoch, Incarnation, Member, MemberRecord
+
+
+class Membership:
+    """The member record of one primary's epoch."""
+
+    def __init__(self, state: State, progress: Progress, epoch: Epoch) -> None:
+        self._state = state
+        self._progress = progress
+        self._epoch = epoch
+        self._stored_version = -1  # the newest version durable here in this epoch
+
+    @property
+    def record(self) -> MemberRecord:
+        """The record by which quorums are counted; a proposed one counts from its proposal on."""
+        record = self._state.record
+        assert record is not None
+        return record
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the newest record is durable on a quorum of itself, in this epoch."""
+        version = self.record.version
+        holders = {
+            follower.replica
+            for follower in self._progress.followers.values()
+            if follower.record_version >= version
+        }
+        if self._stored_version >= version:
+            holders.add(self._state.id)
+        return is_quorum(holders, self.record)
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change is under way, or a learner waits for one."""
+        followers = self._progress.followers.values()
+        return bool(self.record.old) or any(
+            all(member.incarnation != follower.replica[1] for member in self.record.members)
+            for follower in followers
+        )
+
+    def on_record_written(self, record: MemberRecord, epoch: Epoch) -> None:
+        if epoch == self._epoch:
+            self._stored_version = max(self._stored_version, record.version)
+
+    def on_accepted(self, replica: ReplicaId, version: int) -> None:
+        """A follower has that version of the record durably, in this epoch."""
+        follower = self._progress.follower(replica)
+        if follower is not None:
+            follower.record_version = max(follower.record_version, version)
+
+    def step(self, streams_adopted: bool) -> None:
+        """Go on with a change that is under way, or start one for a learner that has caught up."""
+        if not streams_adopted or not self.adopted:
+            return
+        if self.record.old:
+            self._propose(MemberRecord(self.record.version + 1, self.record.members))
+            return
+        for follower in self._progress.followers.values():
+            member = self.record.find(follower.node)
+            if member is None or member.incarnation == follower.replica[1]:
+                continue
+            if follower.adopted and not follower.lacking:
+                self._replace(member, follower.replica[1])
+                return
+
+    def _replace(self, member: Member, incarnation: Incarnation) -> None:
+        """Put a new incarnation into the old one's place: the joint record first."""
+        old = self.record.members
+        new = tuple(
+            structs.replace(each, incarnation=incarnation) if each == member else each for each in old
+        )
+        self._state.notice(f"{member.node}: its new store takes its old place (R20)")
+        self._propose(MemberRecord(self.record.version + 1, new, old))
+
+    def _propose(self, record: MemberRecord) -> None:
+        # While the final record is on its way the joint one's quorums are a superset of its own, so it
+        # may count at once: a majority of the new set is what the joint record already asked for (R27).
+        self._state.record = record
+        self._state.write_record(record, self._epoch, True)
+        for follower in self._progress.followers.values():
+            if follower.report is not None:
+                self.tell(follower)
+
+    def tell(self, follower: Follower) -> None:
+        """Tell the record to a follower that has not stored it."""
+        if follower.record_version < self.record.version:
+            self._state.send(follower.node, Members(self._epoch, self.record))

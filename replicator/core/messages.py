@@ -1,0 +1,279 @@
+"""What replicas say to each other on the control channel.
+
+Every message travels in one `Envelope` that names the protocol version, the cluster and the sender's
+incarnation and process (R28); a mismatch is refused before the message is looked at. Counts are bounded
+by their types. Messages are idempotent: any of them may be lost, repeated or arrive late (R19).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from replicator.model import Head, MemberRecord, Position, Promise
+
+PROTOCOL_VERSION = 1
+HEADS_PER_PAGE = 2048
+NAMES_PER_PAGE = 2048
+ACKS_PER_MESSAGE = 2048
+PAGES_MAX = 65_536
+
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+_Name = Annotated[str, Meta(min_length=1, max_length=255)]
+_Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Page = Annotated[int, Meta(ge=0, lt=PAGES_MAX)]
+_Heads = Annotated[tuple[Head, ...], Meta(max_length=HEADS_PER_PAGE)]
+
+
+class Reason(enum.StrEnum):
+    """Why a probe, claim or publication is refused."""
+
+    PROMISED = "promised"  # a higher epoch, or the same one of another owner, is promised
+    LEASE = "lease"  # the lease is lent to another owner
+    NOT_MEMBER = "not-member"  # the sender's or the answerer's incarnation does not count
+    FAULTY = "faulty"  # the answerer's store must not be written
+    JUMP = "jump"  # the epoch jumps further than is allowed (T21)
+    UNKNOWN_HEADS = "unknown-heads"  # a bulk adoption names heads that this process did not report
+
+
+class Echo(Struct, frozen=True, array_like=True):
+    """A lender's own clock at an answer of its, given back to it in the next question (R24)."""
+
+    process: _Id
+    at: float
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=True):
+    """Who the sender is and what it knows of the cluster; sent on contact, while founding and joining."""
+
+    founded: bool
+    record: MemberRecord | None
+    address: str
+    public_key: str
+
+
+class Found(Struct, frozen=True, array_like=True, tag=True):
+    """The founding coordinator proposes the first member record; durable before it is answered (R20)."""
+
+    record: MemberRecord
+
+
+class FoundStored(Struct, frozen=True, array_like=True, tag=True):
+    """The proposed record is durable here."""
+
+    record: MemberRecord
+
+
+class Founded(Struct, frozen=True, array_like=True, tag=True):
+    """The record is durable on all founders: the cluster exists."""
+
+    record: MemberRecord
+
+
+class Probe(Struct, frozen=True, array_like=True, tag=True):
+    """Would you promise me an epoch? Changes nothing durable (R5)."""
+
+    nonce: _Count
+
+
+class ProbeAnswer(Struct, frozen=True, array_like=True, tag=True):
+    """Whether the sender would promise; *epoch* is the highest it has seen.
+
+    *record*, accepted in *record_epoch*, is its newest member record: what a majority is, is for the newest
+    one heard to say.
+    """
+
+    nonce: _Count
+    would: bool
+    epoch: _Count
+    reason: Reason | None = None
+    record: MemberRecord | None = None
+    record_epoch: _Count = 0
+
+
+class Claim(Struct, frozen=True, array_like=True, tag=True):
+    """Promise me this epoch and tell me your heads. The owner is the envelope's sender."""
+
+    epoch: _Count
+    nonce: _Count
+
+
+class Promised(Struct, frozen=True, array_like=True, tag=True):
+    """One page of the answer to a claim: the promise is durable, the heads were read after it (R2, R6).
+
+    *record* and *record_epoch* are the sender's newest member record and the epoch it was accepted in.
+    """
+
+    epoch: _Count
+    nonce: _Count
+    page: _Page
+    page_count: Annotated[int, Meta(ge=1, le=PAGES_MAX)]
+    heads: _Heads
+    record: MemberRecord
+    record_epoch: _Count
+    echo: Echo
+
+
+class Refusal(Struct, frozen=True, array_like=True, tag=True):
+    """*epoch* is refused; *promised* is what the sender has promised, so that a deposed primary learns."""
+
+    epoch: _Count
+    promised: Promise | None
+    reason: Reason
+
+
+class Adopt(Struct, frozen=True, array_like=True, tag=True):
+    """Accept all heads as you reported them, but for *exceptions*, under this epoch (R9, R10).
+
+    *digest* is over the reported heads. The member record is told before it (`Members`).
+    """
+
+    epoch: _Count
+    digest: _Digest
+    page: _Page
+    page_count: Annotated[int, Meta(ge=1, le=PAGES_MAX)]
+    exceptions: Annotated[tuple[_Name, ...], Meta(max_length=NAMES_PER_PAGE)]
+
+
+class Adopted(Struct, frozen=True, array_like=True, tag=True):
+    """The bulk adoption of that digest is durable in that epoch."""
+
+    epoch: _Count
+    digest: _Digest
+
+
+class Members(Struct, frozen=True, array_like=True, tag=True):
+    """Accept this member record in this epoch (R27)."""
+
+    epoch: _Count
+    record: MemberRecord
+
+
+class MembersAccepted(Struct, frozen=True, array_like=True, tag=True):
+    """That version of the member record is durable here, accepted in that epoch."""
+
+    epoch: _Count
+    version: _Count
+
+
+class Behind(Struct, frozen=True, array_like=True, tag=True):
+    """These are heads of mine that you have not acknowledged; fetch what you lack (R18)."""
+
+    epoch: _Count
+    heads: _Heads
+
+
+class Acked(Struct, frozen=True, array_like=True):
+    """One acknowledged checkpoint."""
+
+    stream: _Name
+    generation: _Count
+    sequence: _Count
+    digest: _Digest
+
+
+class Ack(Struct, frozen=True, array_like=True, tag=True):
+    """These checkpoints are durable here, accepted in this epoch (R13)."""
+
+    epoch: _Count
+    acks: Annotated[tuple[Acked, ...], Meta(max_length=ACKS_PER_MESSAGE)]
+
+
+class Progress(Struct, frozen=True, array_like=True, tag=True):
+    """Everything published in this epoch up to this index has been seen or given up on (R16)."""
+
+    epoch: _Count
+    publish_index: _Count
+
+
+class CommitPoint(Struct, frozen=True, array_like=True):
+    """A stream's commit point, a hint for warm standby and retention (R15)."""
+
+    stream: _Name
+    generation: _Count
+    position: Position
+
+
+class Heartbeat(Struct, frozen=True, array_like=True, tag=True):
+    """The primary's question for the lease, its publish index and its newest commit points.
+
+    *echo* is the newest answer's of this very recipient: without a fresh one nothing is lent (R24).
+    """
+
+    epoch: _Count
+    question: _Count
+    lease_s: Annotated[float, Meta(ge=0, le=60)]
+    echo: Echo | None
+    publish_index: _Count
+    commits: Annotated[tuple[CommitPoint, ...], Meta(max_length=ACKS_PER_MESSAGE)]
+
+
+class HeartbeatAnswer(Struct, frozen=True, array_like=True, tag=True):
+    """Whether the question was lent the lease; *full* says that the disk refuses new checkpoints."""
+
+    epoch: _Count
+    question: _Count
+    lends: bool
+    echo: Echo
+    full: bool
+
+
+class LeaseReturned(Struct, frozen=True, array_like=True, tag=True):
+    """The owner of this epoch gives the lease back: it has ended its tenure (R26)."""
+
+    epoch: _Count
+
+
+class Forget(Struct, frozen=True, array_like=True, tag=True):
+    """These tombstones are held by every member: they may be forgotten (R23)."""
+
+    epoch: _Count
+    tombstones: Annotated[tuple[Acked, ...], Meta(max_length=ACKS_PER_MESSAGE)]
+
+
+class Raft(Struct, frozen=True, array_like=True, tag=True):
+    """A message between electors, carried for them and never looked at by the core."""
+
+    payload: Annotated[bytes, Meta(max_length=262_144)]
+
+
+class StatusRequest(Struct, frozen=True, array_like=True, tag=True):
+    """Asks a member for its status."""
+
+    nonce: _Count
+
+
+class StatusReport(Struct, frozen=True, array_like=True, tag=True):
+    """A member's status as JSON."""
+
+    nonce: _Count
+    report: Annotated[bytes, Meta(max_length=1_000_000)]
+
+
+Message = (
+    Hello | Found | FoundStored | Founded | Probe | ProbeAnswer | Claim | Promised | Refusal | Adopt
+    | Adopted | Members | MembersAccepted | Behind | Ack | Progress | Heartbeat | HeartbeatAnswer
+    | LeaseReturned | Forget | Raft | StatusRequest | StatusReport
+)  # fmt: skip
+
+
+class Envelope(Struct, frozen=True, array_like=True):
+    """What wraps every control message (R28).
+
+    *counter* is the sender's durable counter, *remembered* the newest counter it knows of the
+    recipient's incarnation *recipient*: a store that is behind what a peer remembers went back in time
+    (R21, T19). *recipient* is empty when the sender has not heard the recipient yet.
+    """
+
+    version: Annotated[int, Meta(ge=0, le=255)]
+    cluster: _Name
+    node: _Name
+    incarnation: _Id
+    process: _Id
+    counter: _Count
+    remembered: _Count
+    message: Message
+    recipient: Annotated[bytes, Meta(max_length=16)] = b""

@@ -1,0 +1,399 @@
+"""The primary: one epoch from its won claim to its end (R8-R17, R24-R27).
+
+It recovers (chooses, holds and adopts every stream's head), serves (publishes, counts acknowledgments,
+commits), asks for the lease with each heartbeat, and ends for a newer promise, a long lapse, or because
+it resigns. When single members are stuck at a higher promise it claims above them and goes on.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+from replicator.core import effects, messages
+from replicator.core.claim import Claimant, Report
+from replicator.core.commit import Commits
+from replicator.core.events import AcceptRefused, Published, Why
+from replicator.core.handover import Handover
+from replicator.core.heartbeat import Heartbeats
+from replicator.core.progress import Follower
+from replicator.core.quorum import ReplicaId
+from replicator.core.reign import Reign
+from replicator.core.rivals import note_refusal, rivals_hold_majority, stuck_for
+from replicator.core.state import State
+from replicator.core.tenure import Tenure
+from replicator.core.window import Flight, Window
+from replicator.model import Digest, Epoch, Manifest, MemberRecord, NodeId, Role, Sequence, StreamName
+
+
+class Phase(enum.StrEnum):
+    """Where the primary stands."""
+
+    OFF = "off"
+    RECOVERING = "recovering"  # a majority has promised; heads are chosen, fetched, adopted
+    DRAINING = "draining"  # after a bump: what was in flight commits in the new epoch first (R11)
+    SERVING = "serving"
+
+
+PHASE_CHANGES: dict[Phase, frozenset[Phase]] = {
+    Phase.OFF: frozenset({Phase.RECOVERING}),
+    Phase.RECOVERING: frozenset({Phase.RECOVERING, Phase.DRAINING, Phase.SERVING, Phase.OFF}),
+    Phase.DRAINING: frozenset({Phase.RECOVERING, Phase.SERVING, Phase.OFF}),
+    Phase.SERVING: frozenset({Phase.RECOVERING, Phase.OFF}),
+}
+
+
+class Primary:
+    """The one replica that may publish, for as long as nothing newer is promised."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.claimant: Claimant  # set by the replica: the two know each other
+        self.phase = Phase.OFF
+        self.tenure = Tenure(state)
+        self.window = Window(state)
+        self.reign: Reign | None = None
+        self._commits: Commits
+        self._heartbeats: Heartbeats
+        self._unchanged = False
+        self._withheld: frozenset[StreamName] = frozenset()  # streams that the tenure was not given (R8)
+        self._differs = False  # what is held here is not what the open tenure was given
+        self._lapsed_since: float | None = None
+        self.handover = Handover(state)
+
+    def _change(self, new: Phase) -> None:
+        assert new in PHASE_CHANGES[self.phase], f"{self.phase} -> {new}"
+        self.phase = new
+
+    @property
+    def deadline(self) -> float:
+        if self.reign is None:
+            return math.inf
+        lapse = self.reign.holder.deadline if self._lapsed_since is None else math.inf
+        return min(self._heartbeats.deadline, lapse, self.handover.deadline, self.reign.recovery.deadline)
+
+    @property
+    def lease_until(self) -> float:
+        """Before which instant this replica, a lender to itself, promises nobody else (R24)."""
+        return self.reign.holder.deadline if self.reign is not None else -math.inf
+
+    def begin(self, epoch: Epoch, record: MemberRecord, reports: dict[NodeId, Report]) -> None:
+        """A majority has promised: choose, hold and adopt (R7-R9); heartbeats start at once."""
+        state = self._state
+        self._change(Phase.RECOVERING)
+        state.cancel_fetches()
+        reign = self.reign = Reign(state, self.window, epoch, record, reports)
+        self._commits = Commits(reign)
+        self._heartbeats = Heartbeats(reign, self.claimant.claim_again)
+        unchanged = reign.recovery.holds_all and not reign.recovery.exceptions
+        self._unchanged = unchanged and self.tenure.epoch is not None and not self._differs
+        if not self._unchanged:
+            self._close("other checkpoints than this tenure's were found")
+            state.change_role(Role.CANDIDATE, f"recovering epoch {epoch}")
+        self._lapsed_since = state.now
+        for report in reports.values():
+            self._heartbeats.on_report(report)
+        reign.recovery.step()
+        self._heartbeats.beat()
+
+    def _close(self, reason: str) -> None:
+        self.tenure.end(reason)
+        self.window.close(reason)
+
+    def on_report(self, report: Report) -> None:
+        """A promise that came after the majority's."""
+        if self.reign is not None and report.replica[0] in self.reign.progress.followers:
+            heard = self.reign.recovery.has_heard(report.replica[0])
+            self._heartbeats.on_report(report)
+            if not heard and (self.phase is Phase.RECOVERING or self.reign.recovery.unavailable):
+                self.reign.recovery.add_report(report)
+                self._step()
+
+    def on_stranger(self, replica: ReplicaId) -> None:
+        """An incarnation of a member speaks that the record does not name: it learns everything (R20)."""
+        reign = self.reign
+        if reign is None or reign.record.find(replica[0]) is None:
+            return
+        follower = reign.progress.followers.get(replica[0])
+        silent_since = self._state.now - self._state.config.lease_max_s
+        if follower is not None and follower.replica != replica and follower.heard_at < silent_since:
+            reign.progress.followers[replica[0]] = Follower(replica, self._state.now)
+            self.claimant.claim_again(replica[0])
+
+    def _step(self) -> None:
+        """Go as far as what is adopted and lent allows."""
+        reign = self.reign
+        if reign is None or not reign.holds_lease:
+            return
+        if self.phase is Phase.RECOVERING and self._commits.all_adopted:
+            reign.serving = True
+            if self._unchanged:
+                self._change(Phase.DRAINING)
+            self.window.open(reign.epoch)
+            self._commits.check_all()
+        recovered = self.phase is Phase.RECOVERING and reign.serving
+        drained = self.phase is Phase.DRAINING and self.window.empty
+        if recovered or drained:
+            self._serve()
+
+    def _serve(self) -> None:
+        state, reign = self._state, self.reign
+        assert reign is not None
+        self._change(Phase.SERVING)
+        self.claimant.bumping = self._differs = False
+        self.tenure.end("goes on unchanged in a newer epoch")
+        streams = sorted(reign.recovery.chosen.keys() - reign.recovery.unavailable.keys())
+        if self._unchanged:
+            streams = sorted(state.heads)
+        heads = tuple(state.heads[stream] for stream in streams if stream in state.heads)
+        self._withheld = frozenset(reign.recovery.unavailable)
+        unavailable = tuple(reign.recovery.unavailable[s] for s in sorted(reign.recovery.unavailable))
+        state.change_role(Role.PRIMARY, f"a majority has adopted epoch {reign.epoch}")
+        self._lapsed_since = None
+        self.tenure.start(reign.epoch, heads, unavailable, self._unchanged, reign.holder.deadline)
+
+    def tick(self) -> None:
+        """Beat, notice a lapse, resign, retry what recovery lacks."""
+        state, reign = self._state, self.reign
+        if reign is None:
+            return
+        if state.now >= reign.holder.deadline and self._lapsed_since is None:
+            self.suspend()
+        if state.now >= reign.recovery.deadline:
+            reign.recovery.step()
+            self._step()
+        if state.now >= self._heartbeats.deadline:
+            self._beat(reign)
+        if state.now >= self.handover.deadline or (self.handover.is_asked and self.window.empty):
+            self.end("resigned", hand_over=True)
+
+    def _beat(self, reign: Reign) -> None:
+        self._heartbeats.beat()
+        if self.phase is Phase.SERVING:
+            self._commits.forget_tombstones()
+            if reign.membership.is_changing:
+                reign.membership.step(self._commits.covered())
+        reign.holder.count(reign.record)
+        self._lease_moved(reign)
+        self._watch(reign)
+
+    def _watch(self, reign: Reign) -> None:
+        """What ends a tenure or moves its epoch: a long lapse, the elector's steady word, stuck members."""
+        state, config = self._state, self._state.config
+        if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
+            self.end("the lease lapsed for too long", hand_over=True)
+            return
+        if self.handover.is_revoked_steadily:
+            self.resign(None)
+        stuck = stuck_for(reign, config.bump_after_s)
+        if stuck and self.phase is Phase.SERVING and not self.claimant.bumping:
+            self.claim_above(f"{', '.join(stuck)} promised a higher epoch")
+
+    def claim_above(self, reason: str) -> None:
+        """Claim a higher epoch with the tenure still open, suspended once that is promised (R11)."""
+        self._state.notice(f"{reason}: claiming above it (R11)")
+        self.claimant.bump()
+
+    def suspend(self) -> None:
+        """The lease is no longer what it was, or a higher epoch is about to be promised (R24, R25)."""
+        self._lapsed_since = self._state.now
+        self.tenure.suspend()
+
+    def on_heartbeat_answer(self, replica: ReplicaId, answer: messages.HeartbeatAnswer) -> None:
+        if self.reign is not None:
+            self._heartbeats.on_answer(replica, answer)
+            self._lease_moved(self.reign)
+            self._commits.cover_all()
+
+    def _lease_moved(self, reign: Reign) -> None:
+        """The lease may have been prolonged: tell the engine, and report what had to wait for it."""
+        if not reign.holds_lease:
+            return
+        # A lapse that no tick has noticed counts too: what was acknowledged in it has not been reported.
+        regained = self._lapsed_since is not None or self.tenure.deadline <= self._state.now
+        self._lapsed_since = None
+        if self.tenure.epoch == reign.epoch:
+            self.tenure.lend(reign.holder.deadline)
+        if regained:
+            self._commits.check_all()
+        self._step()
+
+    def on_ack(self, replica: ReplicaId, message: messages.Ack) -> None:
+        if self.reign is not None:
+            self._commits.on_ack(replica, message)
+            self._step()
+
+    def on_adopted(self, replica: ReplicaId, message: messages.Adopted) -> None:
+        """A bulk adoption counts for every head that it covers (R10)."""
+        reign = self.reign
+        follower = reign.progress.follower(replica) if reign is not None else None
+        if reign is None or follower is None or follower.report is None or message.epoch != reign.epoch:
+            return
+        if follower.report.digest == message.digest:
+            streams = set(follower.take_adopted())
+            self._commits.count_adoption(streams)
+            for stream in sorted(streams & reign.window.flights.keys()):
+                self._commits.check(stream)
+            self._step()
+
+    def on_members_accepted(self, replica: ReplicaId, message: messages.MembersAccepted) -> None:
+        if self.reign is not None and message.epoch == self.reign.epoch:
+            self.reign.membership.on_accepted(replica, message.version)
+            self._step()
+
+    def on_progress(self, replica: ReplicaId, message: messages.Progress) -> None:
+        if self.reign is not None and message.epoch == self.reign.epoch == self.window.epoch:
+            self.window.progress(replica, message.publish_index, self.reign.record)
+
+    def on_refusal(self, replica: ReplicaId, message: messages.Refusal) -> None:
+        """A follower refuses: it has promised more, or it asks to be asked again (R3, R11, R25)."""
+        reign = self.reign
+        follower = reign.progress.follower(replica) if reign is not None else None
+        if reign is None or follower is None or message.epoch != reign.epoch:
+            return
+        if message.reason is messages.Reason.UNKNOWN_HEADS:
+            follower.report = None
+            self.claimant.claim_again(follower.node)
+        note_refusal(reign, replica, message)
+        if rivals_hold_majority(reign):
+            self.end("a majority has promised a newer epoch")
+
+    # ── the store ──
+
+    def on_heads_adopted(self) -> None:
+        """The own bulk adoption is durable."""
+        if self.reign is not None:
+            self._commits.count_adoption(set(self.reign.recovery.chosen))
+            self._step()
+
+    def on_record_written(self, record: MemberRecord, epoch: Epoch) -> None:
+        if self.reign is not None:
+            self.reign.membership.on_record_written(record, epoch)
+            self._step()
+
+    def on_accepted(self, manifest: Manifest, epoch: Epoch) -> None:
+        """The primary's own acceptance counts like a follower's, under the same fence (T8)."""
+        reign = self.reign
+        if reign is None or epoch != reign.epoch:
+            return
+        stream = StreamName(manifest.stream)
+        was_lacking = not reign.recovery.holds(stream)
+        self._held(reign, stream, reign.recovery.on_accepted(manifest))
+        if self.window.stored(manifest) is not None:
+            reign.progress.add_head(stream, manifest.sequence, self._state.now)
+        elif was_lacking:
+            reign.progress.add_head(stream, manifest.sequence, -math.inf)
+            if reign.recovery.holds_all:
+                self._heartbeats.tell_all()
+        self._commits.check(stream)
+        self._step()
+
+    def _held(self, reign: Reign, stream: StreamName, was_unavailable: bool) -> None:
+        self._commits.count_adoption({stream})
+        if was_unavailable and self.phase is Phase.SERVING:
+            self._differs = True
+            self.claim_above(f"stream {stream} can be read again")
+
+    def on_accept_refused(self, event: AcceptRefused) -> None:
+        """The own acceptance failed: fenced means over; the rest is mended or waits for room (R21)."""
+        reign, stream = self.reign, StreamName(event.manifest.stream)
+        if reign is None or event.epoch != reign.epoch:
+            return
+        if event.why is Why.FULL and self.phase is Phase.RECOVERING:
+            self.end("the disk is full", hand_over=True)
+            return
+        self._held(reign, stream, reign.recovery.on_refused(event.manifest, event.why))
+        flight = self.window.flights.get(stream)
+        if flight is None or flight.manifest is None or flight.manifest.digest != event.manifest.digest:
+            return
+        if event.why is Why.INCOMPLETE:
+            self.window.publish(flight)
+        elif event.why is Why.FULL and any(
+            follower.heard_at > self._state.now - self._state.config.lease_s and not follower.full
+            for follower in reign.progress.followers.values()
+        ):
+            self.end("the disk is full", hand_over=True)
+
+    def on_room(self) -> None:
+        """There is room again: what could not be accepted is tried again."""
+        if self.reign is not None:
+            for flight in self.window.flights.values():
+                if flight.manifest is not None and not flight.stored:
+                    self._state.accept(flight.manifest, self.reign.epoch)
+
+    def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
+        """A fetch for recovery has ended; without a manifest it has failed (R8)."""
+        if self.reign is not None and manifest is not None:
+            self.reign.recovery.on_fetched(stream, digest, manifest)
+        elif self.reign is not None:
+            self.reign.recovery.on_fetch_failed(stream)
+            self._step()
+
+    def on_rotten(self, stream: StreamName, digest: Digest) -> None:
+        """The own head is rotten: it waits for a good copy, or is published again from the engine's."""
+        flight = self.window.flights.get(stream)
+        if self.reign is not None and not self.reign.serving:
+            self.reign.recovery.on_rotten(stream, digest)
+        elif flight is not None and flight.manifest is not None and flight.manifest.digest == digest:
+            self.window.publish(flight)
+
+    # ── the engine ──
+
+    def on_submitted(self, epoch: Epoch, flight: Flight) -> None:
+        """A checkpoint of the present tenure; of an ended one its outcome is known to be nothing (R12)."""
+        reign = self.reign
+        if reign is None or epoch != self.tenure.epoch:
+            self.window.refuse(flight, "the tenure has ended")
+        elif flight.stream in self._withheld:
+            self.window.refuse(flight, "the stream's newest checkpoint cannot be read now (R8)")
+        else:
+            self.window.submit(flight)
+
+    def on_published(self, event: Published) -> None:
+        reign = self.reign
+        if reign is None or event.epoch != self.window.epoch or not self._state.owns(event.epoch):
+            return
+        flight = self.window.published(event.handle, event.manifest, event.publish_index)
+        if flight is not None and flight.early:
+            early, flight.early = flight.early, ()
+            self._commits.take_early(early)
+
+    def abandon(self, stream: StreamName) -> None:
+        """The operator gives an unreadable head up; nothing older left means the stream is deleted (R8)."""
+        reign = self.reign
+        head = reign.recovery.unavailable.get(stream) if reign is not None else None
+        if reign is None or head is None or not reign.recovery.abandon(stream):
+            self._state.notice(f"stream {stream}: nothing to abandon here")
+            return
+        self._state.notice(f"stream {stream}: epoch {head.epoch} sequence {head.sequence} was abandoned")
+        if stream not in reign.recovery.chosen:
+            self.window.submit(Flight(0, stream, Sequence(head.sequence + 1), True))
+        self._differs = True
+        self.claim_above(f"stream {stream} was abandoned")
+
+    def resign(self, successor: NodeId | None) -> None:
+        """Hand over once what is in flight has committed, or after a claim's time (R25, R26)."""
+        if self.reign is not None:
+            self.handover.ask(successor)
+            self.tick()
+
+    # ── the end ──
+
+    def end(self, reason: str, hand_over: bool = False) -> None:
+        """Guard closed first, then the lease given back, then leadership, if it is to be handed over."""
+        state, reign = self._state, self.reign
+        if reign is None:
+            return
+        self._close(reason)
+        for follower in reign.progress.followers.values():
+            state.send(follower.node, messages.LeaseReturned(reign.epoch))
+        state.cancel_fetches()
+        successor = self.handover.successor(reign)
+        self.reign = None
+        self.handover.clear()
+        self._change(Phase.OFF)
+        if state.role is not Role.FAULTY:
+            state.change_role(Role.BACKUP, reason)
+        self.claimant.stop(reason)
+        if hand_over:
+            state.emit(effects.Transfer(successor))

@@ -1,0 +1,131 @@
+"""Progress: what the primary knows of every other replica in its epoch (R13-R16, R18).
+
+A follower is known by node and incarnation; one whose incarnation is not in the member record is a
+learner: it is told everything and counts for nothing (R20).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from replicator.core.claim import Report
+from replicator.core.messages import CommitPoint
+from replicator.core.quorum import ReplicaId, quorum_value
+from replicator.core.state import State
+from replicator.model import Epoch, Head, Incarnation, MemberRecord, NodeId, Sequence, StreamName
+
+NOTHING = -1
+
+
+class Follower:
+    """One other replica, as its acknowledgments show it in the present epoch."""
+
+    def __init__(self, replica: ReplicaId, now: float) -> None:
+        self.replica = replica
+        self.report: Report | None = None
+        self.exceptions: frozenset[StreamName] = frozenset()
+        self._told: dict[bytes, frozenset[StreamName]] = {}  # by the report's digest; for the whole epoch
+        self.adopted = False  # the bulk adoption, and with it the member record, is durable there
+        self.record_version = 0
+        self.acked: dict[StreamName, int] = {}
+        self.lacking: dict[StreamName, float] = {}  # heads not acknowledged, and since when; oldest first
+        self.hints: dict[StreamName, CommitPoint] = {}  # commit points not known to have arrived
+        self.hinted: tuple[int, tuple[CommitPoint, ...]] = (0, ())  # what the newest question carried
+        self.told_at = now
+        self.heard_at = -math.inf
+        self.stuck_since: float | None = None
+        self.full = False
+
+    @property
+    def node(self) -> NodeId:
+        return self.replica[0]
+
+    def take_report(self, report: Report, heads: dict[StreamName, Head]) -> None:
+        """A promise has come in: what it shares with *heads* is adopted in bulk, the rest it lacks (R10)."""
+        self.report = report
+        self.adopted = False
+        # What is excepted depends on when the report is looked at, and an answer names its digest alone:
+        # once told for a report it stays, and what is held since is told head by head.
+        self.exceptions = self._told.setdefault(
+            report.digest,
+            frozenset(
+                stream
+                for stream, head in report.heads.items()
+                if not head.readable or not head.same_as(heads.get(stream))
+            ),
+        )
+        self.lacking = {
+            stream: -math.inf
+            for stream, head in heads.items()
+            if (stream in self.exceptions or stream not in report.heads)
+            and self.acked.get(stream, NOTHING) < head.sequence
+        }
+
+    def take_adopted(self) -> Iterable[StreamName]:
+        """The bulk adoption is durable: every reported head but the exceptions is acknowledged by it."""
+        assert self.report is not None
+        self.adopted = True
+        for stream, head in self.report.heads.items():
+            if stream not in self.exceptions:
+                self.acked[stream] = max(self.acked.get(stream, NOTHING), head.sequence)
+                yield stream
+
+    def take_ack(self, stream: StreamName, sequence: int, newest: int) -> None:
+        """One checkpoint is durable there."""
+        self.acked[stream] = max(self.acked.get(stream, NOTHING), sequence)
+        if self.acked[stream] >= newest:
+            self.lacking.pop(stream, None)
+
+
+class Progress:
+    """All followers of one epoch, and what a majority of them holds."""
+
+    def __init__(self, state: State, epoch: Epoch, record: MemberRecord) -> None:
+        self._state = state
+        self.epoch = epoch
+        self.followers: dict[NodeId, Follower] = {}
+        for member in (*record.old, *record.members):
+            if member.node != state.me.node:
+                replica = (NodeId(member.node), Incarnation(member.incarnation))
+                self.followers[NodeId(member.node)] = Follower(replica, state.now)
+
+    def own(self, stream: StreamName) -> int:
+        """The newest sequence that this replica itself has accepted in the epoch (T8)."""
+        head = self._state.heads.get(stream)
+        return head.sequence if head is not None and head.accepted_epoch == self.epoch else NOTHING
+
+    def acked(self, replica: ReplicaId, stream: StreamName) -> int:
+        if replica == self._state.id:
+            return self.own(stream)
+        follower = self.followers.get(replica[0])
+        if follower is None or follower.replica != replica:
+            return NOTHING
+        return follower.acked.get(stream, NOTHING)
+
+    def commit_point(self, stream: StreamName, record: MemberRecord) -> Sequence:
+        """The newest sequence held by a majority, the primary itself included (R14)."""
+        held = quorum_value(lambda replica: self.acked(replica, stream), record)
+        return Sequence(min(int(held), self.own(stream)))
+
+    def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
+        """The nodes known to hold that checkpoint or a newer one of the stream."""
+        nodes = [f.node for f in self.followers.values() if f.acked.get(stream, NOTHING) >= sequence]
+        if self.own(stream) >= sequence:
+            nodes.append(NodeId(self._state.me.node))
+        return tuple(sorted(nodes))
+
+    def follower(self, replica: ReplicaId) -> Follower | None:
+        """The follower of that very incarnation: words of another one count for nothing (I10)."""
+        follower = self.followers.get(replica[0])
+        return follower if follower is not None and follower.replica == replica else None
+
+    def add_head(self, stream: StreamName, sequence: int, since: float) -> None:
+        """The primary has a new head: a follower lacks it, since then, until it says otherwise."""
+        for follower in self.followers.values():
+            if follower.acked.get(stream, NOTHING) < sequence:
+                follower.lacking.setdefault(stream, since)
+
+    def add_hint(self, point: CommitPoint) -> None:
+        for follower in self.followers.values():
+            follower.hints[StreamName(point.stream)] = point

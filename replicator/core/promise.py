@@ -1,0 +1,199 @@
+"""The promiser: every replica's answer to probes and claims (R1-R6, R24).
+
+A promise is durable before it is told, and the heads told with it are read afterwards (R2, T7). A probe
+that only a lease stands against is parked and answered when the lease ends or is given back (R11).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from replicator.core.config import EPOCH_JUMP_MAX
+from replicator.core.lease import Lender
+from replicator.core.messages import (
+    HEADS_PER_PAGE,
+    Claim,
+    Probe,
+    ProbeAnswer,
+    Promised,
+    Reason,
+    Refusal,
+)
+from replicator.core.quorum import quorum_sets
+from replicator.core.state import State
+from replicator.model import Head, Incarnation, NodeId, Owner, Promise, Role
+
+
+def digest_of(heads: Iterable[Head]) -> bytes:
+    """One digest over reported heads, in whatever order they come (R10). 32 bytes, BLAKE2b."""
+    total = hashlib.blake2b(digest_size=32)
+    for head in sorted(heads, key=lambda head: head.stream):
+        total.update(f"{head.stream}\0{head.generation}\0{head.epoch}\0{head.sequence}\0".encode())
+        total.update(f"{head.accepted_epoch}\0".encode() + head.digest)
+    return total.digest()
+
+
+class Parked(Struct, frozen=True):
+    """A probe that waits for the lease to end."""
+
+    nonce: int
+    owner: Owner
+
+
+class Promiser:
+    """Gives promises, each once and durably, and tells the heads that go with them.
+
+    *lease_until(owner)* is the instant before which this replica may promise nothing to *owner*;
+    *give_way(owner)* ends, or for itself suspends, what this replica does in an epoch of its own before
+    it promises a higher one.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        lender: Lender,
+        lease_until: Callable[[Owner], float],
+        give_way: Callable[[Owner, str], None],
+    ) -> None:
+        self._state = state
+        self._lender = lender
+        self._lease_until = lease_until
+        self._give_way = give_way
+        self._claims: dict[NodeId, tuple[Owner, Claim]] = {}
+        self._parked: dict[NodeId, Parked] = {}
+        self._reported_epoch = 0
+        self._reported: set[bytes] = set()
+
+    # ── what may be promised ──
+
+    def objection(self, epoch: int, owner: Owner) -> Reason | None:
+        """Why *epoch* may not be promised to *owner* now; None if it may (R1, R3, R20, R24, T21)."""
+        state = self._state
+        if state.role is Role.FAULTY:
+            return Reason.FAULTY
+        held = state.promising
+        if held == Promise(epoch, owner):
+            return None  # the very same again, whatever this replica's record says of the owner
+        # A joining replica promises like the others; it is the claimant's record that does not count it.
+        if state.role is not Role.JOINING and not (state.may_promise and self._counts(owner)):
+            return Reason.NOT_MEMBER
+        if held is not None and epoch <= held.epoch:
+            return Reason.PROMISED
+        if epoch > state.epoch_seen + EPOCH_JUMP_MAX:
+            return Reason.JUMP
+        if state.now < self._lease_until(owner):
+            return Reason.LEASE
+        return None
+
+    def _counts(self, owner: Owner) -> bool:
+        record = self._state.record
+        replica = (NodeId(owner.node), Incarnation(owner.incarnation))
+        return record is not None and any(replica in each for each in quorum_sets(record))
+
+    def promise(self, epoch: int, owner: Owner) -> None:
+        """Queue a promise that nothing stands against; told when it is durable."""
+        self._give_way(owner, f"promised epoch {epoch} to {owner.node}")
+        self._state.write_promise(Promise(epoch, owner))
+
+    # ── probes ──
+
+    def on_probe(self, node: NodeId, owner: Owner, probe: Probe) -> None:
+        """Say whether a claim would be promised; park it if only a lease stands against it (R5, R11)."""
+        state = self._state
+        reason = self.objection(state.epoch_seen + 1, owner)
+        self._parked.pop(node, None)
+        if reason is Reason.LEASE:
+            self._parked[node] = Parked(probe.nonce, owner)
+        self._answer(node, probe.nonce, reason)
+
+    def _answer(self, node: NodeId, nonce: int, reason: Reason | None) -> None:
+        state = self._state
+        record = state.record if state.founded else None
+        answer = ProbeAnswer(
+            nonce, reason is None, state.epoch_seen, reason, record, state.record_epoch if record else 0
+        )
+        state.send(node, answer)
+
+    def release_parked(self) -> None:
+        """Answer the parked probes against which nothing stands any longer."""
+        for node, parked in list(self._parked.items()):
+            reason = self.objection(self._state.epoch_seen + 1, parked.owner)
+            if reason is not Reason.LEASE:
+                del self._parked[node]
+                self._answer(node, parked.nonce, reason)
+
+    @property
+    def deadline(self) -> float:
+        """When the next parked probe is due."""
+        return min((self._lease_until(parked.owner) for parked in self._parked.values()), default=math.inf)
+
+    def lease_until_me(self) -> float:
+        """Before which instant this replica may not even promise itself."""
+        return self._lease_until(self._state.me)
+
+    # ── claims ──
+
+    def on_claim(self, node: NodeId, owner: Owner, claim: Claim) -> None:
+        """Promise or refuse. The very same claim again is told the same again (R1)."""
+        state = self._state
+        promise = Promise(claim.epoch, owner)
+        reason = self.objection(claim.epoch, owner)
+        if reason is not None:
+            self.refuse(node, claim.epoch, reason)
+            return
+        if state.promise == promise == state.promising:
+            self._tell(node, claim)
+            return
+        self._claims[node] = (owner, claim)
+        self.promise(claim.epoch, owner)
+
+    def refuse(self, node: NodeId, epoch: int, reason: Reason) -> None:
+        """Refuse, and let the asker learn what is promised (R3)."""
+        self._state.send(node, Refusal(epoch, self._state.promise, reason))
+
+    def on_promise_written(self, promise: Promise) -> None:
+        """The promise is durable: it may be told, with the heads as they are now (R2)."""
+        for node, (owner, claim) in list(self._claims.items()):
+            if claim.epoch > promise.epoch:
+                continue
+            del self._claims[node]
+            if claim.epoch == promise.epoch and owner == promise.owner:
+                self._tell(node, claim)
+
+    def _tell(self, node: NodeId, claim: Claim) -> None:
+        state = self._state
+        if state.record is None:
+            return
+        heads = tuple(state.heads.values())
+        self.remember_report(claim.epoch, digest_of(heads))
+        echo = self._lender.echo(state.now)
+        pages = [heads[i : i + HEADS_PER_PAGE] for i in range(0, len(heads), HEADS_PER_PAGE)] or [()]
+        for index, page in enumerate(pages):
+            state.send(
+                node,
+                Promised(
+                    claim.epoch,
+                    claim.nonce,
+                    index,
+                    len(pages),
+                    page,
+                    state.record,
+                    state.record_epoch,
+                    echo,
+                ),
+            )
+
+    def remember_report(self, epoch: int, digest: bytes) -> None:
+        """Note what was reported, so that a bulk adoption can refer to it (R10)."""
+        if epoch != self._reported_epoch:
+            self._reported_epoch = epoch
+            self._reported.clear()
+        self._reported.add(digest)
+
+    def has_reported(self, epoch: int, digest: bytes) -> bool:
+        """Whether this process has reported heads of that digest in that epoch."""
+        return epoch == self._reported_epoch and digest in self._reported

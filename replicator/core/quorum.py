@@ -1,0 +1,59 @@
+"""Majorities of a member record; of both its sets while a change is under way (R14, R27).
+
+A replica is named here by node *and* incarnation: only the members' present incarnations count (I10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from replicator.model import Incarnation, MemberRecord, NodeId, Sequence
+
+ReplicaId = tuple[NodeId, Incarnation]
+
+
+def quorum_sets(record: MemberRecord) -> tuple[frozenset[ReplicaId], ...]:
+    """The sets of which each quorum holds a majority: the members, and during a change the old ones too."""
+    sets = (record.members, record.old) if record.old else (record.members,)
+    return tuple(frozenset((NodeId(m.node), Incarnation(m.incarnation)) for m in each) for each in sets)
+
+
+def majority(count: int) -> int:
+    """The smallest number that is more than half of *count*."""
+    return count // 2 + 1
+
+
+def is_quorum(replicas: Collection[ReplicaId], record: MemberRecord) -> bool:
+    """Whether *replicas* hold a majority of every set of *record*; others in it are ignored."""
+    return all(
+        sum(replica in replicas for replica in each) >= majority(len(each)) for each in quorum_sets(record)
+    )
+
+
+def could_have_committed(possible: Collection[ReplicaId], record: MemberRecord) -> bool:
+    """Whether a checkpoint that at most *possible* can hold may have been committed (R8).
+
+    False is proof that it was not: some set of *record* has no majority among them.
+    """
+    return is_quorum(possible, record)
+
+
+def quorum_value(value: Callable[[ReplicaId], float], record: MemberRecord) -> float:
+    """The highest number that a majority of every set of *record* reaches, each replica having *value*.
+
+    The commit point is the quorum value of acknowledged sequences (R14), the lease's deadline that of
+    the instants until which it is lent (R24). O(n log n), n <= MEMBERS_MAX.
+    Source: Ongaro 2014, section 3.5 (majority match index).
+    """
+    return min(
+        sorted((value(replica) for replica in each), reverse=True)[majority(len(each)) - 1]
+        for each in quorum_sets(record)
+    )
+
+
+def commit_point(acked: Callable[[ReplicaId], Sequence], record: MemberRecord) -> Sequence:
+    """The highest sequence that a majority hold durably in the present epoch (R14).
+
+    Never falls while *record* stays the same and no replica's *acked* falls.
+    """
+    return Sequence(int(quorum_value(acked, record)))

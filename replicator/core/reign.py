@@ -1,0 +1,63 @@
+"""One won epoch at its primary: the parts that its heartbeats and its commits share."""
+
+from __future__ import annotations
+
+from replicator.core.claim import Report
+from replicator.core.lease import Holder
+from replicator.core.membership import Membership
+from replicator.core.progress import Progress
+from replicator.core.recovery import Recovery
+from replicator.core.state import State
+from replicator.core.window import Window
+from replicator.model import Epoch, Head, MemberRecord, NodeId, StreamName
+
+
+class Reign:
+    """From the promises of a majority to whatever ends the epoch."""
+
+    def __init__(
+        self,
+        state: State,
+        window: Window,
+        epoch: Epoch,
+        record: MemberRecord,
+        reports: dict[NodeId, Report],
+    ) -> None:
+        self.state = state
+        self.window = window
+        self.epoch = epoch
+        self.serving = False
+        state.record = record
+        state.write_record(record, epoch, True)
+        self.holder = Holder(state.config, state.id)
+        self.progress = Progress(state, epoch, record)
+        self.membership = Membership(state, self.progress, epoch)
+        self.recovery = Recovery(state, epoch, record, reports)
+        self.holder.count(record)
+
+    @property
+    def record(self) -> MemberRecord:
+        return self.membership.record
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether a majority lends it now and nothing else is promised, or about to be (R24)."""
+        return self.state.now < self.holder.deadline and self.state.owns(self.epoch)
+
+    def heads(self) -> dict[StreamName, Head]:
+        """What every follower should hold: the chosen heads held here, and once serving the own ones.
+
+        A chosen head that is not held here yet may still be dropped (R8); if anybody had adopted it in
+        this epoch by then, a later claim would choose it above what was served instead.
+        """
+        if not self.serving:
+            return {s: head for s, head in self.recovery.chosen.items() if self.recovery.holds(s)}
+        own = self.state.heads
+        return {stream: head for stream, head in own.items() if head.accepted_epoch == self.epoch}
+
+    def head(self, stream: StreamName) -> Head | None:
+        """One of `heads`, without looking at the others."""
+        if not self.serving:
+            return self.recovery.chosen.get(stream) if self.recovery.holds(stream) else None
+        head = self.state.heads.get(stream)
+        return head if head is not None and head.accepted_epoch == self.epoch else None

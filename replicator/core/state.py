@@ -1,0 +1,222 @@
+"""What one replica knows: the mirror of its disk, its role, and the effects it wants done.
+
+The machines (promiser, claimant, primary, backup, founding) share one `State` and change it only through
+its methods. What is durable is changed by the store's completions alone, never by an intention (R2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replicator.core import effects
+from replicator.core.config import Config
+from replicator.core.effects import Effect
+from replicator.core.events import Durable
+from replicator.core.messages import Message
+from replicator.core.quorum import ReplicaId, quorum_sets
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Owner,
+    Process,
+    Promise,
+    Role,
+    Sequence,
+    StreamName,
+)
+
+# Every change of role that can happen; any other is a bug.
+ROLE_CHANGES: dict[Role, frozenset[Role]] = {
+    Role.FOUNDING: frozenset({Role.JOINING, Role.BACKUP, Role.FAULTY}),
+    Role.JOINING: frozenset({Role.BACKUP, Role.FAULTY}),
+    Role.BACKUP: frozenset({Role.CANDIDATE, Role.JOINING, Role.FAULTY}),
+    Role.CANDIDATE: frozenset({Role.BACKUP, Role.PRIMARY, Role.FAULTY}),
+    Role.PRIMARY: frozenset({Role.BACKUP, Role.CANDIDATE, Role.FAULTY}),
+    Role.FAULTY: frozenset(),
+}
+
+
+def head_of(manifest: Manifest, accepted_epoch: Epoch) -> Head:
+    """The head that a replica has after accepting *manifest* in *accepted_epoch*."""
+    return Head(
+        stream=manifest.stream,
+        generation=manifest.generation,
+        epoch=manifest.epoch,
+        sequence=manifest.sequence,
+        accepted_epoch=accepted_epoch,
+        digest=manifest.digest,
+        tombstone=manifest.tombstone,
+    )
+
+
+class State:
+    """The shared knowledge of one replica. *now* is the instant of the event in hand."""
+
+    def __init__(
+        self, config: Config, durable: Durable, process: Process, now: float, draw: Callable[[], float]
+    ) -> None:
+        self.config = config
+        self.now = now
+        self.draw = draw
+        self.me = Owner(durable.node, durable.incarnation, process)
+        self.id: ReplicaId = (durable.node, durable.incarnation)
+        self.promise = durable.promise
+        self.promising = durable.promise  # newest promise queued to the store; never below `promise`
+        self.record = durable.record
+        self.record_epoch = durable.record_epoch
+        self.founded = durable.founded
+        self.heads: dict[StreamName, Head] = {StreamName(h.stream): h for h in durable.heads}
+        self.committed: dict[StreamName, tuple[Generation, Sequence]] = dict(durable.committed)
+        self.counter = durable.counter
+        self.remembered: dict[NodeId, tuple[Incarnation, int]] = dict(durable.remembered)
+        self.epoch_seen = Epoch(durable.promise.epoch if durable.promise else 0)
+        self.role = Role.BACKUP if self.is_member else Role.JOINING if self.founded else Role.FOUNDING
+        self.full = False
+        self.fetching: dict[StreamName, Digest] = {}
+        self._adopting: list[tuple[Epoch, frozenset[StreamName]]] = []  # bulk adoptions queued to the store
+        self.effects: list[Effect] = []
+
+    # ── what may be done ──
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this incarnation counts in the newest record known here (R20)."""
+        return (
+            self.founded and self.record is not None and any(self.id in s for s in quorum_sets(self.record))
+        )
+
+    @property
+    def may_promise(self) -> bool:
+        """Whether a promise of this replica would count and be kept."""
+        return self.is_member and self.role not in (Role.FAULTY, Role.JOINING)
+
+    @property
+    def others(self) -> tuple[NodeId, ...]:
+        """The other nodes of the record, old and new, in a fixed order."""
+        if self.record is None:
+            return ()
+        nodes = {member.node for member in (*self.record.members, *self.record.old)}
+        return tuple(NodeId(node) for node in sorted(nodes - {self.me.node}))
+
+    @property
+    def promised_epoch(self) -> Epoch:
+        return Epoch(self.promise.epoch if self.promise else 0)
+
+    def owns(self, epoch: Epoch) -> bool:
+        """Whether *epoch* is promised durably here to this very process, and to nothing newer."""
+        return self.promise == Promise(epoch, self.me) and self.promising == self.promise
+
+    def saw_epoch(self, epoch: int) -> None:
+        """An epoch exists somewhere: the next claim goes above it."""
+        self.epoch_seen = max(self.epoch_seen, Epoch(epoch))
+
+    # ── what is wanted ──
+
+    def emit(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def send(self, to: NodeId, message: Message) -> None:
+        self.effects.append(effects.Send(to, message))
+
+    def notice(self, text: str) -> None:
+        self.effects.append(effects.Notice(text))
+
+    def change_role(self, new: Role, reason: str) -> None:
+        """Change the role, by the table; staying the same is not a change."""
+        if new is self.role:
+            return
+        assert new in ROLE_CHANGES[self.role], f"{self.role} -> {new}"
+        self.effects.append(effects.Changed(self.role, new, reason))
+        self.role = new
+
+    def write_promise(self, promise: Promise) -> None:
+        """Queue a promise to the store; what was promised stays in force until it is durable."""
+        assert self.promising is None or promise.epoch >= self.promising.epoch
+        self.saw_epoch(promise.epoch)
+        if promise != self.promising:
+            self.promising = promise
+            self.effects.append(effects.WritePromise(promise))
+
+    def write_record(self, record: MemberRecord, epoch: Epoch, founded: bool) -> None:
+        self.effects.append(effects.WriteRecord(record, epoch, founded))
+
+    def accept(self, manifest: Manifest, epoch: Epoch) -> None:
+        self.effects.append(effects.Accept(manifest, epoch))
+
+    # ── repair: one fetch per stream, a bounded number at a time ──
+
+    def fetch(
+        self,
+        stream: StreamName,
+        digest: Digest,
+        manifest: Manifest | None,
+        sources: tuple[NodeId, ...],
+        verify: bool = False,
+    ) -> bool:
+        """Start bringing a checkpoint here; False while too much is under way or the stream is busy."""
+        if stream in self.fetching or len(self.fetching) >= self.config.fetches_max:
+            return False
+        self.fetching[stream] = digest
+        self.effects.append(effects.Fetch(stream, digest, manifest, sources, verify))
+        return True
+
+    def cancel_fetches(self) -> None:
+        for stream in self.fetching:
+            self.effects.append(effects.CancelFetch(stream))
+        self.fetching.clear()
+
+    # ── the mirror of the disk ──
+
+    def accepted(self, manifest: Manifest, epoch: Epoch) -> Head:
+        """The store has accepted: the mirror follows."""
+        head = head_of(manifest, epoch)
+        self.heads[StreamName(manifest.stream)] = head
+        return head
+
+    def adopt_heads(self, epoch: Epoch, exceptions: frozenset[StreamName]) -> None:
+        """Queue a bulk adoption of all heads but *exceptions* (R10)."""
+        self._adopting.append((epoch, exceptions))
+        self.emit(effects.AdoptHeads(epoch, exceptions))
+
+    def heads_adopted(self, epoch: Epoch) -> None:
+        """The oldest bulk adoption queued for *epoch* is durable; those of other epochs were fenced."""
+        while self._adopting and self._adopting[0][0] != epoch:
+            self._adopting.pop(0)
+        _, exceptions = self._adopting.pop(0)
+        for stream, head in self.heads.items():
+            if stream not in exceptions and head.accepted_epoch < epoch:
+                self.heads[stream] = head_in(head, epoch)
+
+    def mark_committed(self, head: Head) -> None:
+        """Note a commit point, for retention and status (R15)."""
+        stream = StreamName(head.stream)
+        self.committed[stream] = (Generation(head.generation), Sequence(head.sequence))
+        self.emit(effects.MarkCommitted(stream, Generation(head.generation), head.position))
+
+    def forget(self, stream: StreamName, generation: Generation, sequence: Sequence) -> None:
+        """Every member holds the tombstone: it may go (R23)."""
+        head = self.heads.get(stream)
+        if head is not None and head.tombstone and head.sequence == sequence:
+            del self.heads[stream]
+            self.committed.pop(stream, None)
+            self.emit(effects.ForgetTombstone(stream, generation, sequence))
+
+
+def head_in(head: Head, epoch: Epoch, readable: bool | None = None) -> Head:
+    """The same head, accepted in *epoch*."""
+    return Head(
+        stream=head.stream,
+        generation=head.generation,
+        epoch=head.epoch,
+        sequence=head.sequence,
+        accepted_epoch=epoch,
+        digest=head.digest,
+        tombstone=head.tombstone,
+        readable=head.readable if readable is None else readable,
+    )

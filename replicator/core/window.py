@@ -1,0 +1,178 @@
+"""The window: what the engine has submitted and the cluster has not yet committed (R12, R16, R17).
+
+Per stream one checkpoint is in flight and runs to its commit (T20); at most one waits, and a newer one
+replaces it. How far publications may run ahead is set by the fastest majority, never by the slowest.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from replicator.core import effects
+from replicator.core.messages import Acked
+from replicator.core.quorum import ReplicaId, quorum_value
+from replicator.core.state import State
+from replicator.model import (
+    Epoch,
+    Generation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Position,
+    Sequence,
+    StreamName,
+)
+
+
+class Flight(Struct):
+    """One submitted checkpoint on its way. *stored* is set by the primary's own durable acceptance;
+    *replaces* are the handles of older ones that gave way to it while they waited."""
+
+    handle: int
+    stream: StreamName
+    sequence: Sequence
+    tombstone: bool
+    manifest: Manifest | None = None
+    stored: bool = False
+    replaces: tuple[int, ...] = ()
+    early: tuple[tuple[NodeId, Acked], ...] = ()  # acknowledgments that came before the manifest was known
+
+
+class Window:
+    """In-flight and waiting checkpoints of one primary, over all its epochs of a tenure."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.epoch = Epoch(0)
+        self.flights: dict[StreamName, Flight] = {}
+        self._waiting: dict[StreamName, Flight] = {}
+        self._sequences: dict[StreamName, Sequence] = {}
+        self.publish_index = 0
+        self._seen: dict[ReplicaId, int] = {}
+        self._allowed = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.flights and not self._waiting
+
+    # ── epochs ──
+
+    def open(self, epoch: Epoch) -> None:
+        """A new epoch: publications count from 1 again, and what is still in flight goes out again (R11)."""
+        self.epoch = epoch
+        self.publish_index = 0
+        self._seen.clear()
+        self._allowed = self._state.config.window_frames_max
+        self._state.emit(effects.AllowPublish(epoch, self._allowed))
+        for flight in self.flights.values():
+            if not flight.stored:  # a stored one is a head, and commits by its adoption
+                self.publish(flight)
+
+    def close(self, reason: str) -> None:
+        """The tenure is over: every outcome still open is unknown (R17a)."""
+        state = self._state
+        for flight in (*self.flights.values(), *self._waiting.values()):
+            self._release(flight)
+            for handle in (*flight.replaces, flight.handle):
+                state.emit(effects.Abort(handle, reason))
+        self.flights.clear()
+        self._waiting.clear()
+        self._sequences.clear()
+
+    # ── submissions ──
+
+    def submit(self, flight: Flight) -> None:
+        """Take a checkpoint: publish it, or let it wait, replacing an older one that waits (R17)."""
+        state, stream = self._state, flight.stream
+        head = state.heads.get(stream)
+        newest = max(self._sequences.get(stream, 0), head.sequence if head is not None else 0)
+        if flight.sequence <= newest:
+            self.refuse(flight, f"sequence {flight.sequence} is not above {newest}")
+            return
+        self._sequences[stream] = flight.sequence
+        if stream not in self.flights:
+            self.flights[stream] = flight
+            self.publish(flight)
+            return
+        replaced = self._waiting.get(stream)
+        if replaced is not None:
+            flight.replaces = (*replaced.replaces, replaced.handle)
+            self._release(replaced)
+        self._waiting[stream] = flight
+
+    def pass_by(self, stream: StreamName, sequence: Sequence) -> None:
+        """That sequence and all below it are used up in this tenure."""
+        self._sequences[stream] = max(self._sequences.get(stream, sequence), sequence)
+
+    def refuse(self, flight: Flight, reason: str) -> None:
+        """Take nothing: this checkpoint has no outcome in this tenure."""
+        self._state.emit(effects.Abort(flight.handle, reason))
+        self._release(flight)
+
+    def _release(self, flight: Flight) -> None:
+        """The payload is not needed any longer; an operator's tombstone (handle 0) has none."""
+        if flight.handle:
+            self._state.emit(effects.Release(flight.handle))
+
+    def publish(self, flight: Flight) -> None:
+        """Broadcast a flight, or broadcast it again."""
+        state = self._state
+        flight.manifest = None
+        head = state.heads.get(flight.stream)
+        generation = head.generation + (1 if head.tombstone else 0) if head is not None else 1
+        state.emit(
+            effects.Publish(
+                flight.handle,
+                flight.stream,
+                Generation(generation),
+                self.epoch,
+                flight.sequence,
+                flight.tombstone,
+            )
+        )
+
+    def published(self, handle: int, manifest: Manifest, publish_index: int) -> Flight | None:
+        """The broadcast is out: the primary accepts it itself, fenced like everybody (R12, T8)."""
+        self.publish_index = max(self.publish_index, publish_index)
+        flight = self.flights.get(StreamName(manifest.stream))
+        if flight is None or flight.handle != handle or flight.sequence != manifest.sequence:
+            return None
+        flight.manifest = manifest
+        self._state.accept(manifest, self.epoch)
+        return flight
+
+    def stored(self, manifest: Manifest) -> Flight | None:
+        """The primary's own acceptance is durable."""
+        flight = self.flights.get(StreamName(manifest.stream))
+        if flight is None or flight.manifest is None or flight.manifest.digest != manifest.digest:
+            return None
+        flight.stored = True
+        self._state.emit(effects.StoredLocally(flight.handle))
+        return flight
+
+    def committed(
+        self, flight: Flight, generation: Generation, position: Position, holders: tuple[NodeId, ...]
+    ) -> None:
+        """Report the commit, supersede what gave way to it, and let the next one fly (R14, R17)."""
+        state, stream = self._state, flight.stream
+        del self.flights[stream]
+        state.emit(effects.Commit(flight.handle, stream, generation, position, holders))
+        for handle in flight.replaces:
+            state.emit(effects.Supersede(handle, stream, position))
+        self._release(flight)
+        waiting = self._waiting.pop(stream, None)
+        if waiting is not None:
+            self.flights[stream] = waiting
+            self.publish(waiting)
+
+    # ── pace (R16) ──
+
+    def progress(self, replica: ReplicaId, publish_index: int, record: MemberRecord) -> None:
+        """A backup has taken publications: the window moves with the fastest majority."""
+        self._seen[replica] = max(self._seen.get(replica, 0), publish_index)
+        me, seen = self._state.id, self._seen
+        taken = quorum_value(lambda r: 2**62 if r == me else seen.get(r, 0), record)
+        allowed = int(min(taken, 2**61)) + self._state.config.window_frames_max
+        if allowed > self._allowed:
+            self._allowed = allowed
+            self._state.emit(effects.AllowPublish(self.epoch, allowed))

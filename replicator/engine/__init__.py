@@ -1,0 +1,1 @@
+"""What the engine's author touches: Replicator, Tenure, Ticket."""

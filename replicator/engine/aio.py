@@ -1,0 +1,130 @@
+"""The asyncio front door: `AsyncReplicator`, with the same names as the blocking one.
+
+What waits there is awaited here; what does not wait (`submit`, `delete`, `resign`, `active`, …) is the same
+call. Tickets are awaited. No thread is used for waiting, and a cancelled wait leaves everything as it was.
+Works on any event loop, uvloop too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from replicator.engine.checkpoint import Checkpoint
+from replicator.engine.replicator import STATUS_TIMEOUT_S, FrontDoor, read_report
+from replicator.engine.session import Closed
+from replicator.engine.tenure import RESUME_POLL_S, BaseTenure
+from replicator.engine.ticket import Found, Latch, Signal
+from replicator.link import messages as link
+from replicator.settings import Settings
+
+
+class AsyncTenure(BaseTenure):
+    """A tenure for an engine on an event loop."""
+
+    async def wait_active(self, timeout: float | None = None) -> bool:
+        """As `Tenure.wait_active`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.active:
+            if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                return False
+            await asyncio.sleep(RESUME_POLL_S)
+        return True
+
+    async def wait_ended(self, timeout: float | None = None) -> bool:
+        """As `Tenure.wait_ended`."""
+        return await _open(self._ended, timeout)
+
+
+class AsyncReplicator(FrontDoor[AsyncTenure]):
+    """As `Replicator`, for ``async with``, ``async for`` and ``await``."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, AsyncTenure)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> AsyncReplicator:
+        """As `Replicator.from_env`."""
+        return cls(Settings.from_env(environ))
+
+    async def tenures(self, timeout: float | None = None) -> AsyncIterator[AsyncTenure]:
+        """As `Replicator.tenures`."""
+        session = self._session
+        session.want(link.Ready(True))
+        try:
+            while (tenure := await _found(session.changed, session.take_tenure, timeout)) is not None:
+                yield tenure
+        except Closed:
+            return
+
+    async def follow(self, timeout: float | None = None) -> AsyncIterator[Checkpoint]:
+        """As `Replicator.follow`."""
+        session = self._session
+        session.want(link.Follow(True))
+        try:
+            while (checkpoint := await _found(session.changed, session.take_offer, timeout)) is not None:
+                yield checkpoint
+                session.done_with_offer(checkpoint.stream)
+        except Closed:
+            return
+        finally:
+            session.want(link.Follow(False))
+
+    async def status(self, timeout: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
+        """As `Replicator.status`."""
+        session, until = self._session, time.monotonic() + timeout
+        await _found(session.changed, session.is_started, timeout)
+        with session.asking_status() as nonce:
+            report = await _found(session.changed, lambda: session.report(nonce), until - time.monotonic())
+        return read_report(report)
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """As `Replicator.flush`."""
+        session = self._session
+        session.check_process()
+        tickets = session.open_tickets()
+        return bool(await _found(session.settled, lambda: all(t.done() for t in tickets) or None, timeout))
+
+    async def close(self, timeout: float | None = None) -> None:
+        """As `Replicator.close`; the loop goes on meanwhile."""
+        self._session.check_process()
+        limit_s = self._session.settings.close_timeout_s if timeout is None else timeout
+        await asyncio.to_thread(self._shut, limit_s)
+
+    async def __aenter__(self) -> AsyncReplicator:
+        await _found(self._session.changed, self._session.is_started)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._session.is_forked:
+            await self.close()
+
+
+async def _open(latch: Latch, timeout: float | None) -> bool:
+    """`Latch.wait`, awaited."""
+    try:
+        async with asyncio.timeout(timeout):
+            await latch
+    except TimeoutError:
+        pass
+    return latch.is_set()
+
+
+async def _found(
+    signal: Signal, check: Callable[[], Found | None], timeout: float | None = None
+) -> Found | None:
+    """`Signal.wait_for`, awaited."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        latch = signal.next()
+        if (found := check()) is not None:
+            return found
+        left_s = None if deadline is None else deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            return None
+        await _open(latch, left_s)

@@ -1,0 +1,255 @@
+"""The backlog: all checkpoints between `submit` and their end, latest wins (R17).
+
+Per stream one checkpoint is with the worker and runs to its commit, and at most one waits here as a
+reference; a newer one replaces the waiting one. A replaced one is let go of at once, but its ticket stays
+open until a later checkpoint of the stream commits (then it is superseded) or the tenure ends (unknown).
+
+Decides and does nothing: no lock, thread, clock or socket. The session calls it under its lock, sends
+what is in `outbox`, tells the settled tickets and opens the released ones outside of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from replicator.engine.parcel import Parcel
+from replicator.engine.ticket import Committed, Outcome, Settled, StoredLocally, Superseded, Ticket
+from replicator.errors import Backlogged, CommitUnknown
+from replicator.link.messages import Committed as CommittedMessage
+from replicator.model import Epoch, NodeId, Position, StreamName
+
+OPEN_TICKETS_MAX = 65_536
+
+
+class Entry:
+    """One checkpoint under way; a deletion has no parcel.
+
+    *held_bytes* counts against the bound until nobody reads the payload any more. *submitted_at* and
+    *sent_at* are seconds of the caller's clock.
+    """
+
+    __slots__ = ("committed", "handle", "held_bytes", "parcel", "sent_at", "submitted_at", "ticket")
+
+    def __init__(self, handle: int, ticket: Ticket, parcel: Parcel | None, submitted_at: float) -> None:
+        self.handle = handle
+        self.ticket = ticket
+        self.parcel = parcel
+        self.held_bytes = parcel.size_bytes if parcel is not None else 0
+        self.submitted_at = self.sent_at = submitted_at
+        self.committed: Committed | None = None  # the outcome of a ticket that waits for all members
+
+    @property
+    def sequence(self) -> int:
+        return self.ticket.position.sequence
+
+
+class Lane:
+    """One stream's: the newest sequence given, the one with the worker, the one that waits."""
+
+    __slots__ = ("flying", "last", "open", "waiting")
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.flying: Entry | None = None
+        self.waiting: Entry | None = None
+        self.open: dict[int, Entry] = {}  # by sequence, ascending: all whose tickets have not ended
+
+
+class Backlog:
+    """All lanes. *acks* says which message of the worker ends a ticket."""
+
+    def __init__(self, bytes_max: int, acks: str = "quorum") -> None:
+        self.outbox: deque[Entry] = deque()  # with the worker as far as credit goes, not sent yet
+        self.held_bytes = 0
+        self.open_count = 0
+        self._bytes_max = bytes_max
+        self._acks = acks
+        self._lanes: dict[StreamName, Lane] = {}
+        self._flying: dict[int, Entry] = {}
+        self._awaited: dict[int, Entry] = {}  # committed, their tickets wait for all members
+        self._held: dict[int, Entry] = {}  # sent, and not said to be released
+        self._last_handle = 0
+
+    # ── what the engine does ──
+
+    def knows(self, stream: str) -> bool:
+        """Whether the stream's name was checked before."""
+        return stream in self._lanes
+
+    def next_sequence(self, stream: StreamName) -> int:
+        """What the next submit of the stream will get."""
+        lane = self._lanes.get(stream)
+        return 1 if lane is None else lane.last + 1
+
+    def go_on(self, stream: StreamName, sequence: int) -> None:
+        """The stream's head stands at *sequence*: the next ones are above it."""
+        lane = self._lanes.setdefault(stream, Lane())
+        lane.last = max(lane.last, sequence)
+
+    def offer(
+        self, epoch: Epoch, stream: StreamName, parcel: Parcel | None, now: float
+    ) -> tuple[Ticket, Ticket | None]:
+        """Take a checkpoint (None: a deletion). Returns its ticket, and that of one that it replaced.
+
+        Raises `Backlogged`, and has then taken nothing.
+        """
+        lane = self._lanes.get(stream) or self._lanes.setdefault(stream, Lane())
+        replaced = lane.waiting
+        size_bytes = parcel.size_bytes if parcel is not None else 0
+        self._check_room(size_bytes - (replaced.held_bytes if replaced is not None else 0))
+        ticket = Ticket(stream, Position(epoch, lane.last + 1))
+        self._last_handle += 1
+        entry = Entry(self._last_handle, ticket, parcel, now)
+        lane.last += 1
+        lane.open[lane.last] = entry
+        self.open_count += 1
+        self.held_bytes += size_bytes
+        if lane.flying is None:
+            self._fly(lane, entry)
+            return ticket, None
+        lane.waiting = entry
+        if replaced is None:
+            return ticket, None
+        self._let_go(replaced)
+        return ticket, replaced.ticket
+
+    def tickets(self) -> list[Ticket]:
+        """All that are open."""
+        return [entry.ticket for lane in self._lanes.values() for entry in lane.open.values()]
+
+    # ── what the worker says ──
+
+    def sent(self, entry: Entry, now: float) -> None:
+        """The entry was taken from `outbox` and has gone to the worker."""
+        entry.sent_at = now
+        if entry.parcel is not None:
+            self._held[entry.handle] = entry
+
+    def stored(self, handle: int) -> Iterator[Settled]:
+        """The checkpoint is durable on this node."""
+        entry = self._flying.get(handle)
+        if entry is not None and self._acks == "local":
+            lane = self._lanes[entry.ticket.stream]
+            yield from self._end(lane, entry, StoredLocally(entry.ticket.position))
+
+    def committed(self, message: CommittedMessage, now: float) -> Iterator[Settled]:
+        """The checkpoint has committed, and with it all earlier ones of its stream (R14)."""
+        if (entry := self._flying.get(message.handle)) is None:
+            return
+        lane = self._land(entry)
+        yield from self._end_before(lane, entry.sequence, message.position)
+        spans = {"waiting": entry.sent_at - entry.submitted_at, "total": now - entry.submitted_at}
+        entry.committed = Committed(message.position, _nodes(message.holders), message.stages | spans)
+        if self._acks == "all":
+            self._awaited[message.handle] = entry
+        else:
+            yield from self._end(lane, entry, entry.committed)
+
+    def held_by_all(self, handle: int, holders: tuple[str, ...]) -> Iterator[Settled]:
+        """Every member that is up holds the checkpoint, or the later one that made it needless."""
+        if (entry := self._awaited.get(handle)) is None:
+            return
+        lane = self._lanes[entry.ticket.stream]
+        for earlier in tuple(lane.open.values()):
+            if earlier.committed is not None and earlier.sequence <= entry.sequence:
+                yield from self._end(lane, earlier, replace(earlier.committed, holders=_nodes(holders)))
+
+    def superseded(self, handle: int, by: Position) -> Iterator[Settled]:
+        """The checkpoint gave way to a later one that has committed."""
+        if (entry := self._flying.get(handle)) is not None:
+            yield from self._end_before(self._land(entry), entry.sequence + 1, by)
+
+    def aborted(self, handle: int, reason: str) -> Iterator[Settled]:
+        """The checkpoint's outcome will not be known in this tenure."""
+        if (entry := self._flying.get(handle)) is not None:
+            yield from self._end(self._land(entry), entry, _unknown(entry.ticket, reason))
+
+    def released(self, handle: int) -> Ticket | None:
+        """The worker reads the payload no longer; returns the ticket to be told so, the first time."""
+        if (entry := self._held.pop(handle, None)) is None:
+            return None
+        self._let_go(entry)
+        return entry.ticket
+
+    # ── endings ──
+
+    def end(self, reason: str) -> tuple[list[Settled], list[Ticket]]:
+        """The tenure is over: returns what all open tickets end as, and those whose payloads are free."""
+        settled: list[Settled] = []
+        free: list[Ticket] = []
+        for lane in self._lanes.values():
+            for entry in tuple(lane.open.values()):
+                settled += self._end(lane, entry, entry.committed or _unknown(entry.ticket, reason))
+            if lane.waiting is not None:
+                free.append(self._let_go(lane.waiting))
+        free += map(self._let_go, self.outbox)
+        self.outbox.clear()
+        self._lanes.clear()
+        self._flying.clear()
+        return settled, free
+
+    def lost(self) -> list[Ticket]:
+        """The worker is gone with all it had; returns the tickets whose payloads are free now."""
+        free = [self._let_go(entry) for entry in self._held.values()]
+        self._held.clear()
+        return free
+
+    # ── one lane ──
+
+    def _check_room(self, more_bytes: int) -> None:
+        if self.held_bytes + more_bytes > self._bytes_max:
+            raise Backlogged(
+                f"{self.held_bytes} bytes of checkpoints wait, REPLICATOR_BACKLOG_BYTES_MAX is"
+                f" {self._bytes_max}: this one was not taken; submit a later one"
+            )
+        if self.open_count >= OPEN_TICKETS_MAX:
+            raise Backlogged(f"{self.open_count} tickets are open: this checkpoint was not taken")
+
+    def _fly(self, lane: Lane, entry: Entry) -> None:
+        lane.flying = entry
+        self._flying[entry.handle] = entry
+        self.outbox.append(entry)
+
+    def _land(self, entry: Entry) -> Lane:
+        """The credit is back: the one that waits goes next."""
+        del self._flying[entry.handle]
+        lane = self._lanes[entry.ticket.stream]
+        lane.flying = None
+        if lane.waiting is not None:
+            waiting, lane.waiting = lane.waiting, None
+            self._fly(lane, waiting)
+        return lane
+
+    def _end_before(self, lane: Lane, sequence: int, by: Position) -> Iterator[Settled]:
+        for entry in tuple(lane.open.values()):
+            if entry.sequence >= sequence:
+                break
+            if entry.committed is None:
+                yield from self._end(lane, entry, Superseded(entry.ticket.position, by))
+
+    def _end(self, lane: Lane, entry: Entry, outcome: Outcome | CommitUnknown) -> Iterator[Settled]:
+        """End the ticket, unless it has ended (it was stored, and that was enough)."""
+        if lane.open.pop(entry.sequence, None) is not None:
+            self._awaited.pop(entry.handle, None)
+            self.open_count -= 1
+            yield Settled(entry.ticket, outcome)
+
+    def _let_go(self, entry: Entry) -> Ticket:
+        self.held_bytes -= entry.held_bytes
+        entry.held_bytes = 0
+        entry.parcel = None
+        return entry.ticket
+
+
+def _nodes(names: tuple[str, ...]) -> tuple[NodeId, ...]:
+    return tuple(map(NodeId, names))
+
+
+def _unknown(ticket: Ticket, reason: str) -> CommitUnknown:
+    epoch, sequence = ticket.position.epoch, ticket.position.sequence
+    return CommitUnknown(
+        f"{ticket.stream!r} at ({epoch}, {sequence}): {reason}; it may or may not be what is restored next"
+    )

@@ -1,0 +1,145 @@
+"""Where a worker lives: in a child process, or in a thread of the engine's process.
+
+Both are started with the link's address, the lease words and the settings, both have a descriptor that
+becomes readable when the worker has ended, and both can say why it did.
+
+A child is spawned, never forked, inherits nothing but the lease words' descriptor, and is in a session of
+its own, so that the terminal's Ctrl-C reaches the engine alone, which then hands over in good order. It
+finds modules where the engine does. What it writes goes on to the engine's standard error; the last lines
+are kept for the case that it dies before it can say why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from typing import Protocol
+
+from replicator.errors import WorkerFailed
+from replicator.link.endpoint import Context
+from replicator.link.lease import LeaseWords
+from replicator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WORKER_MODULE = "replicator.worker"
+LAST_LINES_MAX = 20
+END_TIMEOUT_S = 0.5
+
+
+class Host(Protocol):
+    """A started worker."""
+
+    def fileno(self) -> int:
+        """Readable when the worker has ended."""
+
+    def why(self) -> str:
+        """How it ended, in one sentence, and its last lines."""
+
+    def stop(self) -> bool:
+        """See that it ends now, and clear up after it; whether it has."""
+
+
+class ChildProcess:
+    """A worker as a child process: ``python -m replicator.worker``, its settings on standard input."""
+
+    def __init__(
+        self, settings: Settings, address: str, words: LeaseWords, keep_fds: tuple[int, ...] = ()
+    ) -> None:
+        if not sys.executable:
+            raise WorkerFailed("no Python is known to start a worker with: use REPLICATOR_ISOLATION=thread")
+        command = [sys.executable, "-P", "-m", WORKER_MODULE, "--link", address]
+        command += ["--lease-fd", str(words.fd), "--engine-pid", str(os.getpid())]
+        self._lines: deque[bytes] = deque(maxlen=LAST_LINES_MAX)
+        try:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(words.fd, *keep_fds),
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+            )
+            self._pidfd = os.pidfd_open(self._child.pid)
+        except OSError as error:
+            raise WorkerFailed(f"cannot start a worker with {sys.executable}: {error}") from error
+        self._reader = threading.Thread(target=self._pass_on, name="replicator-worker-log", daemon=True)
+        self._reader.start()
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._child.stdin as stdin:
+            stdin.write(settings.to_json() + b"\n")
+
+    def fileno(self) -> int:
+        return self._pidfd
+
+    def why(self) -> str:
+        status = self._child.wait()
+        self._reader.join(END_TIMEOUT_S)
+        how = f"exited with status {status}" if status >= 0 else f"was killed by {_signal_name(-status)}"
+        lines = b"".join(self._lines).decode(errors="replace").strip()
+        return f"the worker {how}{lines and ':'}\n{lines}".strip()
+
+    def stop(self) -> bool:
+        self._child.kill()  # a worker that is alive here did not end when it was told to
+        self._child.wait()
+        self._reader.join(END_TIMEOUT_S)
+        os.close(self._pidfd)
+        return True
+
+    def _pass_on(self) -> None:
+        assert self._child.stdout is not None
+        with self._child.stdout as lines:
+            for line in lines:
+                self._lines.append(line)
+                with contextlib.suppress(OSError):
+                    os.write(2, line)
+
+
+def _signal_name(number: int) -> str:
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")
+
+
+class WorkerThread:
+    """A worker as a thread, in *context*; it stops when the link says `Close`, and cannot be killed."""
+
+    def __init__(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> None:
+        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._words = ""
+        arguments = (settings, address, words, context)
+        self._thread = threading.Thread(
+            target=self._run, args=arguments, name="replicator-worker", daemon=True
+        )
+        self._thread.start()
+
+    def fileno(self) -> int:
+        return self._ended
+
+    def why(self) -> str:
+        return f"the worker's thread ended{self._words and ':'}\n{self._words}".strip()
+
+    def stop(self) -> bool:
+        self._thread.join(END_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("the worker's thread does not end; it is left behind")
+            return False
+        os.close(self._ended)
+        return True
+
+    def _run(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> None:
+        try:
+            from replicator.worker.main import run
+
+            status = run(settings, address, words, context)
+            self._words = f"exit status {status}" if status else ""
+        except BaseException:
+            self._words = traceback.format_exc()
+        finally:
+            os.eventfd_write(self._ended, 1)

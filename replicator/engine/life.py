@@ -1,0 +1,210 @@
+"""The life of one worker: bind the link, start it, carry messages between it and the session, bury it.
+
+Everything here belongs to the link's thread. It sleeps until the worker says something, the engine has
+something to say, or the worker's end is seen; a tenure does not outlive that moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from itertools import islice
+from math import ceil, inf
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from replicator import errors
+from replicator.engine.backlog import Entry
+from replicator.engine.host import ChildProcess, Host, WorkerThread
+from replicator.engine.session import Session
+from replicator.errors import MessageError, ReplicatorError, SettingsError, StoreError, WorkerFailed
+from replicator.link import messages as link
+from replicator.link.endpoint import EngineEnd, Tracker
+
+SOCKET_PATH_BYTES_MAX = 100  # the kernel allows 107
+START_TIMEOUT_S = 60.0  # a worker that has not opened its store by then is given up
+LAST_MESSAGES_MS = 20  # what a dead worker had sent has arrived when the link is silent for so long
+RELEASE_POLL_S = 0.001
+FREE_TIMEOUT_S = 0.1
+MESSAGES_PER_TURN = 256
+
+
+class Failure(Struct, frozen=True):
+    """Why a worker ended: the name of a class of `errors`, and a text whose first line says it all."""
+
+    kind: str
+    text: str
+
+    @property
+    def reason(self) -> str:
+        """The first line."""
+        return self.text.partition(":\n")[0]
+
+    def error(self) -> ReplicatorError:
+        """A fresh exception of it."""
+        found = getattr(errors, self.kind, None)
+        if found is SettingsError:
+            return SettingsError(self.text.splitlines())
+        if isinstance(found, type) and issubclass(found, ReplicatorError):
+            return found(self.text)
+        return WorkerFailed(f"{self.kind}: {self.text}")
+
+
+class Life:
+    """One worker, from its start. *number* tells it from the session's earlier ones.
+
+    Raises a `ReplicatorError` if it cannot be started; nothing is left behind then.
+    """
+
+    def __init__(self, session: Session[Any], number: int) -> None:
+        self.has_started = False  # the worker has opened its store and sockets
+        self.last_words: Failure | None = None  # the worker's own word for why it ends
+        self._session = session
+        self._socket_path: Path | None = None
+        self._unread: dict[int, Tracker] = {}  # by handle: payloads that ZeroMQ may still read
+        self._releasing: set[int] = set()  # those of them that the worker reads no longer
+        self._born_at = time.monotonic()
+        with contextlib.ExitStack() as undo:
+            self._end, self._host = self._start(number, undo)
+            self._undo = undo.pop_all()
+
+    def serve(self, stop_at: Callable[[], float | None]) -> Failure:
+        """Carry messages until the worker has ended, or *stop_at* gives an instant that has passed."""
+        self._end.watch(self._session.bell)
+        self._end.watch(self._host)
+        try:
+            while True:
+                self._send_all()
+                if self._host.fileno() in self._sleep(stop_at):
+                    return self._ended()
+                self._receive()
+                self._session.tell_endings()
+                self._release_read()
+                if time.monotonic() >= self._limit(stop_at()):
+                    return Failure(WorkerFailed.__name__, "the worker did not start or end in time")
+        except MessageError as error:
+            return Failure(MessageError.__name__, str(error))
+
+    def bury(self) -> None:
+        """See that the worker is gone, and that nothing of the engine's memory is read any more."""
+        self._session.words.clear()
+        self._end.send(link.Close())  # to a thread, which cannot be killed
+        if self._host.stop():
+            self._undo.close()
+        until = time.monotonic() + FREE_TIMEOUT_S
+        while not all(tracker.done for tracker in self._unread.values()) and time.monotonic() < until:
+            time.sleep(RELEASE_POLL_S)
+
+    # ── the start ──
+
+    def _start(self, number: int, undo: contextlib.ExitStack) -> tuple[EngineEnd, Host]:
+        settings, words = self._session.settings, self._session.words
+        if settings.isolation == "thread":
+            address = f"inproc://replicator-link-{number}"
+            end = EngineEnd(address)
+            undo.callback(end.close)
+            return end, WorkerThread(settings, address, words, end.context)
+        directory = _own_directory(settings.data_dir)
+        path = directory / f"link-{os.getpid()}-{number}.sock"
+        keep_fds: tuple[int, ...] = ()
+        address = f"ipc://{path}"
+        if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+            keep_fds = (os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),)
+            undo.callback(os.close, keep_fds[0])
+            address = f"ipc:///proc/self/fd/{keep_fds[0]}/{path.name}"
+        undo.callback(path.unlink, missing_ok=True)
+        end = EngineEnd(address)
+        undo.callback(end.close)
+        path.chmod(0o600)
+        self._socket_path = path
+        return end, ChildProcess(settings, address, words, keep_fds)
+
+    # ── one turn ──
+
+    def _send_all(self) -> None:
+        if self.has_started:
+            while (entry := self._session.next_entry()) is not None:  # before a Resign that came after them
+                self._submit(entry)
+            while (call := self._session.next_call()) is not None:
+                self._end.send(call)
+
+    def _submit(self, entry: Entry) -> None:
+        position, parcel = entry.ticket.position, entry.parcel
+        place = (position.epoch, entry.ticket.stream, position.sequence, entry.handle)
+        if parcel is None:
+            self._end.send(link.Delete(*place))
+        else:
+            submit = link.Submit(*place, parcel.meta, tuple(parcel.parts), parcel.is_mapping)
+            tracker = self._end.send(submit, parcel.parts.values())
+            if tracker is not None and not tracker.done:
+                self._unread[entry.handle] = tracker
+        self._session.sent(entry)
+
+    def _sleep(self, stop_at: Callable[[], float | None]) -> set[object]:
+        bell = self._session.bell
+        bell.doze()
+        now = time.monotonic()
+        until = self._limit(stop_at())
+        if self._releasing or self._session.withholds:
+            until = min(until, now + RELEASE_POLL_S)
+        if self.has_started and self._session.has_outgoing():
+            until = now
+        timeout_ms = max(0, ceil((until - now) * 1000)) if until < inf else None
+        ready = self._end.wait(timeout_ms)
+        bell.wake()
+        return ready
+
+    def _receive(self) -> None:
+        for message, parts in islice(self._end.receive(), MESSAGES_PER_TURN):
+            match message:
+                case link.Released():
+                    self._releasing.add(message.handle)
+                case link.Failed():
+                    self.last_words = Failure(message.kind, message.text)
+                case link.Started():
+                    self.has_started = True
+                    if self._socket_path is not None:  # the connection stands: nobody else needs the name
+                        self._socket_path.unlink(missing_ok=True)
+                    self._session.handle(message, parts)
+                case _:
+                    self._session.handle(message, parts)
+
+    def _release_read(self) -> None:
+        """Release payloads when both the worker and ZeroMQ have let go of them."""
+        for handle in tuple(self._releasing):
+            tracker = self._unread.get(handle)
+            if tracker is None or tracker.done:
+                self._unread.pop(handle, None)
+                self._releasing.discard(handle)
+                self._session.released(handle)
+
+    def _limit(self, stop_at: float | None) -> float:
+        """When the worker is killed, as things stand: a start is given up at once when all is to end."""
+        if self.has_started:
+            return inf if stop_at is None else stop_at
+        return self._born_at + START_TIMEOUT_S if stop_at is None else self._born_at
+
+    def _ended(self) -> Failure:
+        """The worker has ended: first no lease, then what it had still said."""
+        self._session.words.clear()
+        while self._end.socket.poll(LAST_MESSAGES_MS):
+            self._receive()
+        self._release_read()
+        return self.last_words or Failure(errors.WorkerDied.__name__, self._host.why())
+
+
+def _own_directory(data_dir: Path) -> Path:
+    """The data directory, made if it is not there; swept of sockets of engines that were killed."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in data_dir.glob("link-*-*.sock"):
+            pid = path.name.split("-")[1]
+            if not (pid.isdecimal() and Path("/proc", pid).exists()):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot use REPLICATOR_DATA_DIR {data_dir}: {error}") from error
+    return data_dir.absolute()

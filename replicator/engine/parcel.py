@@ -1,0 +1,89 @@
+"""The parcel: a submitted checkpoint, checked and made ready for the link, its bytes still where they were.
+
+All checks of what a caller hands in are here. They cost the same for 1 KB and for 1 GB: a payload is
+looked at through the buffer protocol, never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from replicator.errors import PayloadTooLarge
+from replicator.model import META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, StreamName
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    Payload = Buffer | Mapping[str, Buffer]
+
+View = bytes | memoryview
+
+
+class Parcel(Struct, frozen=True):
+    """A payload's parts by name, its meta, and its size. A plain payload is one part named ''."""
+
+    parts: dict[str, View]
+    meta: bytes
+    is_mapping: bool
+    size_bytes: int
+
+
+def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
+    """Check a payload and its meta; raises TypeError, ValueError or `PayloadTooLarge`.
+
+    *payload* is any C-contiguous buffer, or a mapping of part name (at most 255 bytes) to such buffers.
+    """
+    meta_bytes = bytes(meta)
+    if len(meta_bytes) > META_BYTES_MAX:
+        raise ValueError(f"meta has {len(meta_bytes)} bytes; at most {META_BYTES_MAX} are allowed")
+    is_mapping = isinstance(payload, Mapping)
+    if isinstance(payload, Mapping):
+        if len(payload) > PARTS_MAX:
+            raise ValueError(f"the payload has {len(payload)} parts; at most {PARTS_MAX} are allowed")
+        parts = {_part_name(name): _view(part, f"part {name!r}") for name, part in payload.items()}
+    else:
+        parts = {"": _view(payload, "the payload")}
+    size_bytes = sum(map(len, parts.values()))
+    if size_bytes > bytes_max:
+        raise PayloadTooLarge(
+            f"the payload has {size_bytes} bytes, REPLICATOR_PAYLOAD_BYTES_MAX is {bytes_max}: not taken"
+        )
+    if copy:
+        parts = {name: bytes(part) for name, part in parts.items()}
+    return Parcel(parts, meta_bytes, is_mapping, size_bytes)
+
+
+def stream_name(name: str) -> StreamName:
+    """*name* as the name of a stream: 1 to 255 bytes of UTF-8 without NUL; raises TypeError, ValueError."""
+    if not isinstance(name, str):
+        raise TypeError(f"a stream's name is a str, not {type(name).__name__}")
+    if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or "\0" in name:
+        raise ValueError(
+            f"a stream's name has 1 to {NAME_BYTES_MAX} bytes of UTF-8 and no NUL: {name[:40]!r}"
+        )
+    return StreamName(name)
+
+
+def _part_name(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a part's name is a str, not {type(name).__name__}")
+    if len(name.encode()) > NAME_BYTES_MAX:
+        raise ValueError(f"a part's name has at most {NAME_BYTES_MAX} bytes of UTF-8: {name[:40]!r}")
+    return name
+
+
+def _view(part: Buffer, what: str) -> View:
+    if type(part) is bytes:
+        return part
+    try:
+        view = memoryview(part)
+    except TypeError:
+        raise TypeError(
+            f"{what} must be bytes-like (or the payload a mapping of them), not {type(part).__name__}"
+        ) from None
+    if not view.c_contiguous:
+        raise ValueError(f"{what} is not C-contiguous; give a contiguous copy of it")
+    return view.cast("B") if view.nbytes else b""

@@ -1,0 +1,183 @@
+"""The blocking front door: `Replicator`.
+
+It does nothing of its own but wait: what happens is decided in `backlog`, shared in `session`, and carried
+by `keeper` and `life`. The asyncio front door (`aio`) has the same names.
+"""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Generic
+
+import msgspec
+
+from replicator.engine.checkpoint import Checkpoint
+from replicator.engine.keeper import EXIT_TIMEOUT_S, Keeper
+from replicator.engine.session import Closed, Session, TenureT
+from replicator.engine.tenure import Tenure
+from replicator.engine.ticket import Ticket
+from replicator.errors import TenureEnded, Unavailable, WrongState
+from replicator.link import messages as link
+from replicator.model import NodeId
+from replicator.settings import Settings
+
+STATUS_TIMEOUT_S = 5.0
+
+
+class FrontDoor(Generic[TenureT]):
+    """What both front doors share: the worker's start, and all that never waits."""
+
+    def __init__(self, settings: Settings, tenure_type: type[TenureT]) -> None:
+        self._session = Session(settings, tenure_type)
+        self._keeper = Keeper(self._session)
+        atexit.register(self._shut, settings.close_timeout_s)
+
+    @property
+    def node(self) -> NodeId:
+        """This node's name."""
+        return self._session.settings.node
+
+    @property
+    def members(self) -> tuple[NodeId, ...]:
+        """The nodes of the cluster, as they are set; who of them counts just now, `status` says."""
+        settings = self._session.settings
+        return tuple(sorted(settings.peers)) or (settings.node,)
+
+    def delete(self, stream: str) -> Ticket:
+        """Delete *stream*, in the present tenure; raises `TenureEnded` when this node is not primary."""
+        self._session.check_usable()
+        tenure = self._session.present_tenure()
+        if tenure is None:
+            raise TenureEnded(f"{self.node} is not primary: a stream is deleted on the primary")
+        return tenure.delete(stream)
+
+    def _shut(self, timeout_s: float) -> None:
+        """Last commit, handover, end: what `close` does, on the caller's thread."""
+        session, until = self._session, time.monotonic() + timeout_s
+        if session.is_forked:
+            return  # nothing here is this process's
+        if self._keeper.is_own_thread:
+            raise WrongState("close() waits for tickets, so no ticket's callback may call it")
+        if not session.close_up():
+            return
+        atexit.unregister(self._shut)
+        session.settled.wait_for(lambda: not session.open_tickets() or None, timeout_s)
+        if (tenure := session.present_tenure()) is not None:
+            session.resign(tenure.epoch, None)
+            session.changed.wait_for(
+                lambda: session.present_tenure() is None or None, until - time.monotonic()
+            )
+        self._keeper.stop(max(until - time.monotonic(), EXIT_TIMEOUT_S))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.node} {self._session.state}>"
+
+
+class Replicator(FrontDoor[Tenure]):
+    """A node of the cluster inside an engine. Use it in a ``with`` statement; safe to use from any thread.
+
+    Its worker starts at once, in a child process or (``REPLICATOR_ISOLATION=thread``) in a thread. Whatever
+    keeps it from starting (`SettingsError`, `StoreInUse`, `TransportError`, …) is raised by ``with`` or by
+    the first call that waits. A worker that dies is started again, and the tenure ends; one that keeps
+    dying is given up, and every call raises `WorkerFailed`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, Tenure)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Replicator:
+        """A replicator with the settings of the ``REPLICATOR_*`` variables; raises `SettingsError`."""
+        return cls(Settings.from_env(environ))
+
+    def tenures(self, timeout: float | None = None) -> Iterator[Tenure]:
+        """Wait until this node is primary and give the tenure; then for the next one, and so on. From the
+        first call on, this node may become primary.
+
+        To ask for the next one is to be done with the present one: if it has not ended, it is handed over.
+        Ends when the replicator is closed, or when no tenure has come for *timeout* seconds.
+        """
+        return Tenures(self._session, timeout)
+
+    def follow(self, timeout: float | None = None) -> Iterator[Checkpoint]:
+        """Give committed checkpoints while this node is a backup, for an engine that keeps warm.
+
+        Per stream the latest wins; a newer one of a stream comes only when the caller asks for the next.
+        Ends as `tenures` does. One follower at a time.
+        """
+        session = self._session
+        session.want(link.Follow(True))
+        try:
+            while (checkpoint := session.changed.wait_for(session.take_offer, timeout)) is not None:
+                yield checkpoint
+                session.done_with_offer(checkpoint.stream)
+        except Closed:
+            return
+        finally:
+            session.want(link.Follow(False))
+
+    def status(self, timeout: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
+        """What this node knows of itself and the others; raises `Unavailable` when no answer comes."""
+        session, until = self._session, time.monotonic() + timeout
+        session.changed.wait_for(session.is_started, timeout)
+        with session.asking_status() as nonce:
+            report = session.changed.wait_for(lambda: session.report(nonce), until - time.monotonic())
+        return read_report(report)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all tickets that are open now have ended; whether they have within *timeout* seconds.
+
+        How they ended, the tickets tell.
+        """
+        session = self._session
+        session.check_process()
+        tickets = session.open_tickets()
+        return bool(session.settled.wait_for(lambda: all(t.done() for t in tickets) or None, timeout))
+
+    def close(self, timeout: float | None = None) -> None:
+        """Commit the last checkpoints within *timeout* seconds (``REPLICATOR_CLOSE_TIMEOUT_S``), hand over,
+        and end the worker. Takes about a second longer at most; safe to call twice.
+
+        On SIGTERM, have the handler raise SystemExit, and ``with`` does this: a handler runs in the midst of
+        whatever the main thread does, and must not wait itself.
+        """
+        self._session.check_process()
+        self._shut(self._session.settings.close_timeout_s if timeout is None else timeout)
+
+    def __enter__(self) -> Replicator:
+        self._session.changed.wait_for(self._session.is_started)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shut(self._session.settings.close_timeout_s)
+
+
+class Tenures(Iterator[Tenure]):
+    """One tenure after the other; see `Replicator.tenures`."""
+
+    def __init__(self, session: Session[Tenure], timeout: float | None) -> None:
+        self._session = session
+        self._timeout = timeout
+
+    def __next__(self) -> Tenure:
+        session = self._session
+        session.want(link.Ready(True))
+        try:
+            tenure = session.changed.wait_for(session.take_tenure, self._timeout)
+        except Closed:
+            tenure = None
+        if tenure is None:
+            raise StopIteration
+        return tenure
+
+
+def read_report(report: bytes | None) -> dict[str, Any]:
+    """The worker's status; raises `Unavailable` if none has come."""
+    if report is None:
+        raise Unavailable("the worker does not answer; it may be starting: try again later")
+    return msgspec.json.decode(report, type=dict[str, Any])

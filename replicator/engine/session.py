@@ -1,0 +1,388 @@
+"""The session: what the engine's threads and the link's thread share.
+
+The engine's threads submit here and look for what has come; the link's thread (`keeper`) takes what is to
+be sent and hands in what the worker says. One lock guards the backlog and the present tenure; it is held
+for microseconds, never while a ticket's callbacks run or a socket is used.
+
+A worker may come and go; the session stays. What the engine has asked for (to be given tenures, to
+follow) is told to each new worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from replicator.engine.backlog import Backlog, Entry
+from replicator.engine.bell import Bell
+from replicator.engine.checkpoint import Arrival, Checkpoint, Restored
+from replicator.engine.parcel import Parcel, stream_name
+from replicator.engine.tenure import BaseTenure
+from replicator.engine.ticket import Settled, Signal, Ticket
+from replicator.errors import ReplicatorError, TenureEnded, WrongState
+from replicator.link import messages as link
+from replicator.link.lease import LeaseWords
+from replicator.model import Epoch, Sequence, StreamName
+from replicator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TenureT = TypeVar("TenureT", bound=BaseTenure)
+
+
+class Closed(WrongState):
+    """The replicator is closed, or closing: what waits ends."""
+
+
+class Session(Generic[TenureT]):
+    """Shared state. `changed` fires when a tenure, a standby, a status, a start, a failure or the close
+    has come; `settled` fires when tickets have ended."""
+
+    def __init__(self, settings: Settings, tenure_type: type[TenureT]) -> None:
+        self.settings = settings
+        self.words = LeaseWords.create()
+        self.bell = Bell()
+        self.changed = Signal()
+        self.settled = Signal()
+        self.started = False  # a worker has said so, once
+        self.closing = False  # nothing is taken any more
+        self.failure: Callable[[], ReplicatorError] | None = None  # the worker was given up
+        self._tenure_type = tenure_type
+        self._lock = threading.Lock()
+        self._backlog = Backlog(settings.backlog_bytes_max, settings.acks)
+        self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
+        self._tenure: TenureT | None = None
+        self._taken = self._resigned = False  # of the present tenure
+        self._restored = Restored()  # of the tenure about to start
+        self._restored_epoch = Epoch(0)
+        self._sequences: dict[StreamName, int] = {}
+        self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
+        self._offers: dict[StreamName, Arrival] = {}
+        self._endings: deque[_Ending] = deque()  # what became of checkpoints, not told yet
+        self._nonces = count(1)
+        self._reports: dict[int, bytes | None] = {}  # by number, those that somebody waits for
+        self.is_forked = False
+        _sessions.add(self)
+
+    # ── the engine's threads ──
+
+    def check_process(self) -> None:
+        """Raise `WrongState` in a forked child."""
+        if self.is_forked:
+            raise WrongState("a Replicator cannot be used in a forked child; make one in the child itself")
+
+    def check_usable(self) -> None:
+        """Raise `WrongState` in a forked child, `Closed` after close(), or what the worker failed of."""
+        self.check_process()
+        if self.closing:
+            raise Closed("the Replicator is closed")
+        if self.failure is not None:
+            raise self.failure()
+
+    def submit(self, epoch: Epoch, stream: str, parcel: Parcel | None, copied: bool) -> Ticket:
+        """Take a checkpoint (None: a deletion) in the tenure of *epoch*."""
+        with self._lock:
+            self._check_tenure(epoch)
+            known = self._backlog.knows(stream)
+            name = StreamName(stream) if known else stream_name(stream)
+            ticket, replaced = self._backlog.offer(epoch, name, parcel, time.monotonic())
+        self.bell.ring()
+        if copied:
+            ticket.released.set()
+        if replaced is not None:
+            replaced.released.set()
+        return ticket
+
+    def next_sequence(self, epoch: Epoch, stream: StreamName) -> Sequence:
+        """What the next submit of the stream will get."""
+        with self._lock:
+            self._check_tenure(epoch)
+            return Sequence(self._backlog.next_sequence(stream))
+
+    def resign(self, epoch: Epoch, successor: str | None) -> None:
+        """Hand over; nothing if that tenure is over."""
+        with self._lock:
+            if self._tenure is None or self._tenure.epoch != epoch or self._resigned:
+                return
+            self._resigned = True
+        self.call(link.Resign(epoch, successor))
+
+    def call(self, message: link.ToWorker) -> None:
+        """Have something said to the worker that is there; lost if there is none."""
+        self._calls.append(message)
+        self.bell.ring()
+
+    def want(self, wish: link.Ready | link.Follow) -> None:
+        """Tell this worker, and every later one."""
+        if self._wanted.get(type(wish)) != wish:
+            self._wanted[type(wish)] = wish
+            self._offers.clear()
+            if self.started:
+                self.call(wish)
+
+    def is_started(self) -> bool | None:
+        """True once a worker has started; raises what it failed of."""
+        self.check_usable()
+        return self.started or None
+
+    @property
+    def state(self) -> str:
+        """What this is just now, in a word."""
+        if self.closing or self.failure is not None:
+            return "closed" if self.closing else "failed"
+        return "primary" if self._tenure is not None else "backup" if self.started else "starting"
+
+    def present_tenure(self) -> TenureT | None:
+        """The tenure that is on, if any."""
+        return self._tenure
+
+    def take_tenure(self) -> TenureT | None:
+        """The tenure that is on, once. Whoever asks again gives it back: it is resigned."""
+        self.check_usable()
+        with self._lock:
+            tenure = self._tenure
+            if tenure is None or not self._taken:
+                self._taken = tenure is not None
+                return tenure
+        self.resign(tenure.epoch, None)
+        return None
+
+    def take_offer(self) -> Checkpoint | None:
+        """The committed checkpoint that has waited longest for a warm standby."""
+        self.check_usable()
+        with self._lock:
+            if not self._offers:
+                return None
+            arrival = self._offers.pop(next(iter(self._offers)))
+        return arrival.checkpoint()
+
+    def done_with_offer(self, stream: StreamName) -> None:
+        """The engine has loaded what it took: a newer one may come."""
+        self.call(link.StandbyTaken(stream))
+
+    @contextmanager
+    def asking_status(self) -> Iterator[int]:
+        """Ask the worker for its status; the number is for `report`, as long as this lasts."""
+        nonce = next(self._nonces)
+        self._reports[nonce] = None
+        self.call(link.AskStatus(nonce))
+        try:
+            yield nonce
+        finally:
+            del self._reports[nonce]
+
+    def report(self, nonce: int) -> bytes | None:
+        """The status that was asked for, when it has come."""
+        self.check_usable()
+        return self._reports[nonce]
+
+    def open_tickets(self) -> list[Ticket]:
+        """All tickets that have not ended."""
+        with self._lock:
+            return self._backlog.tickets()
+
+    def close_up(self) -> bool:
+        """Take nothing any more; false if that was said before."""
+        with self._lock:
+            was_closing, self.closing = self.closing, True
+        self.changed.fire()
+        return not was_closing
+
+    # ── the link's thread: what goes ──
+
+    def next_call(self) -> link.ToWorker | None:
+        """What is to be said next, besides checkpoints."""
+        return self._calls.popleft() if self._calls else None
+
+    def next_entry(self) -> Entry | None:
+        """The checkpoint that has the credit to go to the worker next."""
+        with self._lock:
+            return self._backlog.outbox.popleft() if self._backlog.outbox else None
+
+    def has_outgoing(self) -> bool:
+        """Whether one of the two has something."""
+        return bool(self._calls or self._backlog.outbox)
+
+    def sent(self, entry: Entry) -> None:
+        """The entry is with the worker."""
+        with self._lock:
+            self._backlog.sent(entry, time.monotonic())
+
+    # ── the link's thread: what comes ──
+
+    def handle(self, message: link.ToEngine, parts: list[memoryview]) -> None:
+        """Take in what the worker says."""
+        if isinstance(message, _ENDINGS):
+            self._endings.append(message)
+            self.tell_endings()
+            return
+        match message:
+            case link.Started():
+                self.started = True
+                self._calls.extend(self._wanted.values())
+            case link.Restored():
+                self._restore(message, Arrival(message, parts))
+            case link.RestoredUnavailable():
+                self._restore(message, message.text)
+            case link.RestoredDeleted():
+                self._restore(message, None)
+            case link.TenureStarted():
+                self._start_tenure(message)
+            case link.TenureEnded() if self._tenure is not None and self._tenure.epoch == message.epoch:
+                self._end_tenure(message.reason)
+            case link.StandbyOffered() if self._wanted.get(link.Follow) == link.Follow(True):
+                with self._lock:
+                    self._offers[StreamName(message.stream)] = Arrival(message, parts)
+            case link.StatusReply() if message.nonce in self._reports:
+                self._reports[message.nonce] = message.report
+            case _:
+                return
+        self.changed.fire()
+
+    @property
+    def withholds(self) -> bool:
+        """Whether a commit waits for the lease to come back, or for the tenure's end."""
+        return bool(self._endings)
+
+    def tell_endings(self) -> None:
+        """Tell what became of checkpoints, in order; a commit only under the lease (R25).
+
+        What the worker said may have lain here while this process stood still. Another node may be primary
+        by now, so the commit is withheld: until the tenure is resumed, or ends with an unknown outcome.
+        """
+        while self._endings and self._may_report(self._endings[0]):
+            self._tell(self._settle(self._endings.popleft()))
+
+    def _may_report(self, message: _Ending) -> bool:
+        tenure = self._tenure
+        if tenure is None or not isinstance(message, link.Committed) or tenure.active:
+            return True
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) < message.until_ns
+
+    def released(self, handle: int) -> None:
+        """Nobody reads the payload of *handle* any more."""
+        with self._lock:
+            ticket = self._backlog.released(handle)
+        if ticket is not None:
+            ticket.released.set()
+
+    def worker_gone(self, reason: str) -> None:
+        """There is no worker any more: no lease, no tenure, nothing is read or said."""
+        self.words.clear()
+        self._end_tenure(reason)
+        with self._lock:
+            free = self._backlog.lost()
+        for ticket in free:
+            ticket.released.set()
+        self._calls.clear()
+        self._restored_epoch = Epoch(0)
+
+    def fail(self, failure: Callable[[], ReplicatorError]) -> None:
+        """The worker was given up; every call raises that from now on."""
+        self.failure = failure
+        self.changed.fire()
+
+    def close(self) -> None:
+        """The end; called when no thread sends or receives any more."""
+        self.worker_gone("the Replicator was closed")
+        self.changed.fire()
+        self.words.close()
+        self.bell.close()
+
+    def disown(self) -> None:
+        """In a forked child: whatever is held here belongs to the parent."""
+        self.is_forked = True
+        if self._tenure is not None:
+            self._tenure.deactivate()
+
+    # ── within ──
+
+    def _check_tenure(self, epoch: Epoch) -> None:
+        tenure = self._tenure
+        if tenure is None or tenure.epoch != epoch:
+            raise TenureEnded(f"the tenure of epoch {epoch} is over; take the next one from tenures()")
+        if self._resigned or self.closing:
+            raise TenureEnded(f"the tenure of epoch {epoch} is being handed over: nothing is taken any more")
+
+    def _restore(self, message: _Restoring, found: Arrival | str | None) -> None:
+        if message.epoch != self._restored_epoch:
+            self._restored, self._restored_epoch, self._sequences = Restored(), Epoch(message.epoch), {}
+        self._sequences[StreamName(message.stream)] = message.position.sequence
+        if found is not None:
+            self._restored.add(message.stream, found)
+
+    def _start_tenure(self, start: link.TenureStarted) -> None:
+        self._end_tenure("a newer tenure has started")
+        epoch = Epoch(start.epoch)
+        if start.epoch != self._restored_epoch:
+            self._restored, self._sequences = Restored(), {}
+        slot = self.words.slot(start.lease_slot)
+        tenure = self._tenure_type(self, epoch, slot, self._restored, start.unchanged, start.instants)
+        with self._lock:
+            for stream, sequence in self._sequences.items():
+                self._backlog.go_on(stream, sequence)
+            self._offers.clear()
+            self._taken = self._resigned = False
+            self._tenure = tenure
+        self._restored_epoch = Epoch(0)
+        log.info(
+            "tenure started epoch=%d streams=%d unchanged=%s", epoch, len(tenure.restored), start.unchanged
+        )
+
+    def _end_tenure(self, reason: str) -> None:
+        with self._lock:
+            tenure, self._tenure = self._tenure, None
+            self._endings.clear()
+            settled, free = self._backlog.end(reason)
+        for ticket in free:
+            ticket.released.set()
+        if tenure is not None:
+            tenure.end(reason)
+            log.info("tenure ended epoch=%d open=%d reason=%s", tenure.epoch, len(settled), reason)
+        self._tell(settled)
+        self.changed.fire()
+
+    def _settle(self, message: _Ending) -> list[Settled]:
+        backlog = self._backlog
+        with self._lock:
+            match message:
+                case link.Stored():
+                    return list(backlog.stored(message.handle))
+                case link.Committed():
+                    return list(backlog.committed(message, time.monotonic()))
+                case link.HeldByAll():
+                    return list(backlog.held_by_all(message.handle, message.holders))
+                case link.Superseded():
+                    return list(backlog.superseded(message.handle, message.by))
+                case link.Aborted():
+                    return list(backlog.aborted(message.handle, message.reason))
+
+    def _tell(self, settled: Iterable[Settled]) -> None:
+        for item in settled:
+            try:
+                item.tell()
+            except BaseException:  # of a callback: `Future` logs an Exception itself, this is SystemExit
+                log.exception("callback failed stream=%s", item.ticket.stream)
+        self.settled.fire()
+
+
+_Restoring = link.Restored | link.RestoredUnavailable | link.RestoredDeleted
+_Ending = link.Stored | link.Committed | link.HeldByAll | link.Superseded | link.Aborted
+_ENDINGS = (link.Stored, link.Committed, link.HeldByAll, link.Superseded, link.Aborted)
+_sessions: weakref.WeakSet[Session[Any]] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for session in tuple(_sessions):
+        session.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -1,0 +1,212 @@
+"""The ticket: what `submit` returns at once, and what it ends as.
+
+A ticket is a `concurrent.futures.Future`, so `result`, `add_done_callback`, `wait` and `as_completed`
+work, and it can be awaited. After `submit` the outcome is unknown until the ticket ends; there is no
+"failed" (R17a): it ends as `Committed` or `Superseded` (`StoredLocally` with ``REPLICATOR_ACKS=local``),
+or raises `CommitUnknown` when the tenure ended first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from msgspec import Struct
+
+from replicator.errors import ReplicatorError
+from replicator.model import NodeId, Position, StreamName
+
+Found = TypeVar("Found")
+
+
+class Committed(Struct, frozen=True):
+    """A majority holds the checkpoint: it, or a later one, is what the next primary restores.
+
+    *position* is what the sinks of this checkpoint may commit. *holders* are the members known to hold it.
+    *stages* are spans in seconds by name: ``waiting`` in the engine for credit, those of the worker, and
+    ``total`` from submit to this report.
+    """
+
+    position: Position
+    holders: tuple[NodeId, ...]
+    stages: dict[str, float]
+
+
+class Superseded(Struct, frozen=True):
+    """The checkpoint at *position* gave way to a later one of its stream; the one at *by* has committed.
+
+    Whatever a sink prepared for it is committed with *by* (R14: a later commit commits the earlier ones).
+    """
+
+    position: Position
+    by: Position
+
+
+class StoredLocally(Struct, frozen=True):
+    """The checkpoint is durable on this node alone (``REPLICATOR_ACKS=local``) and may be lost with it."""
+
+    position: Position
+
+
+Outcome = Committed | Superseded | StoredLocally
+
+
+class Latch:
+    """A door that opens once: ``is_set()``, ``wait(timeout)``, ``await``. Nearly free until someone waits."""
+
+    __slots__ = ("_future", "_open")
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._open = False
+        self._future: Future[None] | None = None
+
+    def set(self) -> None:
+        """Open it and let everybody through, now and later."""
+        with self.lock:
+            self._open = True
+            future = self._future
+            self._future = None
+        if future is not None:
+            future.set_result(None)
+
+    def is_set(self) -> bool:
+        """Whether it is open."""
+        return self._open
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is open, at most *timeout* seconds; whether it is."""
+        if not self._open:
+            try:
+                self._waiters().result(timeout)
+            except TimeoutError:
+                return self._open
+        return True
+
+    def __await__(self) -> Generator[None, None, None]:
+        from asyncio import wrap_future  # an engine without asyncio does not pay for it
+
+        if not self._open:
+            yield from wrap_future(self._waiters()).__await__()
+
+    def __repr__(self) -> str:
+        return f"<Latch {'open' if self._open else 'closed'}>"
+
+    def _waiters(self) -> Future[None]:
+        with self.lock:
+            if self._future is not None:
+                return self._future
+            future: Future[None] = Future()
+            future.set_running_or_notify_cancel()  # one waiter's cancelled await must not cancel the others'
+            if self._open:
+                future.set_result(None)
+            else:
+                self._future = future
+            return future
+
+
+class Signal:
+    """A change that may happen again and again. Take `next`, look, then wait: no change is missed.
+
+    Any number of threads and tasks wait, any thread fires.
+    """
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = Latch()
+
+    def next(self) -> Latch:
+        """Opens at the next change."""
+        return self._next
+
+    def fire(self) -> None:
+        """Tell of a change."""
+        with Latch.lock:
+            latch, self._next = self._next, Latch()
+        latch.set()
+
+    def wait_for(self, check: Callable[[], Found | None], timeout: float | None = None) -> Found | None:
+        """Wait until *check* finds something, at most *timeout* seconds; it is asked at every change."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            latch = self.next()
+            if (found := check()) is not None:
+                return found
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return None
+            latch.wait(left_s)
+
+
+class Ticket(Future[Outcome]):
+    """What becomes of one checkpoint (or deletion). See `Future` for result, callbacks and waiting.
+
+    Callbacks run on the link's thread: keep them short, never wait in one; an exception in one is logged.
+    A timed-out or cancelled await leaves the ticket alone.
+    """
+
+    def __init__(self, stream: StreamName, position: Position) -> None:
+        super().__init__()
+        self._stream = stream
+        self._position = position
+        self._released = Latch()
+
+    @property
+    def stream(self) -> StreamName:
+        return self._stream
+
+    @property
+    def position(self) -> Position:
+        """Where the checkpoint stands, known before it is committed; what sinks name transactions by.
+
+        If the tenure is renewed while it is under way (R11), the outcome's position has the newer epoch.
+        """
+        return self._position
+
+    @property
+    def released(self) -> Latch:
+        """Opens when the payload is read no longer and may be changed or reused: before the commit
+        mostly, at once with ``copy=True``; always, whatever the outcome is."""
+        return self._released
+
+    if TYPE_CHECKING:  # the callback gets the ticket, not any Future
+
+        def add_done_callback(self, fn: Callable[[Ticket], object]) -> None:
+            """Call *fn* with this ticket when it has ended, at once if it has."""
+
+    def cancel(self) -> bool:
+        """A checkpoint that was submitted cannot be taken back: always False."""
+        return False
+
+    def __await__(self) -> Generator[None, None, Outcome]:
+        from asyncio import wrap_future
+
+        return wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        epoch, sequence = self._position.epoch, self._position.sequence
+        return f"<Ticket {self._stream} ({epoch}, {sequence}) {self._ending()}>"
+
+    def _ending(self) -> str:
+        if not self.done():
+            return "open"
+        error = self.exception()
+        return type(self.result() if error is None else error).__name__.lower()
+
+
+class Settled(Struct, frozen=True):
+    """A ticket and what it ends as: decided under a lock, told to the engine outside of it."""
+
+    ticket: Ticket
+    outcome: Outcome | ReplicatorError
+
+    def tell(self) -> None:
+        """End the ticket; its callbacks run now."""
+        if isinstance(self.outcome, ReplicatorError):
+            self.ticket.set_exception(self.outcome)
+        else:
+            self.ticket.set_result(self.outcome)

@@ -1,0 +1,158 @@
+"""Both ends of the link: a ZeroMQ PAIR over ``ipc://`` to a child process, over ``inproc://`` to a thread.
+
+Payload is not copied on either side: large parts are sent from where they lie and received as the frames
+that ZeroMQ read them into. Sends never wait; the queue has no mark of its own because credit bounds it
+(one payload per stream). What comes in is decoded by type, and whatever is not a message of the link
+raises `MessageError`: the link is then of no further use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+import zmq
+from msgspec import MsgspecError
+from msgspec.msgpack import Decoder, Encoder
+
+from replicator.errors import MessageError, TransportError
+from replicator.link.messages import Released, Restored, StandbyOffered, Submit, ToEngine, ToWorker
+from replicator.model import Buffer
+
+FAREWELL_S = 1.0  # how long a closed worker's end still sends what it had to say
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+_Incoming = TypeVar("_Incoming", ToEngine, ToWorker)
+_Outgoing = TypeVar("_Outgoing", ToEngine, ToWorker)
+
+
+class Tracker(Protocol):
+    """Of payload that was sent from where it lies."""
+
+    @property
+    def done(self) -> bool:
+        """Whether ZeroMQ reads it no longer."""
+
+
+class _End(Generic[_Outgoing, _Incoming]):
+    """What both ends are: a socket, an encoder for what goes, a decoder for what comes."""
+
+    def __init__(self, context: Context, decoder: Decoder[_Incoming]) -> None:
+        self._decoder: Decoder[_Incoming] = decoder
+        self._encoder = Encoder()
+        self.socket = context.socket(zmq.PAIR)
+        self.socket.set_hwm(0)
+        self.socket.linger = 0
+
+    def send(self, message: _Outgoing, parts: Iterable[Buffer] = ()) -> Tracker | None:
+        """Queue a message and its parts; never waits, and is lost when nobody is at the other end.
+
+        Large parts are sent from where they lie, and Python refuses to resize them meanwhile. The tracker
+        that comes with parts is done when ZeroMQ reads them no longer: they are on the wire (process), or
+        dropped by the receiver (thread).
+        """
+        # ZeroMQ keeps a reference to the object only; a view keeps its memory in place, too.
+        frames: list[Buffer] = [self._encoder.encode(message), *(memoryview(part) for part in parts)]
+        shares = len(frames) > 1
+        try:
+            tracker: Tracker | None
+            tracker = self.socket.send_multipart(frames, zmq.DONTWAIT, copy=not shares, track=shares)
+            return tracker
+        except zmq.Again:
+            return None
+
+    def receive(self) -> Iterator[tuple[_Incoming, list[memoryview]]]:
+        """All messages that have arrived, each with its parts; raises `MessageError`.
+
+        The parts are views of the received frames and keep them alive.
+        """
+        while True:
+            try:
+                first, *rest = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            try:
+                message = self._decoder.decode(first.buffer)
+            except MsgspecError as error:
+                raise MessageError(f"not a message of the link: {error}") from error
+            expected = len(message.part_names) if isinstance(message, _WITH_PARTS) else 0
+            if len(rest) != expected:
+                raise MessageError(f"{type(message).__name__} with {len(rest)} parts instead of {expected}")
+            yield message, [frame.buffer for frame in rest]
+
+    def close(self, linger_s: float = 0) -> None:
+        """Close the socket; what is queued is still sent for *linger_s* after it."""
+        self.socket.close(linger=int(linger_s * 1000))
+
+
+_WITH_PARTS = (Submit, Restored, StandbyOffered)
+
+
+class Polled(Protocol):
+    """What can be waited for besides the link."""
+
+    def fileno(self) -> int: ...
+
+
+class EngineEnd(_End[ToWorker, ToEngine]):
+    """The end of the engine's link thread. It binds; nobody is there before the worker's `Started`.
+
+    Without a *context* given it makes one of its own, which a worker in a thread shares.
+    """
+
+    def __init__(self, address: str, context: Context | None = None) -> None:
+        self._poller = zmq.Poller()
+        self._owns_context = context is None
+        self.context = zmq.Context() if context is None else context
+        super().__init__(self.context, Decoder(ToEngine))
+        self._poller.register(self.socket, zmq.POLLIN)
+        try:
+            self.socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise TransportError(f"cannot bind the worker's link {address}: {error}") from error
+
+    def watch(self, source: Polled) -> None:
+        """Let `wait` return when *source* is readable, too."""
+        self._poller.register(source, zmq.POLLIN)
+
+    def wait(self, timeout_ms: int | None) -> set[object]:
+        """Wait until something is readable: the descriptors of what is, besides the link's own socket."""
+        return {source for source, _ in self._poller.poll(timeout_ms)}
+
+    def close(self, linger_s: float = 0) -> None:
+        """Close the socket; an own context with it, and every socket that is still open in it."""
+        super().close(linger_s)
+        if self._owns_context:
+            self.context.destroy(linger=0)
+
+    @staticmethod
+    def warm_up() -> None:
+        """Share a first frame: it starts a thread of ZeroMQ's, which is not for a tenure to wait for."""
+        zmq.Frame(bytes(zmq.COPY_THRESHOLD), copy=False)
+
+
+class WorkerEnd(_End[ToEngine, ToWorker]):
+    """The end of the worker's control thread. It connects, and tells its memory apart from the engine's:
+    what has come over ``ipc://`` is a copy, so the engine may have its payload back at once."""
+
+    def __init__(self, address: str, context: Context) -> None:
+        super().__init__(context, Decoder(ToWorker))
+        self._received_is_copy = address.startswith("ipc://")
+        try:
+            self.socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise TransportError(f"cannot connect to the engine's link {address}: {error}") from error
+
+    def receive(self) -> Iterator[tuple[ToWorker, list[memoryview]]]:
+        """As `_End.receive`; a payload that was copied on its way is released at once."""
+        for message, parts in super().receive():
+            if self._received_is_copy and isinstance(message, Submit):
+                self.send(Released(message.handle))
+            yield message, parts
+
+    def close(self, linger_s: float = FAREWELL_S) -> None:
+        """Close the socket; the last words (a `Failed`, commits) are still sent."""
+        super().close(linger_s)

@@ -1,0 +1,235 @@
+"""What the engine's process and its worker say to each other.
+
+One protocol, whether the worker is a child process or a thread: each message is one frame of MessagePack
+(a tagged array), followed by one frame for each part of a payload. The order is the order of sending;
+nothing is lost while both ends live, and when one dies the tenure is over.
+
+A *handle* names one submitted checkpoint or deletion; the engine's end counts them and never uses one
+twice. Per stream one handle is with the worker, from its Submit or Delete until Committed, Superseded or
+Aborted: that is the credit. Stored and HeldByAll come in between and after, and Released whenever the
+worker reads the payload no longer, also for a handle whose tenure has ended.
+
+A tenure's restored streams come before its TenureStarted: for each stream Restored, RestoredUnavailable
+or RestoredDeleted, so that the engine's end knows the sequences to go on from. A tenure that was not ended
+before the next one starts ends with that.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from replicator.model import COUNT_MAX, META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, Buffer, Payload, Position
+
+TEXT_MAX = 65_536
+
+_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+_Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
+_PartName = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
+_PartNames = Annotated[tuple[_PartName, ...], Meta(max_length=PARTS_MAX)]
+_Meta = Annotated[bytes, Meta(max_length=META_BYTES_MAX)]
+_Text = Annotated[str, Meta(max_length=TEXT_MAX)]
+_Holders = tuple[_Name, ...]
+
+
+# ── engine to worker ──
+
+
+class Ready(Struct, frozen=True, array_like=True, tag=True):
+    """Whether an engine is there to take a tenure; without one the node gives leadership away."""
+
+    ready: bool
+
+
+class Submit(Struct, frozen=True, array_like=True, tag=True):
+    """A checkpoint; its parts follow as frames, in the order of their names."""
+
+    epoch: _Count
+    stream: _Name
+    sequence: _Count
+    handle: _Count
+    meta: _Meta
+    part_names: _PartNames
+    is_mapping: bool
+
+
+class Delete(Struct, frozen=True, array_like=True, tag=True):
+    """The stream is deleted; the tombstone takes *sequence*. Answered like a Submit."""
+
+    epoch: _Count
+    stream: _Name
+    sequence: _Count
+    handle: _Count
+
+
+class Resign(Struct, frozen=True, array_like=True, tag=True):
+    """End the tenure of *epoch* and hand over, to *successor* if one is named. Answered by TenureEnded."""
+
+    epoch: _Count
+    successor: _Name | None = None
+
+
+class Follow(Struct, frozen=True, array_like=True, tag=True):
+    """Whether the engine wants committed checkpoints while this node is a backup."""
+
+    on: bool
+
+
+class StandbyTaken(Struct, frozen=True, array_like=True, tag=True):
+    """The engine is done with what it was offered of that stream; the newest one may follow."""
+
+    stream: _Name
+
+
+class AskStatus(Struct, frozen=True, array_like=True, tag=True):
+    """Answered by StatusReply with the same *nonce*."""
+
+    nonce: _Count
+
+
+class Close(Struct, frozen=True, array_like=True, tag=True):
+    """Give the lease back, close the store and exit."""
+
+
+# ── worker to engine ──
+
+
+class Started(Struct, frozen=True, array_like=True, tag=True):
+    """The worker's store and sockets are open; its first message. Before it the engine's end is silent."""
+
+    node: _Name
+
+
+class Failed(Struct, frozen=True, array_like=True, tag=True):
+    """The worker cannot go on and exits. *kind* is the name of a class of `errors`; *text* its message."""
+
+    kind: _Name
+    text: _Text
+
+
+class Restored(Struct, frozen=True, array_like=True, tag=True):
+    """The tenure of *epoch* starts with this checkpoint of the stream; its parts follow as frames."""
+
+    epoch: _Count
+    stream: _Name
+    position: Position
+    meta: _Meta
+    part_names: _PartNames
+    is_mapping: bool
+
+
+class RestoredUnavailable(Struct, frozen=True, array_like=True, tag=True):
+    """The stream's head is there but nobody can read it now; asking for it raises *text* (R8)."""
+
+    epoch: _Count
+    stream: _Name
+    position: Position
+    text: _Text
+
+
+class RestoredDeleted(Struct, frozen=True, array_like=True, tag=True):
+    """The stream's head is a tombstone: nothing to restore, but its sequences go on from there (R7)."""
+
+    epoch: _Count
+    stream: _Name
+    position: Position
+
+
+class TenureStarted(Struct, frozen=True, array_like=True, tag=True):
+    """This node is primary in *epoch*; its lease word is *lease_slot*.
+
+    *unchanged* says that everything restored is what the engine had itself (R11). *instants* are the
+    moments of the takeover by name, in seconds of CLOCK_BOOTTIME; for display only.
+    """
+
+    epoch: _Count
+    lease_slot: _Count
+    unchanged: bool = False
+    instants: dict[str, float] = {}
+
+
+class TenureEnded(Struct, frozen=True, array_like=True, tag=True):
+    """The tenure of *epoch* is over for good; what is open in it is unknown (R17a)."""
+
+    epoch: _Count
+    reason: _Text
+
+
+class Stored(Struct, frozen=True, array_like=True, tag=True):
+    """The checkpoint is durable on this node; not committed yet."""
+
+    handle: _Count
+
+
+class Committed(Struct, frozen=True, array_like=True, tag=True):
+    """The checkpoint is committed at *position*; *stages* are spans in seconds by name. The lease to report
+    it under lasts until *until_ns*, an instant of CLOCK_BOOTTIME (R25)."""
+
+    handle: _Count
+    position: Position
+    holders: _Holders
+    stages: dict[str, float] = {}
+    until_ns: _Count = COUNT_MAX
+
+
+class HeldByAll(Struct, frozen=True, array_like=True, tag=True):
+    """Every member that is up holds the committed checkpoint."""
+
+    handle: _Count
+    holders: _Holders
+
+
+class Superseded(Struct, frozen=True, array_like=True, tag=True):
+    """The checkpoint gave way to the one at *by*, which has committed."""
+
+    handle: _Count
+    by: Position
+
+
+class Aborted(Struct, frozen=True, array_like=True, tag=True):
+    """What became of the checkpoint will not be known in this tenure (R17a)."""
+
+    handle: _Count
+    reason: _Text
+
+
+class Released(Struct, frozen=True, array_like=True, tag=True):
+    """The worker reads the payload no longer. May come twice."""
+
+    handle: _Count
+
+
+class StandbyOffered(Struct, frozen=True, array_like=True, tag=True):
+    """A committed checkpoint for a warm standby; its parts follow as frames. One per stream until taken."""
+
+    stream: _Name
+    position: Position
+    meta: _Meta
+    part_names: _PartNames
+    is_mapping: bool
+
+
+class StatusReply(Struct, frozen=True, array_like=True, tag=True):
+    """The node's status as a JSON object."""
+
+    nonce: _Count
+    report: bytes
+
+
+ToWorker = Ready | Submit | Delete | Resign | Follow | StandbyTaken | AskStatus | Close
+ToEngine = (
+    Started | Failed | Restored | RestoredUnavailable | RestoredDeleted | TenureStarted | TenureEnded
+    | Stored | Committed | HeldByAll | Superseded | Aborted | Released | StandbyOffered | StatusReply
+)  # fmt: skip
+WithPayload = Submit | Restored | StandbyOffered
+
+
+def payload_of(message: WithPayload, parts: list[memoryview]) -> Payload:
+    """The payload that came with *message*; its parts are the frames themselves, not copied."""
+    return Payload(dict(zip(message.part_names, parts, strict=True)), message.meta, message.is_mapping)
+
+
+def part_frames(payload: Payload) -> tuple[tuple[str, ...], tuple[Buffer, ...]]:
+    """The part names for a message and the frames that follow it, in the same order."""
+    return tuple(payload.parts), tuple(payload.parts.values())

@@ -1,0 +1,365 @@
+"""Every ``REPLICATOR_*`` variable, in one typed table: type, range, unit, meaning, default.
+
+The class `Settings` is the table. Parsing, checking, ``replicator config`` and the README's table all
+come from it, so a setting is added in one place. An attribute's name is its variable's name in lower
+case, without the prefix. Whatever `Settings` object exists is valid: each value is within its range, and
+the relations between values hold (R26: the lease ends before the shortest election timeout does).
+
+The engine's process imports this module, so it needs nothing but msgspec.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import FieldInfo
+
+from replicator.addresses import Address, format_address, format_peers, parse_peers, peer_problems
+from replicator.core.config import Config
+from replicator.errors import SettingsError
+from replicator.model import NodeId
+from replicator.relations import RELATIONS
+
+PREFIX = "REPLICATOR_"
+SCRIPT_NAMES = frozenset({"REPLICATOR_VENV"})  # read by scripts/setup; no setting of the library
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+_SIZES = {"KiB": KIB, "MiB": MIB, "GiB": GIB}
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$"
+_Node = Annotated[NodeId, Meta(pattern=_NAME)]
+
+
+def _seconds(low: float, high: float, meaning: str) -> Meta:
+    return Meta(ge=low, le=high, description=meaning, extra={"unit": "s"})
+
+
+def _bytes(low: int, high: int, meaning: str) -> Meta:
+    return Meta(ge=low, le=high, description=meaning, extra={"unit": "bytes"})
+
+
+def _count(low: float, high: float, meaning: str) -> Meta:
+    return Meta(ge=low, le=high, description=meaning)
+
+
+def _name(meaning: str) -> Meta:
+    return Meta(pattern=_NAME, description=meaning)
+
+
+def _text(meaning: str) -> Meta:
+    return Meta(description=meaning)
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Where the store lives unless ``REPLICATOR_DATA_DIR`` says otherwise."""
+    state = environ.get("XDG_STATE_HOME")
+    home = Path(environ["HOME"] if environ.get("HOME") else "~").expanduser()
+    return (Path(state) if state else home / ".local" / "state") / "replicator"
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one node. Raises `SettingsError` if they are wrong, one line per wrong one."""
+
+    # fmt: off
+    node: Annotated[NodeId, _name(
+        "this node's name; one of the peers")] = NodeId("local")
+    peers: Annotated[dict[_Node, Address], _text(
+        "all nodes, this one too: name=host:port,…; each uses port (control), +1 (repair), +2 (publish)"
+    )] = field(default_factory=dict)
+    data_dir: Annotated[Path, _text(
+        "the node's store, for one process at a time; by default in the user's state directory"
+    )] = field(default_factory=lambda: default_data_dir(os.environ))
+    cluster: Annotated[str, _name(
+        "the cluster's name; nodes of another cluster are refused")] = "replicator"
+    isolation: Annotated[Literal["process", "thread"], _text(
+        "where the worker runs: a child process, out of the engine's GIL, or a thread")] = "process"
+    acks: Annotated[Literal["quorum", "local", "all"], _text(
+        "when a ticket ends: held by a majority; by this node alone (weaker); by all that are up")] = "quorum"
+    durability: Annotated[Literal["disk", "memory"], _text(
+        "disk: synced before acknowledged; memory: not safe from a majority's power loss")] = "disk"
+    secret_key_file: Annotated[Path | None, _text(
+        "this node's CURVE secret key; without keys only loopback addresses are allowed")] = None
+    peer_keys_file: Annotated[Path | None, _text(
+        "the public keys of all nodes, a line node=key each; nobody else is let in")] = None
+
+    heartbeat_interval_s: Annotated[float, _seconds(0.001, 20,
+        "between the primary's heartbeats")] = 0.06
+    lease_s: Annotated[float, _seconds(0.005, 60,
+        "how long a heartbeat's answer lends the right to be primary")] = 0.3
+    lease_max_s: Annotated[float, _seconds(0.005, 60,
+        "the longest lease anybody may ask for; what a restarted lender waits")] = 1.0
+    clock_rate_bound: Annotated[float, _count(0, 0.2,
+        "how far the rates of two nodes' clocks may be apart, as a fraction")] = 0.01
+    hello_interval_s: Annotated[float, _seconds(0.005, 60,
+        "between greetings while founding or joining")] = 0.5
+    claim_timeout_s: Annotated[float, _seconds(0.005, 60,
+        "how long a probe or claim waits for its majority")] = 0.5
+    claim_retry_min_s: Annotated[float, _seconds(0.001, 60,
+        "shortest pause after a lost claim")] = 0.05
+    claim_retry_max_s: Annotated[float, _seconds(0.001, 60,
+        "longest pause after a lost claim")] = 0.3
+    fetch_retry_s: Annotated[float, _seconds(0.001, 60,
+        "pause before a failed fetch is tried again")] = 0.2
+    behind_interval_s: Annotated[float, _seconds(0.001, 60,
+        "how often a lagging backup is told what it lacks")] = 0.2
+    bump_after_s: Annotated[float, _seconds(0.005, 600,
+        "members stuck at a higher promise for so long: the primary claims above them")] = 1.0
+    lapse_max_s: Annotated[float, _seconds(0.005, 3600,
+        "a tenure without the lease for longer ends for good")] = 5.0
+    hand_over_after_s: Annotated[float, _seconds(0.005, 600,
+        "the elector has named another for so long: the primary hands over")] = 2.0
+
+    election_timeout_min_s: Annotated[float, _seconds(0.01, 120,
+        "shortest silence after which a node stands for election")] = 0.4
+    election_timeout_max_s: Annotated[float, _seconds(0.01, 120,
+        "longest such silence; each node draws its own")] = 0.6
+    raft_append_interval_s: Annotated[float, _seconds(0.001, 10,
+        "between the elector's own heartbeats")] = 0.08
+    leader_fallback_s: Annotated[float, _seconds(0.005, 120,
+        "an elected leader that hears no majority for so long steps down")] = 0.4
+    elector_tick_interval_s: Annotated[float, _seconds(0.001, 1,
+        "how often the elector runs")] = 0.02
+
+    chunk_bytes: Annotated[int, _bytes(KIB, 16 * MIB,
+        "the size of a chunk: what is compared, compressed, sent and stored as one")] = 256 * KIB
+    window_bytes_max: Annotated[int, _bytes(MIB, 4 * GIB,
+        "published but not yet taken by the fastest majority")] = 32 * MIB
+    payload_bytes_max: Annotated[int, _bytes(1, 16 * GIB,
+        "the largest checkpoint; a larger one is refused")] = GIB
+    backlog_bytes_max: Annotated[int, _bytes(1, 64 * GIB,
+        "all checkpoints that wait in the engine; past it submit() refuses")] = 2 * GIB
+    keep: Annotated[int, _count(0, 1000,
+        "older committed checkpoints kept for each stream")] = 1
+    writer_queue_bytes_max: Annotated[int, _bytes(MIB, 4 * GIB,
+        "chunks that wait for the disk")] = 32 * MIB
+    transaction_bytes_max: Annotated[int, _bytes(KIB, 64 * MIB,
+        "chunks in one disk transaction; a promise waits for at most one")] = MIB
+    fetch_credit: Annotated[int, _count(1, 64,
+        "chunks asked for at a time, from each node")] = 4
+    publish_queue_messages: Annotated[int, _count(1, 65_536,
+        "messages that wait for one subscriber; more are dropped and fetched later")] = 64
+    disk_reserve_bytes: Annotated[int, _bytes(0, 64 * GIB,
+        "room on the disk that checkpoints leave for promises")] = 16 * MIB
+    map_bytes_initial: Annotated[int, _bytes(MIB, 1024 * GIB,
+        "the store's first map; it grows by itself")] = 64 * MIB
+    scrub_interval_s: Annotated[float, _seconds(0, 31_536_000,
+        "how often every stored chunk is verified; 0: never")] = 3600.0
+
+    close_timeout_s: Annotated[float, _seconds(0, 600,
+        "how long close() and SIGTERM wait for the last commit and the handover")] = 5.0
+    worker_restarts_max: Annotated[int, _count(0, 1000,
+        "a worker that died more often in a row is given up")] = 5
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _text(
+        "of the worker and the commands")] = "INFO"
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        problems = _wrong_values(self)
+        problems.update(_misfits(msgspec.structs.asdict(self), set(problems)))
+        _raise(problems, [])
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read all variables of *environ* (the process's own by default); an empty one counts as unset.
+
+        Raises `SettingsError` with one line per wrong variable; nothing has been started then.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+        problems: dict[str, str] = {}
+        for name, info in _FIELDS.items():
+            if text := environ.get(variable(name), "").strip():
+                try:
+                    values[name] = _parse(info, text)
+                except ValueError as error:
+                    problems[name] = str(error)
+        if "peers" in values and not {"node"} & (values.keys() | problems.keys()):
+            problems["node"] = f"not set; it must be one of the peers: {', '.join(values['peers'])}"
+        drafted = {name: _default(info) for name, info in _FIELDS.items()} | values
+        problems.update(_misfits(drafted, set(problems)))
+        _raise(problems, _unknown(environ))
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Settings:
+        """The settings that `to_json` wrote; how an engine hands its own to its worker."""
+        return msgspec.json.decode(data, type=cls, dec_hook=lambda kind, value: kind(value))
+
+    def to_json(self) -> bytes:
+        """All settings, for `from_json`."""
+        return msgspec.json.encode(self, enc_hook=str)
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that give these settings again; those at their default are left out."""
+        return {row.name: row.value for row in table(self) if row.value != row.default}
+
+    @property
+    def standalone(self) -> bool:
+        """Whether there is nobody to replicate to."""
+        return not self.peers
+
+    @property
+    def address(self) -> str:
+        """This node's own ``host:port``; '' when standalone."""
+        return format_address(self.peers[self.node]) if self.peers else ""
+
+
+class Row(Struct, frozen=True):
+    """One setting as people read it: all texts."""
+
+    name: str
+    value: str
+    default: str
+    unit: str
+    allowed: str
+    meaning: str
+
+
+def core_config(settings: Settings, *, has_engine: bool = True, public_key: str = "") -> Config:
+    """The numbers that the core works by."""
+    shared = set(Config.__struct_fields__) & set(_FIELDS) - {"peers"}
+    return Config(
+        **{name: getattr(settings, name) for name in shared},
+        peers=frozenset(settings.peers) - {settings.node},
+        address=settings.address,
+        public_key=public_key,
+        has_engine=has_engine,
+        window_frames_max=settings.window_bytes_max // MIB,
+    )
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def table(settings: Settings | None = None) -> list[Row]:
+    """All settings in their order; without *settings*, at their defaults."""
+    return [
+        Row(
+            name=variable(name),
+            value=_format(_default(info) if settings is None else getattr(settings, name)),
+            default=_format(_default(info)),
+            unit=_unit(info),
+            allowed=_allowed(info),
+            meaning=_meta(info).description or "",
+        )
+        for name, info in _FIELDS.items()
+    ]
+
+
+def markdown() -> str:
+    """The README's table of settings; it names no directory of the machine it was made on."""
+    lines = ["| variable | default | unit | meaning |", "|---|---|---|---|"]
+    for row in table():
+        default = f"`{row.default}`" if row.default and row.name != variable("data_dir") else ""
+        lines.append(f"| `{row.name}` | {default} | {row.unit} | {row.meaning} |")
+    return "\n".join(lines)
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, dict):
+        return format_peers(value)
+    return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+_FIELDS: dict[str, FieldInfo] = {info.name: info for info in msgspec.structs.fields(Settings)}
+
+
+def _meta(info: FieldInfo) -> Meta:
+    meta: Meta = get_args(info.type)[1]
+    return meta
+
+
+def _unit(info: FieldInfo) -> str:
+    return str((_meta(info).extra or {}).get("unit", ""))
+
+
+def _default(info: FieldInfo) -> Any:
+    return info.default_factory() if callable(info.default_factory) else info.default
+
+
+def _allowed(info: FieldInfo) -> str:
+    kind, meta = get_args(info.type)[0], _meta(info)
+    if get_origin(kind) is Literal:
+        return "one of: " + ", ".join(get_args(kind))
+    if meta.pattern:
+        return "a name of 1 to 63 letters, digits, '.', '-' or '_'"
+    if meta.ge is not None and meta.le is not None:
+        noun = "a number" if kind is float else "a whole number"
+        return f"{noun} from {meta.ge:.15g} to {meta.le:.15g} {_unit(info)}".rstrip()
+    return "name=host:port,…" if info.name == "peers" else "a path"
+
+
+def _parse(info: FieldInfo, text: str) -> Any:
+    """The value of a variable's text; raises ValueError that says what is wrong and what is allowed."""
+    kind = get_args(info.type)[0]
+    if info.name == "peers":
+        return msgspec.convert(parse_peers(text), info.type)
+    if Path in (kind, *get_args(kind)):
+        return Path(text).expanduser()
+    number = text
+    if _unit(info) == "bytes" and text[-3:] in _SIZES and text[:-3].strip().isdecimal():
+        number = str(int(text[:-3]) * _SIZES[text[-3:]])
+    try:
+        value = msgspec.convert(number, info.type, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(f"{text!r} is not {_allowed(info)}") from None
+    return value
+
+
+def _unknown(environ: Mapping[str, str]) -> list[str]:
+    given = {name.removeprefix(PREFIX) for name in environ.keys() - SCRIPT_NAMES if name.startswith(PREFIX)}
+    known = {name.upper() for name in _FIELDS}
+    if given <= known:
+        return []
+    from difflib import get_close_matches  # needed only when something is wrong
+
+    near = {name: get_close_matches(name, known, n=1) for name in sorted(given - known)}
+    return [
+        f"{PREFIX}{name}: no such setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in matches)
+        for name, matches in near.items()
+    ]
+
+
+def _wrong_values(settings: Settings) -> dict[str, str]:
+    """By name, what is wrong with single values; texts were checked before, given objects are here."""
+    problems: dict[str, str] = {}
+    for name, info in _FIELDS.items():
+        value = getattr(settings, name)
+        try:
+            right = isinstance(value, Path) or msgspec.convert(value, info.type) == value
+        except msgspec.ValidationError:
+            right = False
+        if not right:
+            problems[name] = f"{value!r} is not {_allowed(info)}"
+    return problems
+
+
+def _misfits(values: Mapping[str, Any], wrong: set[str]) -> dict[str, str]:
+    """By name, what is wrong between values; what concerns a *wrong* one is left out."""
+    problems: dict[str, str] = {}
+    draft = SimpleNamespace(**values)
+    for relation in RELATIONS:
+        first, *others = relation.names
+        if wrong.isdisjoint(relation.names) and first not in problems and not relation.holds(draft):
+            rest = ", ".join(f"{name} is {_format(values[name]) or 'not set'}" for name in others)
+            problems[first] = f"{_format(values[first]) or 'not set'} does not fit: {relation.text}; {rest}"
+    peers, node = values["peers"], values["node"]
+    if peers and "peers" not in wrong:
+        if texts := list(peer_problems(peers, has_keys=values["secret_key_file"] is not None)):
+            problems["peers"] = "; ".join(texts)
+        if node not in peers and "node" not in wrong:
+            problems["node"] = f"{node!r} is not one of the peers: {', '.join(peers)}"
+    return problems
+
+
+def _raise(problems: Mapping[str, str], unknown: list[str]) -> None:
+    if problems or unknown:
+        ordered = [f"{variable(name)}: {problems[name]}" for name in _FIELDS if name in problems]
+        raise SettingsError(unknown + ordered)

@@ -1,0 +1,123 @@
+"""The data path: all that moves payload, put together. Implements `ports.DataPath`.
+
+Three threads, each with sockets of its own: the publisher sends what the engine gives, the subscriber
+stores what peers publish, the repairer mends what either lost. A node without peers has no sockets: it
+only stores.
+"""
+
+from __future__ import annotations
+
+from replicator.adapters.ports import Deliver, Store
+from replicator.adapters.zeromq import PublishSocket, RepairSockets, SubscribeSockets, Transport
+from replicator.codec.assembly import assemble
+from replicator.core.events import FetchFailed
+from replicator.errors import CheckpointUnreadable
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    NodeId,
+    Payload,
+    Sequence,
+    StreamName,
+)
+from replicator.settings import Settings
+from replicator.worker.datathread import DataThread
+from replicator.worker.publisher import Publisher, Task
+from replicator.worker.repairer import Order, Repairer
+from replicator.worker.subscriber import Subscriber
+
+COUNTERS = (
+    "raw_bytes",
+    "sent_bytes",
+    "published",
+    "dropped",
+    "fetched_bytes",
+    "served_bytes",
+    "verified",
+    "refused",
+)
+
+
+class DataPath:
+    """Publication, subscription and repair of one node. Raises TransportError if a port is not free."""
+
+    def __init__(
+        self, settings: Settings, incarnation: Incarnation, store: Store, transport: Transport | None
+    ) -> None:
+        self._store = store
+        self._deliver: Deliver | None = None
+        self._repairer: Repairer | None = None
+        self._threads: list[DataThread] = []
+        try:
+            socket = PublishSocket(transport) if transport else None
+            self._publisher = Publisher(settings, incarnation, store, socket)
+            self._threads.append(self._publisher)
+            if transport:
+                self._threads.append(Subscriber(settings, store, SubscribeSockets(transport)))
+                self._repairer = Repairer(settings, incarnation, store, RepairSockets(transport))
+                self._threads.append(self._repairer)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, deliver: Deliver) -> None:
+        """Start the threads; events go to *deliver*."""
+        self._deliver = deliver
+        for thread in self._threads:
+            thread.start(deliver)
+
+    def publish(
+        self,
+        handle: int,
+        stream: StreamName,
+        generation: int,
+        epoch: Epoch,
+        sequence: Sequence,
+        payload: Payload | None,
+    ) -> None:
+        """Queue a publication (None: a tombstone); answered by Published, unless its epoch is over."""
+        self._publisher.publish(Task(handle, stream, Generation(generation), epoch, sequence, payload))
+
+    def allow_publish(self, epoch: Epoch, publish_index: int) -> None:
+        """Raise (or for a new epoch set) the index up to which publications may leave (R16)."""
+        self._publisher.allow(epoch, publish_index)
+
+    def fetch(
+        self,
+        stream: StreamName,
+        digest: Digest,
+        manifest: Manifest | None,
+        sources: tuple[NodeId, ...],
+        verify: bool,
+    ) -> None:
+        """Fetch what is lacking; answered by Fetched or FetchFailed. Replaces the stream's earlier fetch."""
+        if self._repairer:
+            self._repairer.order(Order(stream, digest, manifest, sources, verify))
+        elif self._deliver:
+            self._deliver(FetchFailed(stream, digest))
+
+    def cancel_fetch(self, stream: StreamName) -> None:
+        """Stop the stream's fetch, if there is one."""
+        if self._repairer:
+            self._repairer.order(Order(stream, None))
+
+    def restore(self, head: Head) -> Payload:
+        """Read, verify and expand a checkpoint held here; any thread. Raises CheckpointUnreadable."""
+        manifest = self._store.read_manifest(StreamName(head.stream), Digest(head.digest))
+        if manifest is None:
+            where = f"stream={head.stream} epoch={head.epoch} sequence={head.sequence}"
+            raise CheckpointUnreadable(f"the manifest is absent or damaged: {where}")
+        return assemble(manifest, self._store.read_chunk)
+
+    def usage(self) -> dict[str, int]:
+        """Counters since the start, for status."""
+        return {name: sum(thread.counters[name] for thread in self._threads) for name in COUNTERS}
+
+    def close(self) -> None:
+        """End all threads and close their sockets. What is not published is abandoned."""
+        for thread in self._threads:
+            thread.close()

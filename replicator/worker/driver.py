@@ -1,0 +1,370 @@
+"""The driver: the worker's control thread, which pumps events into the core and its effects out of it.
+
+It owns the control sockets, the core, the elector and the worker's end of the link; nothing here is
+shared, so nothing is locked. Each turn it sleeps until something comes or is due, then hands everything
+that has come to the core, one event at a time, and does what the core wants done, in that order. Nothing
+of the protocol is decided here.
+
+The instant that goes with an event is read after the event has come and before its effects go out: a
+lender's lease starts after the question was sent, a holder's before its question leaves (R24).
+
+::
+
+    control sockets ─┐                                  ┌─► store, data path
+    link ────────────┼─► events ─► core ─► effects ─────┼─► mesh (envelopes)
+    inbox (threads) ─┘      ▲                           └─► tenancy, standbys ─► link
+    elector, clock ─────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import zmq
+
+from replicator.adapters.ports import DataPath, Elector, Store
+from replicator.core import effects, events
+from replicator.core.effects import Effect
+from replicator.core.events import Event
+from replicator.core.messages import Raft, StatusReport, StatusRequest
+from replicator.errors import Unavailable
+from replicator.link import messages as link
+from replicator.model import Epoch, NodeId, Role, Sequence, StreamName
+from replicator.settings import Settings
+from replicator.worker.inbox import Inbox, Loaded, Post
+from replicator.worker.mesh import Mesh
+from replicator.worker.silence import End
+from replicator.worker.standby import Standbys
+from replicator.worker.status import Census
+from replicator.worker.tenancy import Tenancy
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SLEEP_S_MAX = 1.0
+SLICE_S = 0.01  # how long one source is drained before the others, and what is due, have their turn
+FAREWELL_S = 0.1  # how long a leaving primary waits until its leadership has gone to another
+
+
+class Core(Protocol):
+    """What the driver needs of `core.replica.Replica`."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+
+    @property
+    def deadline(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that the driver drives; made by `main`, in this order, and closed there in reverse."""
+
+    settings: Settings
+    inbox: Inbox
+    end: End
+    store: Store
+    data: DataPath
+    mesh: Mesh
+    elector: Elector
+    core: Core
+    tenancy: Tenancy
+    standbys: Standbys
+    census: Census
+
+
+def boottime() -> float:
+    """The worker's clock: seconds of CLOCK_BOOTTIME, which counts suspended time too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Driver:
+    """Runs one replica until it is told to leave."""
+
+    def __init__(self, parts: Parts, clock: Callable[[], float] = boottime) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._core = parts.core
+        self._inbox = parts.inbox
+        self._end = parts.end
+        self._mesh = parts.mesh
+        self._elector = parts.elector
+        self._tenancy = parts.tenancy
+        self._node = parts.settings.node
+        self._role = Role.FOUNDING
+        self._elector_at = self._core_at = -math.inf
+        self._leaving = False
+        self._leave_at = math.inf
+        self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
+        self._sources.update((socket, self._receive_mesh) for socket in self._mesh.control.sockets)
+        if self._end.socket is not None:
+            self._sources[self._end.socket] = self._receive_link
+        self._poller = zmq.Poller()
+        for source in self._sources:
+            self._poller.register(source, zmq.POLLIN)
+        self._performers = self._make_performers()
+        self._takers = self._make_takers()
+        self._hearers = self._make_hearers()
+
+    # ── the loop ──
+
+    def run(self) -> None:
+        """Pump until the engine closes the link, or `leave` is posted to the inbox."""
+        self._elector.set_electable(False)  # until an engine is ready
+        while not self._leaving or (self._leads and self._clock() < self._leave_at):
+            self._turn()
+        self._handle(events.EngineReady(False))  # if it could not hand over in time
+        self._mesh.flush()
+
+    def leave(self) -> None:
+        """End the tenure, give back the lease, and give leadership away before `run` returns.
+
+        On the control thread; post it to the inbox from any other.
+        """
+        if not self._leaving:
+            self._leaving = True
+            self._leave_at = self._clock() + FAREWELL_S
+            self._elector.set_electable(False)
+            self._handle(events.ResignAsked())
+
+    @property
+    def _leads(self) -> bool:
+        """Whether somebody else would still take this node for the primary or the leader."""
+        leads = self._role is Role.PRIMARY or self._elector.leader == self._node
+        return leads and not self._parts.settings.standalone
+
+    def _turn(self) -> None:
+        timeout_s = 0.0
+        if self._inbox.doze():
+            timeout_s = min(max(0.0, self._deadline - self._clock()), SLEEP_S_MAX)
+        ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        self._inbox.wake()
+        for source, _ in ready:
+            self._sources[source]()
+        self._drain_inbox()
+        self._tick()
+        self._mesh.flush()
+
+    def _slice(self, items: Iterable[T]) -> Iterator[T]:
+        """Items, until there are no more or `SLICE_S` have passed; the rest comes in the next turn."""
+        until = self._clock() + SLICE_S
+        for item in items:
+            yield item
+            if self._clock() >= until:
+                return
+
+    @property
+    def _deadline(self) -> float:
+        due = min(self._core_at, self._elector_at, self._leave_at)
+        return min(due, self._tenancy.deadline, self._parts.census.deadline)
+
+    def _tick(self) -> None:
+        now = self._clock()
+        if now >= self._elector_at:
+            self._elector.tick(now)
+            self._elector_at = now + self._elector.tick_interval_s
+        self._core_at = self._core.deadline  # nothing is handled between here and the next sleep
+        if now >= self._core_at:
+            self._handle(events.Tick())
+            self._core_at = self._core.deadline
+        self._tenancy.tick(now)
+        self._parts.census.tick(now)
+
+    def _handle(self, event: Event) -> None:
+        """Hand one event to the core and do what it wants done."""
+        now = self._clock()
+        for effect in self._core.handle(event, now):
+            self._performers[type(effect)](effect, now)
+
+    # ── from the mesh ──
+
+    def _receive_mesh(self) -> None:
+        for received in self._slice(self._mesh.receive(self._clock())):
+            message = received.message
+            if isinstance(message, Raft):
+                self._elector.receive(received.node, message.payload)
+            elif isinstance(message, StatusRequest):
+                self._parts.census.on_request(received.node, message, self._clock())
+            elif isinstance(message, StatusReport):
+                self._parts.census.on_report(received.node, message, self._clock())
+            else:
+                self._handle(received)
+
+    # ── from the other threads ──
+
+    def _drain_inbox(self) -> None:
+        for item in self._slice(self._inbox.take()):
+            self._takers.get(type(item), self._handle)(item)
+
+    def _make_takers(self) -> dict[type, Callable[[Any], None]]:
+        """What is done with items of the inbox besides handing them to the core."""
+        return {
+            Post: lambda post: post.run(),
+            Loaded: self._on_loaded,
+            events.Published: self._on_published,
+            events.Fetched: self._on_fetched,
+            events.Accepted: self._on_accepted,
+            events.AcceptRefused: self._on_refused,
+        }
+
+    def _on_accepted(self, event: events.Accepted) -> None:
+        self._parts.census.accepted(event, self._clock())
+        self._handle(event)
+        self._tenancy.written(event)
+
+    def _on_refused(self, event: events.AcceptRefused) -> None:
+        self._handle(event)
+        self._tenancy.written(event)
+
+    def _on_published(self, event: events.Published) -> None:
+        self._tenancy.published(event.handle, self._clock())
+        self._handle(event)
+
+    def _on_fetched(self, event: events.Fetched) -> None:
+        self._tenancy.note("fetched", self._clock())
+        self._handle(event)
+
+    def _on_loaded(self, result: Loaded) -> None:
+        if result.epoch is None:
+            self._parts.standbys.loaded(result)
+        else:
+            self._tenancy.loaded(result, self._clock())
+
+    # ── from the engine ──
+
+    def _receive_link(self) -> None:
+        for message, frames in self._slice(self._end.receive()):
+            self._hearers[type(message)](message, frames)
+
+    def _make_hearers(self) -> dict[type, Callable[[Any, list[memoryview]], None]]:
+        """What is done with each message of the link."""
+        standbys = self._parts.standbys
+        return {
+            link.Submit: self._on_submit,
+            link.Delete: self._on_delete,
+            link.Ready: lambda message, _: self._on_ready(message.ready),
+            link.Resign: self._on_resign,
+            link.Follow: lambda message, _: standbys.follow(message.on),
+            link.StandbyTaken: lambda message, _: standbys.taken(message.stream),
+            link.AskStatus: self._on_ask_status,
+            link.Close: lambda _message, _: self.leave(),
+        }
+
+    def _on_submit(self, message: link.Submit, frames: list[memoryview]) -> None:
+        payload = link.payload_of(message, frames)
+        self._tenancy.keep(message.handle, payload, self._clock())
+        self._handle(
+            events.Submitted(
+                Epoch(message.epoch),
+                StreamName(message.stream),
+                Sequence(message.sequence),
+                message.handle,
+                payload.size_bytes,
+            )
+        )
+
+    def _on_delete(self, message: link.Delete, _: list[memoryview]) -> None:
+        stream, sequence = StreamName(message.stream), Sequence(message.sequence)
+        self._handle(events.DeleteAsked(Epoch(message.epoch), stream, sequence, message.handle))
+
+    def _on_ready(self, ready: bool) -> None:
+        self._elector.set_electable(ready and not self._leaving)
+        self._handle(events.EngineReady(ready))
+
+    def _on_resign(self, message: link.Resign, _: list[memoryview]) -> None:
+        if message.epoch == self._tenancy.epoch:
+            self._handle(events.ResignAsked(NodeId(message.successor) if message.successor else None))
+
+    def _on_ask_status(self, message: link.AskStatus, _: list[memoryview]) -> None:
+        def reply(report: bytes) -> None:
+            self._end.send(link.StatusReply(message.nonce, report))
+
+        self._parts.census.ask(reply, self._clock())
+
+    # ── from the operator, on the control thread ──
+
+    def ask_status(self, reply: Callable[[bytes], None]) -> None:
+        """Have *reply* called with the members' status as JSON."""
+        self._parts.census.ask(reply, self._clock())
+
+    def hand_over(self, to: str | None) -> None:
+        """End the tenure and hand over; raises `Unavailable` if this node is not primary."""
+        self._check_primary()
+        self._handle(events.ResignAsked(NodeId(to) if to else None))
+
+    def abandon(self, stream: StreamName) -> None:
+        """Give up the stream's head, which nobody can read (R8); raises `Unavailable` if it is not so."""
+        self._check_primary()
+        digest = self._tenancy.unavailable.get(stream)
+        if digest is None:
+            raise Unavailable(f"stream {stream} can be read, or does not exist: there is nothing to abandon")
+        self._handle(events.AbandonAsked(stream, digest))
+
+    def _check_primary(self) -> None:
+        if self._role is not Role.PRIMARY:
+            leader = self._elector.leader
+            where = f"; ask {leader}" if leader not in (None, self._node) else ""
+            raise Unavailable(f"{self._node} is {self._role}, not primary{where}")
+
+    # ── what the core wants done ──
+
+    def _make_performers(self) -> dict[type, Callable[[Any, float], object]]:
+        """How each effect is performed."""
+        store, data, tenancy = self._parts.store, self._parts.data, self._tenancy
+        kept = (
+            effects.WritePromise, effects.WriteRecord, effects.Accept, effects.ForgetTombstone,
+            effects.RememberCounters,
+        )  # fmt: skip
+        return {
+            effects.Send: lambda effect, _: self._mesh.send(effect.to, effect.message),
+            **{kind: lambda effect, _: store.perform(effect) for kind in kept},
+            effects.AdoptHeads: self._adopt,
+            effects.MarkCommitted: self._mark_committed,
+            effects.Publish: self._publish,
+            effects.AllowPublish: lambda effect, _: data.allow_publish(effect.epoch, effect.publish_index),
+            effects.Fetch: self._fetch,
+            effects.CancelFetch: lambda effect, _: data.cancel_fetch(effect.stream),
+            effects.Release: tenancy.released,
+            effects.StartTenure: tenancy.start,
+            effects.EndTenure: tenancy.end,
+            effects.SetLease: tenancy.set_lease,
+            effects.Commit: tenancy.committed,
+            effects.StoredLocally: tenancy.stored,
+            effects.HeldByAll: tenancy.held_by_all,
+            effects.Supersede: tenancy.superseded,
+            effects.Abort: tenancy.aborted,
+            effects.Standby: self._parts.standbys.committed,
+            effects.Transfer: lambda effect, _: self._elector.transfer(effect.to),
+            effects.Changed: self._changed,
+            effects.Notice: lambda effect, _: log.warning("notice node=%s text=%r", self._node, effect.text),
+        }
+
+    def _adopt(self, effect: effects.AdoptHeads, now: float) -> None:
+        self._tenancy.note("claimed", now)  # a claimant's first act after a majority has promised
+        self._parts.store.perform(effect)
+
+    def _mark_committed(self, effect: effects.MarkCommitted, _: float) -> None:
+        self._parts.census.committed(effect)
+        self._parts.store.perform(effect)
+
+    def _publish(self, effect: effects.Publish, _: float) -> None:
+        payload = None if effect.tombstone else self._tenancy.payload(effect.handle)
+        what = (effect.stream, effect.generation, effect.epoch, effect.sequence)
+        self._parts.data.publish(effect.handle, *what, payload)
+
+    def _fetch(self, effect: effects.Fetch, _: float) -> None:
+        what = (effect.stream, effect.digest, effect.manifest)
+        self._parts.data.fetch(*what, effect.sources, effect.verify)
+
+    def _changed(self, effect: effects.Changed, now: float) -> None:
+        self._role = effect.new
+        if effect.new is Role.CANDIDATE and effect.old is Role.BACKUP:
+            self._tenancy.note("granted", now)
+        log.info(
+            "role changed node=%s old=%s new=%s reason=%r", self._node, effect.old, effect.new, effect.reason
+        )

@@ -1,0 +1,107 @@
+"""The leisurely side of a worker: an asyncio loop beside the control thread.
+
+It watches the engine, takes signals (in a process of its own) and serves the admin socket. Whatever it is
+told, it posts to the control thread. If it ends, for whatever reason, the worker ends too: one that does
+not notice the engine's death would outlive it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterable
+
+import uvloop
+from msgspec import json
+
+from replicator.errors import Unavailable
+from replicator.model import StreamName
+from replicator.settings import Settings
+from replicator.worker.admin import AdminServer, Reply, Request
+from replicator.worker.driver import Driver
+from replicator.worker.inbox import Inbox
+from replicator.worker.watch import EngineWatch
+
+log = logging.getLogger(__name__)
+
+OUTLIVE_S_MAX = 10.0  # a worker that has not ended so long after its engine is stuck, and is ended
+
+
+class Leisure:
+    """Runs on one thread until `end` is called from another."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        driver: Driver,
+        inbox: Inbox,
+        engine_pid: int | None = None,
+        stop_signals: Iterable[signal.Signals] = (),
+    ) -> None:
+        self._driver = driver
+        self._inbox = inbox
+        self._engine_pid = engine_pid
+        self._stop_signals = tuple(stop_signals)
+        self._admin = AdminServer(settings.data_dir, self._handle)
+        self._loop = uvloop.new_event_loop()
+        self._done = asyncio.Event()
+        self.engine_gone = False
+
+    def run(self) -> None:
+        """Serve until `end`."""
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._inbox.post(self._driver.leave)
+            self._loop.close()
+
+    def end(self) -> None:
+        """The driver has ended. Any thread, once."""
+        self._loop.call_soon_threadsafe(self._done.set)
+
+    async def _serve(self) -> None:
+        watch = None
+        if self._engine_pid is not None:
+            watch = EngineWatch(self._loop, self._engine_pid, self._engine_is_gone)
+        for each in self._stop_signals:
+            self._loop.add_signal_handler(each, self._inbox.post, self._driver.leave)
+        try:
+            await self._admin.start()
+        except OSError as error:
+            log.warning("admin socket not served reason=%r", str(error))
+        await self._done.wait()
+        await self._admin.close()
+        for each in self._stop_signals:
+            self._loop.remove_signal_handler(each)
+        if watch is not None:
+            watch.close()
+
+    def _engine_is_gone(self) -> None:
+        log.info("the engine has ended engine_pid=%d", self._engine_pid)
+        self.engine_gone = True
+        self._inbox.post(self._driver.leave)
+        self._loop.call_later(OUTLIVE_S_MAX, os._exit, 1)
+
+    def _handle(self, request: Request, reply: Reply) -> None:
+        """A request of the admin socket, done on the control thread."""
+        self._inbox.post(lambda: self._do(request, reply))
+
+    def _do(self, request: Request, reply: Reply) -> None:
+        driver = self._driver
+        try:
+            match request.command:
+                case "status":
+                    driver.ask_status(reply)
+                    return
+                case "handover":
+                    driver.hand_over(request.to)
+                case "abandon":
+                    driver.abandon(StreamName(request.stream))
+                case _:
+                    raise Unavailable(f"no such command: {request.command}")
+        except Unavailable as error:
+            reply(json.encode({"error": str(error)}))
+        else:
+            reply(json.encode({"ok": True}))

@@ -1,0 +1,261 @@
+"""The worker's start and end, as a child process, as a thread of the engine's, or as a node without engine.
+
+Everything is made in one order, the store first, and closed in the reverse one; whatever cannot be made is
+told to the engine in one sentence. In a process of its own the control thread runs the driver and the main
+thread the leisurely loop; in the engine's process the calling thread runs the driver.
+
+A worker process ignores SIGINT and SIGTERM, which a terminal or a service manager sends to the whole group:
+the engine has a last checkpoint to commit first, and the worker ends with the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import zmq
+
+from replicator.adapters.curve import load_keys
+from replicator.adapters.elector import PySyncObjElector
+from replicator.adapters.ports import Control, Elector
+from replicator.adapters.static_elector import StaticElector
+from replicator.adapters.store import LmdbStore
+from replicator.adapters.zeromq import Control as ControlSockets, Transport
+from replicator.core.events import Granted, Revoked
+from replicator.core.messages import Raft
+from replicator.core.replica import Replica
+from replicator.errors import ReplicatorError
+from replicator.link.endpoint import WorkerEnd
+from replicator.link.lease import LeaseWords
+from replicator.link.messages import Failed, Started
+from replicator.model import NodeId, Owner, Process
+from replicator.settings import Settings, core_config
+from replicator.worker.datapath import DataPath
+from replicator.worker.driver import Driver, Parts, boottime
+from replicator.worker.inbox import Inbox
+from replicator.worker.leisure import Leisure
+from replicator.worker.loader import Loader
+from replicator.worker.mesh import Mesh, NoControl
+from replicator.worker.scrubber import Scrubber
+from replicator.worker.silence import End, Silence
+from replicator.worker.standby import Standbys
+from replicator.worker.status import Census
+from replicator.worker.tenancy import Tenancy
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005  # ten times more often than usual: heartbeats wait for no other thread
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The child process; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m replicator.worker")
+    parser.add_argument("--link", required=True)
+    parser.add_argument("--lease-fd", type=int, required=True)
+    parser.add_argument("--engine-pid", type=int, required=True)
+    options = parser.parse_args(arguments)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    settings = Settings.from_json(sys.stdin.buffer.readline())
+    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    words = LeaseWords.attach(options.lease_fd)
+    status = run(settings, options.link, words, context, options.engine_pid)
+    context.term()
+    return status
+
+
+def run(
+    settings: Settings,
+    link_address: str,
+    lease_words: LeaseWords,
+    context: zmq.Context[zmq.Socket[bytes]],
+    engine_pid: int | None = None,
+) -> int:
+    """Run a worker for the engine at the other end of the link until it says Close or is gone; 0 or 1.
+
+    With *engine_pid* this is the main thread of a process of its own. Without, it is a thread of the
+    engine's process, whose switch interval and signals are left alone.
+    """
+    end = WorkerEnd(link_address, context)
+    worker = Worker(settings, end, lease_words)
+    try:
+        worker.run(engine_pid)
+    except ReplicatorError as error:
+        end.send(Failed(type(error).__name__, str(error)))
+        return 1
+    except Exception as error:
+        log.exception("worker failed node=%s", settings.node)
+        end.send(Failed("WorkerFailed", f"{type(error).__name__}: {error}"))
+        return 1
+    finally:
+        if worker.engine_gone:
+            end.close(0)
+        else:
+            end.close()
+    return 0
+
+
+def run_node(settings: Settings) -> int:
+    """Run a node without an engine in the foreground until SIGINT or SIGTERM; raises ReplicatorError."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    Worker(settings, Silence(), LeaseWords.create(), has_engine=False).run()
+    return 0
+
+
+class Worker:
+    """All parts of one worker, from their making to their end."""
+
+    def __init__(self, settings: Settings, end: End, words: LeaseWords, *, has_engine: bool = True) -> None:
+        self._settings = settings
+        self._end = end
+        self._words = words
+        self._has_engine = has_engine
+        self.engine_gone = False
+
+    def run(self, engine_pid: int | None = None) -> None:
+        """Make the parts, run them until the end, close them; raises what went wrong."""
+        with ExitStack() as open_parts:
+            parts = self._make(open_parts)
+            driver = Driver(parts)
+            parts.store.start(parts.inbox.deliver)
+            parts.data.start(parts.inbox.deliver)
+            self._end.send(Started(self._settings.node))
+            if engine_pid is not None or not self._has_engine:
+                self._run_process(driver, parts.inbox, engine_pid)
+            else:
+                self._run_thread(driver, parts.inbox)
+
+    def _run_process(self, driver: Driver, inbox: Inbox, engine_pid: int | None) -> None:
+        """The driver on a control thread, the leisurely loop on this one."""
+        stop_signals = () if self._has_engine else (signal.SIGINT, signal.SIGTERM)
+        leisure = Leisure(self._settings, driver, inbox, engine_pid, stop_signals)
+        control = _Control(driver, leisure.end)
+        gc.collect()
+        gc.freeze()  # what stays for good is never looked at again
+        control.start()
+        try:
+            leisure.run()
+        finally:
+            control.join()
+            self.engine_gone = leisure.engine_gone
+        if control.error is not None:
+            raise control.error
+
+    def _run_thread(self, driver: Driver, inbox: Inbox) -> None:
+        """The driver on this thread, the leisurely loop on a helper."""
+        leisure = Leisure(self._settings, driver, inbox)
+        helper = threading.Thread(target=leisure.run, name="replicator-leisure", daemon=True)
+        helper.start()
+        try:
+            driver.run()
+        finally:
+            leisure.end()
+            helper.join()
+
+    # ── the parts, in the order of their making ──
+
+    def _make(self, open_parts: ExitStack) -> Parts:
+        settings, end, node = self._settings, self._end, self._settings.node
+        close = open_parts.callback
+        inbox = Inbox()
+        close(inbox.close)
+        store = _open_store(settings)
+        close(store.close)
+        durable = store.durable()
+        keys = load_keys(settings.secret_key_file, settings.peer_keys_file, node, settings.peers)
+        transport = Transport(settings, keys) if settings.peers else None
+        control: Control = NoControl()
+        if transport is not None:
+            close(transport.close)
+            control = ControlSockets(transport)
+            close(control.close)
+        data = DataPath(settings, durable.incarnation, store, transport)
+        close(data.close)
+        loader = Loader(data.restore, inbox.deliver)
+        close(loader.close)
+        scrubber = Scrubber(store, inbox.deliver, settings.scrub_interval_s)
+        close(scrubber.close)
+        config = core_config(settings, has_engine=self._has_engine, public_key=keys.public if keys else "")
+        me = Owner(node, durable.incarnation, Process(os.urandom(16)))
+        core = Replica(config, durable, Process(me.process), boottime(), random.random)
+        mesh = Mesh(control, settings.cluster, me, config.peers, core)
+        elector = _elector(settings, mesh, inbox)
+        close(elector.close)
+        tenancy = Tenancy(end, self._words, loader, inbox.deliver, settings.acks)
+        standbys = Standbys(end, loader, inbox.deliver)
+        census = Census(settings, core, elector, store, data, mesh)
+        return Parts(settings, inbox, end, store, data, mesh, elector, core, tenancy, standbys, census)
+
+
+class _Control(threading.Thread):
+    """The control thread of a process of its own; what the driver raises is kept for the main thread."""
+
+    def __init__(self, driver: Driver, ended: Callable[[], None]) -> None:
+        super().__init__(name="replicator-control")
+        self._driver = driver
+        self._ended = ended
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._driver.run()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._ended()
+
+
+def _open_store(settings: Settings) -> LmdbStore:
+    return LmdbStore.open(
+        settings.data_dir,
+        cluster=settings.cluster,
+        node=settings.node,
+        durability=settings.durability,
+        keep=settings.keep,
+        map_bytes_initial=settings.map_bytes_initial,
+        writer_queue_bytes_max=settings.writer_queue_bytes_max,
+        transaction_bytes_max=settings.transaction_bytes_max,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+    )
+
+
+def _elector(settings: Settings, mesh: Mesh, inbox: Inbox) -> Elector:
+    """PySyncObj among peers; a node alone is its own leader."""
+
+    def send(to: NodeId, payload: bytes) -> bool:
+        return mesh.send(to, Raft(payload))
+
+    def on_grant() -> None:
+        inbox.deliver(Granted())
+
+    def on_revoke() -> None:
+        inbox.deliver(Revoked())
+
+    if settings.standalone:
+        return StaticElector(
+            settings.node, settings.node, on_grant=on_grant, on_revoke=on_revoke, electable=False
+        )
+    return PySyncObjElector(
+        settings.node,
+        frozenset(settings.peers),
+        send=send,
+        on_grant=on_grant,
+        on_revoke=on_revoke,
+        election_timeout_min_s=settings.election_timeout_min_s,
+        election_timeout_max_s=settings.election_timeout_max_s,
+        append_interval_s=settings.raft_append_interval_s,
+        leader_fallback_s=settings.leader_fallback_s,
+        tick_interval_s=settings.elector_tick_interval_s,
+        electable=False,
+    )

@@ -1,0 +1,148 @@
+"""The mesh: control messages in their envelopes, out to the peers and in from them (R28).
+
+Every message travels with the protocol version, the cluster, who sends it, the newest counter of this
+store, and the newest counter heard of the recipient's (R21). What comes in is looked at only when all of
+that fits: bytes that are no message, another version or cluster, a node that is no peer, and an envelope
+that names another node than the sender's key (T16) are dropped, counted and logged, each reason of each
+peer at most once per `LOG_INTERVAL_S`.
+
+Acknowledgments to one node are gathered until something else goes to it or `flush` is called: a store that
+made many streams durable with one sync answers for all of them with one message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from replicator.adapters.ports import Control
+from replicator.codec.frames import decode_envelope, encode_envelope
+from replicator.core.events import Received
+from replicator.core.messages import ACKS_PER_MESSAGE, PROTOCOL_VERSION, Ack, Envelope, Message
+from replicator.errors import MessageError
+from replicator.model import Incarnation, NodeId, Owner, Process
+
+log = logging.getLogger(__name__)
+
+LOG_INTERVAL_S = 10.0
+STRANGER = NodeId("(stranger)")
+
+
+class Counting(Protocol):
+    """Who knows the counters: `core.replica.Replica`."""
+
+    @property
+    def counter(self) -> int:
+        """The counter of the newest durable answer of this store."""
+
+    def known(self, node: NodeId) -> tuple[Incarnation, int]:
+        """The incarnation and newest counter heard of a peer."""
+
+
+class NoControl:
+    """The control channel of a node without peers."""
+
+    sockets: Iterable[object] = ()
+
+    def send(self, to: NodeId, frame: bytes) -> bool:
+        """There is nobody."""
+        return False
+
+    def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
+        """Nobody speaks."""
+        return iter(())
+
+    def close(self) -> None:
+        """Nothing was open."""
+
+
+class Mesh:
+    """Wraps `Control`; used on the control thread only."""
+
+    def __init__(
+        self, control: Control, cluster: str, me: Owner, peers: frozenset[NodeId], counting: Counting
+    ) -> None:
+        self.control = control
+        self._cluster = cluster
+        self._me = me
+        self._peers = peers
+        self._counting = counting
+        self._acks: dict[NodeId, Ack] = {}  # gathered, not yet sent
+        self._refused: dict[tuple[NodeId, str], int] = {}
+        self._logged: dict[tuple[NodeId, str], float] = {}
+
+    def send(self, to: NodeId, message: Message) -> bool:
+        """Send without waiting; False, and lost, if the peer is unknown or its queue is full."""
+        if to not in self._peers:
+            return False
+        if isinstance(message, Ack):
+            return self._gather(to, message)
+        self._send_acks(to)
+        return self._post(to, message)
+
+    def flush(self) -> None:
+        """Send the acknowledgments gathered so far; called when a turn is over."""
+        for to in list(self._acks):
+            self._send_acks(to)
+
+    def _gather(self, to: NodeId, ack: Ack) -> bool:
+        gathered = self._acks.get(to)
+        if gathered is not None:
+            if gathered.epoch == ack.epoch and len(gathered.acks) + len(ack.acks) <= ACKS_PER_MESSAGE:
+                ack = Ack(ack.epoch, gathered.acks + ack.acks)
+            else:
+                self._send_acks(to)
+        self._acks[to] = ack
+        return True
+
+    def _send_acks(self, to: NodeId) -> None:
+        gathered = self._acks.pop(to, None)
+        if gathered is not None:
+            self._post(to, gathered)
+
+    def _post(self, to: NodeId, message: Message) -> bool:
+        counting, me = self._counting, self._me
+        who = (me.node, me.incarnation, me.process)
+        recipient, remembered = counting.known(to)
+        counters = (counting.counter, remembered)
+        envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, *counters, message, recipient)
+        return self.control.send(to, encode_envelope(envelope))
+
+    def receive(self, now: float) -> Iterator[Received]:
+        """What has arrived and passes the checks."""
+        for key_node, frame in self.control.receive():
+            try:
+                envelope = decode_envelope(frame)
+                self._check(envelope, key_node)
+            except MessageError as error:
+                self._refuse(key_node, str(error), now)
+                continue
+            node, process = NodeId(envelope.node), Process(envelope.process)
+            incarnation = Incarnation(envelope.incarnation)
+            # What is remembered of the store that was here before says nothing of this one (R20, R21).
+            remembered = envelope.remembered if envelope.recipient == self._me.incarnation else 0
+            yield Received(node, incarnation, process, envelope.counter, remembered, envelope.message)
+
+    @property
+    def refused(self) -> int:
+        """How many messages were dropped, for status."""
+        return sum(self._refused.values())
+
+    def _check(self, envelope: Envelope, key_node: NodeId | None) -> None:
+        """Raise MessageError with a reason from a small fixed set."""
+        if envelope.version != PROTOCOL_VERSION:
+            raise MessageError(f"protocol version is not {PROTOCOL_VERSION}")
+        if envelope.cluster != self._cluster:
+            raise MessageError(f"cluster is not {self._cluster}")
+        if envelope.node not in self._peers:
+            raise MessageError("sender is not a peer")
+        if key_node is not None and key_node != envelope.node:
+            raise MessageError("sender's key is another node's")
+
+    def _refuse(self, key_node: NodeId | None, reason: str, now: float) -> None:
+        what = (key_node or STRANGER, reason)
+        count = self._refused[what] = self._refused.get(what, 0) + 1
+        if now - self._logged.get(what, -LOG_INTERVAL_S) >= LOG_INTERVAL_S:
+            self._logged[what] = now
+            log.warning("message refused sender=%s reason=%r count=%d", what[0], reason, count)

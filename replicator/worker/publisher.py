@@ -1,0 +1,248 @@
+"""The publisher: cuts, hashes, compresses, broadcasts and stores checkpoints, one after the other (R12).
+
+Only chunks that the stream's head does not have are compressed, sent and stored. A large checkpoint is a
+pipeline: two helpers hash and compress a bounded way ahead (both release the interpreter's lock), while
+finished chunks are batched, broadcast and given to the store. The manifest rides on the last message.
+
+No message leaves before the core has allowed its index: the window follows the fastest majority, not the
+slowest subscriber (R16). A publication of an older epoch than the newest one heard of is abandoned.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from msgspec import Struct
+
+from replicator.adapters.ports import Store
+from replicator.adapters.zeromq import PublishSocket
+from replicator.codec.chunking import digest_of, seal, split
+from replicator.codec.compression import compress
+from replicator.codec.frames import (
+    CHUNKS_PER_PUBLICATION,
+    PUBLICATION_BYTES_MAX,
+    Publication,
+    encode_publication,
+)
+from replicator.core.events import Published
+from replicator.core.messages import PROTOCOL_VERSION
+from replicator.model import (
+    Chunk,
+    Digest,
+    Epoch,
+    Generation,
+    Incarnation,
+    Manifest,
+    Part,
+    Payload,
+    Sequence,
+    StreamName,
+)
+from replicator.settings import Settings
+from replicator.worker.datathread import DataThread
+
+log = logging.getLogger(__name__)
+
+HELPERS = 2
+INLINE_BYTES_MAX = 2**18  # below, handing chunks to helpers costs more than it gains
+LOOK_AHEAD_BYTES_MAX = 8 * 2**20  # what the helpers may hold beyond the payload itself
+
+Stored = tuple[Chunk, bytes]
+
+
+class Task(Struct, frozen=True):
+    """A checkpoint to be published; a tombstone has no payload."""
+
+    handle: int
+    stream: StreamName
+    generation: Generation
+    epoch: Epoch
+    sequence: Sequence
+    payload: Payload | None
+
+
+class _Abandoned(Exception):
+    """The epoch is over, or the thread is closed."""
+
+
+class Publisher(DataThread):
+    """Publishes tasks first in, first out, on a thread of its own; without *socket* it only stores."""
+
+    def __init__(
+        self, settings: Settings, incarnation: Incarnation, store: Store, socket: PublishSocket | None
+    ) -> None:
+        super().__init__("publisher")
+        self._settings = settings
+        self._incarnation = incarnation
+        self._store = store
+        self._socket = socket
+        self._helpers = ThreadPoolExecutor(HELPERS, "replicator-compress")
+        self._look_ahead = max(HELPERS, LOOK_AHEAD_BYTES_MAX // settings.chunk_bytes)
+        self._window = settings.window_bytes_max // PUBLICATION_BYTES_MAX
+        self._changed = threading.Condition()
+        self._tasks: deque[Task] = deque()
+        self._newest = Epoch(0)  # the newest epoch heard of
+        self._allowed: tuple[Epoch, int] = (Epoch(0), 0)
+        self._epoch, self._index = Epoch(0), 0  # of the last message sent
+
+    def publish(self, task: Task) -> None:
+        """Queue a task; any thread."""
+        with self._changed:
+            self._newest = max(self._newest, task.epoch)
+            self._tasks.append(task)
+            self._changed.notify()
+
+    def allow(self, epoch: Epoch, publish_index: int) -> None:
+        """Let messages of *epoch* up to that index leave; any thread. Never falls within an epoch."""
+        with self._changed:
+            self._newest = max(self._newest, epoch)
+            self._allowed = max(self._allowed, (epoch, publish_index))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread; what is not published yet is abandoned."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify()
+        super().close()
+
+    def _run(self) -> None:
+        while self._step():
+            pass
+
+    def _end(self) -> None:
+        self._helpers.shutdown(wait=True, cancel_futures=True)
+        if self._socket:
+            self._socket.close()
+
+    def _step(self) -> bool:
+        """Publish the next task. Its payload is referred to no longer when this returns."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed.is_set() or self._tasks)
+            if self._closed.is_set():
+                return False
+            task = self._tasks.popleft()
+        try:
+            manifest = self._broadcast(task)
+        except _Abandoned:
+            log.debug("publication abandoned stream=%s sequence=%d", task.stream, task.sequence)
+        else:
+            self.counters["published"] += 1
+            self._deliver(Published(task.handle, manifest, task.epoch, self._index))
+        return True
+
+    def _broadcast(self, task: Task) -> Manifest:
+        """Send and store all that is new in the task; the batch kept back goes with the manifest."""
+        payload = task.payload
+        if payload is None:
+            manifest = self._seal(task, ())
+            self._send(task, [], manifest)
+            return manifest
+        size = self._settings.chunk_bytes
+        views = [(name, view) for name, part in payload.parts.items() for view in split(part, size)]
+        chunks: dict[str, list[Chunk]] = {name: [] for name in payload.parts}
+        known = self._known(task.stream)
+        batch, room = list[Stored](), PUBLICATION_BYTES_MAX
+        packed = self._packed([view for _, view in views], known)
+        for (name, view), (chunk, stored) in zip(views, packed, strict=True):
+            self.counters["raw_bytes"] += len(view)
+            if stored is not None and chunk.raw_digest not in known:
+                if batch and (len(stored) > room or len(batch) == CHUNKS_PER_PUBLICATION):
+                    self._send(task, batch, None)
+                    batch, room = [], PUBLICATION_BYTES_MAX
+                batch.append((chunk, stored))
+                room -= len(stored)
+            chunks[name].append(known.setdefault(Digest(chunk.raw_digest), chunk))
+        manifest = self._seal(task, tuple(Part(name, tuple(found)) for name, found in chunks.items()))
+        self._send(task, batch, manifest)
+        return manifest
+
+    def _seal(self, task: Task, parts: tuple[Part, ...]) -> Manifest:
+        payload = task.payload or Payload({})
+        return seal(
+            task.stream,
+            task.generation,
+            task.epoch,
+            task.sequence,
+            parts,
+            meta=payload.meta,
+            is_mapping=payload.is_mapping,
+            tombstone=task.payload is None,
+        )
+
+    def _known(self, stream: StreamName) -> dict[Digest, Chunk]:
+        """The chunks of the stream's head that are stored here, by raw digest."""
+        head = self._store.head_manifest(stream)
+        chunks = [chunk for part in head.parts for chunk in part.chunks] if head else []
+        missing = {chunk.stored_digest for chunk in self._store.missing(chunks)}
+        return {Digest(chunk.raw_digest): chunk for chunk in chunks if chunk.stored_digest not in missing}
+
+    def _packed(
+        self, views: list[memoryview], known: dict[Digest, Chunk]
+    ) -> Iterable[tuple[Chunk, bytes | None]]:
+        """Each view's chunk in order, with its stored bytes unless it was known at that time."""
+
+        def pack(view: memoryview) -> tuple[Chunk, bytes | None]:
+            raw_digest = digest_of(view)
+            return (known[raw_digest], None) if raw_digest in known else compress(view, raw_digest)
+
+        if sum(map(len, views)) <= INLINE_BYTES_MAX:
+            return map(pack, views)
+        return self._ahead(pack, views)
+
+    def _ahead(
+        self, pack: Callable[[memoryview], tuple[Chunk, bytes | None]], views: list[memoryview]
+    ) -> Iterator[tuple[Chunk, bytes | None]]:
+        """Like ``map``, but the helpers work a bounded number of chunks ahead."""
+        waiting: deque[Future[tuple[Chunk, bytes | None]]] = deque()
+        for view in views:
+            waiting.append(self._helpers.submit(pack, view))
+            if len(waiting) >= self._look_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _send(self, task: Task, batch: list[Stored], manifest: Manifest | None) -> None:
+        """Broadcast one message when it is allowed to leave, and give its chunks to the store."""
+        chunks, stored = tuple(chunk for chunk, _ in batch), [content for _, content in batch]
+        if self._epoch != task.epoch:
+            self._epoch, self._index = task.epoch, 0
+        self._wait_until_allowed(task.epoch, self._index + 1)
+        self._index += 1
+        if self._socket:
+            header = Publication(
+                PROTOCOL_VERSION,
+                self._settings.cluster,
+                self._settings.node,
+                self._incarnation,
+                task.epoch,
+                self._index,
+                task.stream,
+                task.generation,
+                task.sequence,
+                chunks,
+                manifest,
+            )
+            self._socket.send(encode_publication(header, stored))
+            self.counters["sent_bytes"] += sum(map(len, stored))
+        if batch:
+            self._store.put_chunks(task.stream, task.epoch, task.sequence, batch)
+
+    def _wait_until_allowed(self, epoch: Epoch, index: int) -> None:
+        """Return when that message may leave; raises _Abandoned if it never may."""
+
+        def over() -> bool:
+            return self._closed.is_set() or epoch < self._newest
+
+        def allowed() -> bool:
+            limit = self._allowed[1] if self._allowed[0] == epoch else self._window
+            return self._socket is None or index <= limit
+
+        with self._changed:
+            self._changed.wait_for(lambda: over() or allowed())
+            if over():
+                raise _Abandoned

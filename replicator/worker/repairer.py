@@ -1,0 +1,213 @@
+"""The repairer: gives peers the chunks that they lack, and fetches those that are lacking here (R18, R22).
+
+Late joiner, restarted node, lagging node, claimant and scrubber all use this one mechanism: want and have
+chunks, by digest. Fetched chunks go to the store, verified, as they come; when none is lacking any longer
+the core is told and accepts. Memory is bounded by the credit of the fetches that are under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence as Ordered
+
+from msgspec import Struct
+
+from replicator.adapters.ports import Store
+from replicator.adapters.zeromq import MESSAGES_PER_TURN, RepairSockets
+from replicator.codec.compression import verify
+from replicator.codec.frames import (
+    REQUEST_BYTES_MAX,
+    HaveChunks,
+    HaveManifest,
+    Repair,
+    WantChunks,
+    WantManifest,
+    decode_repair,
+)
+from replicator.core.events import Fetched, FetchFailed
+from replicator.core.messages import PROTOCOL_VERSION
+from replicator.errors import MessageError
+from replicator.model import (
+    COUNT_MAX,
+    Buffer,
+    Chunk,
+    Digest,
+    Epoch,
+    Incarnation,
+    Manifest,
+    NodeId,
+    Sequence,
+    StreamName,
+)
+from replicator.settings import Settings
+from replicator.worker.datathread import DataThread
+from replicator.worker.fetch import Fetch
+from replicator.worker.serving import Serving
+
+TICK_S = 0.02
+CHECKS_PER_TURN = 8
+# A fetched chunk counts by its digest only, whatever the epoch of its checkpoint, which may be an old one
+# that is being adopted. The fence is checked when the checkpoint is accepted (R4).
+ANY_EPOCH = Epoch(COUNT_MAX)
+
+
+class Order(Struct, frozen=True):
+    """What a stream's fetch is to bring; without a digest: nothing any longer."""
+
+    stream: StreamName
+    digest: Digest | None
+    manifest: Manifest | None = None
+    sources: tuple[NodeId, ...] = ()
+    verify: bool = False
+
+
+class Repairer(DataThread):
+    """Serves and fetches, on a thread of its own."""
+
+    def __init__(
+        self, settings: Settings, incarnation: Incarnation, store: Store, sockets: RepairSockets
+    ) -> None:
+        super().__init__("repairer")
+        self._settings = settings
+        self._peers = settings.peers.keys() - {settings.node}
+        self._store = store
+        self._sockets = sockets
+        self._serving = Serving(settings, incarnation, store, sockets, self.counters)
+        self._orders: deque[Order] = deque()
+        self._fetches: dict[StreamName, Fetch] = {}
+        self._number = 0
+
+    def order(self, order: Order) -> None:
+        """Begin, replace or cancel the fetch of a stream; any thread."""
+        self._orders.append(order)
+        self._ring()
+
+    def _end(self) -> None:
+        self._sockets.close()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._sockets.wait(self._bell, self._timeout_s(), self._serving.peers)
+            self._silence()
+            while self._orders:
+                self._begin(self._orders.popleft())
+            taken = 0
+            for taken, (key_node, frames) in enumerate(self._sockets.receive_frames(), 1):
+                self._take(key_node, frames)
+                if taken == MESSAGES_PER_TURN:
+                    break
+            self._serving.serve()
+            now = time.monotonic()
+            for fetch in list(self._fetches.values()):
+                if taken < MESSAGES_PER_TURN:  # else an answer may be waiting still
+                    fetch.expire(now)
+                self._advance(fetch, now)
+
+    def _timeout_s(self) -> float | None:
+        if any(fetch.unchecked for fetch in self._fetches.values()):
+            return 0.0
+        return TICK_S if self._fetches else None
+
+    def _begin(self, order: Order) -> None:
+        self._fetches.pop(order.stream, None)
+        if order.digest is None:
+            return
+        self._number += 1
+        credit_bytes = self._settings.fetch_credit * REQUEST_BYTES_MAX
+        fetch = Fetch(self._number, order.stream, order.digest, order.sources, order.verify, credit_bytes)
+        self._fetches[order.stream] = fetch
+        manifest = order.manifest or self._store.read_manifest(order.stream, order.digest)
+        if manifest is not None and manifest.digest == order.digest:
+            self._unfold(fetch, manifest)
+
+    def _unfold(self, fetch: Fetch, manifest: Manifest) -> None:
+        """The manifest is known: find out which of its chunks are lacking."""
+        chunks = {chunk.stored_digest: chunk for part in manifest.parts for chunk in part.chunks}
+        missing = self._store.missing(chunks.values())
+        for chunk in missing:
+            chunks.pop(chunk.stored_digest, None)
+        fetch.begin(manifest, missing, chunks.values())
+
+    def _advance(self, fetch: Fetch, now: float) -> None:
+        """Check what is to be checked, ask for what is lacking, and tell when it is over."""
+        for chunk in fetch.take_unchecked(CHECKS_PER_TURN):
+            if self._store.read_chunk(Digest(chunk.stored_digest)) is None:
+                self._store.discard_chunk(Digest(chunk.stored_digest))
+                fetch.want(chunk)
+        while (request := fetch.next_request(now)) is not None:
+            node, digests = request
+            want = WantChunks(tuple(digests)) if fetch.manifest else WantManifest(fetch.stream, fetch.digest)
+            if self._serving.send(node, fetch.number, want):
+                fetch.asked(node, digests, now)
+            else:
+                fetch.unreachable(node, now)
+        if fetch.is_done and fetch.manifest is not None:
+            del self._fetches[fetch.stream]
+            self._deliver(Fetched(fetch.stream, fetch.digest, fetch.manifest))
+        elif fetch.has_failed:
+            del self._fetches[fetch.stream]
+            self._deliver(FetchFailed(fetch.stream, fetch.digest))
+
+    def _take(self, key_node: NodeId | None, frames: Ordered[Buffer]) -> None:
+        """Look at one message; a peer is who its key says, or without keys who it says it is."""
+        try:
+            header, chunks = decode_repair(frames)
+        except MessageError as error:
+            self._refuse(key_node, str(error))
+            return
+        node = NodeId(header.node)
+        if header.version != PROTOCOL_VERSION:
+            self._refuse(key_node, f"protocol version is not {PROTOCOL_VERSION}", "refused")
+        elif header.cluster != self._settings.cluster:
+            self._refuse(key_node, f"cluster is not {self._settings.cluster}", "refused")
+        elif node not in self._peers or (key_node is not None and key_node != node):
+            self._refuse(key_node, "sender is not a peer, or not with that key", "refused")
+        elif isinstance(header.message, WantManifest | WantChunks):
+            if not self._serving.add(node, header.job, header.message):
+                self._refuse(node, "too many requests wait")
+        else:
+            self._take_answer(node, header, chunks)
+
+    def _take_answer(self, node: NodeId, header: Repair, chunks: Ordered[Buffer]) -> None:
+        fetch = next((fetch for fetch in self._fetches.values() if fetch.number == header.job), None)
+        if fetch is None:
+            return  # it is over; what comes late is not needed
+        message = header.message
+        useful = False
+        if isinstance(message, HaveManifest):
+            useful = self._take_manifest(fetch, node, message.manifest)
+        elif isinstance(message, HaveChunks):
+            absent = [fetch.lacks(node, Digest(digest)) for digest in message.absent]
+            useful = self._take_chunks(fetch, node, zip(message.present, chunks, strict=True)) or any(absent)
+        if useful:  # a peer that only says what nobody asked for is as good as silent
+            fetch.heard(node, time.monotonic())
+
+    def _take_manifest(self, fetch: Fetch, node: NodeId, manifest: Manifest | None) -> bool:
+        """Go on with the chunks, if it is the manifest that is looked for."""
+        if fetch.manifest is not None:
+            return False
+        if manifest is None or (manifest.stream, manifest.digest) != (fetch.stream, fetch.digest):
+            return fetch.lacks(node, fetch.digest)
+        self._unfold(fetch, manifest)
+        return True
+
+    def _take_chunks(self, fetch: Fetch, node: NodeId, received: Iterable[tuple[bytes, Buffer]]) -> bool:
+        """Store those that are needed and right; a wrong one counts as one that the peer lacks."""
+        good: list[tuple[Chunk, Buffer]] = []
+        for digest, content in received:
+            if (chunk := fetch.needs(Digest(digest))) is None:
+                continue
+            try:
+                verify(chunk, content)
+            except MessageError as error:
+                self._refuse(node, str(error))
+                fetch.lacks(node, Digest(digest))
+            else:
+                good.append((chunk, content))
+                fetch.got(Digest(digest))
+        if good and fetch.manifest is not None:
+            self.counters["verified"] += len(good)
+            self.counters["fetched_bytes"] += sum(chunk.stored_bytes for chunk, _ in good)
+            self._store.put_chunks(fetch.stream, ANY_EPOCH, Sequence(fetch.manifest.sequence), good)
+        return bool(good)

@@ -1,0 +1,76 @@
+"""Warm standby: committed checkpoints, loaded in the background and offered to an engine that follows.
+
+Per stream the latest wins and one is out at a time, until the engine has taken it; `OUT_MAX` streams are
+out together, so that an engine that takes none holds no more memory than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replicator.core.effects import Standby
+from replicator.core.events import HeadRotten
+from replicator.link import messages as link
+from replicator.model import Digest, Head, StreamName
+from replicator.worker.inbox import Loaded
+from replicator.worker.loader import Loader
+from replicator.worker.silence import End
+
+OUT_MAX = 8
+
+
+class Standbys:
+    """What the engine is offered while this node is a backup. Used on the control thread only."""
+
+    def __init__(self, end: End, loader: Loader, deliver: Callable[[HeadRotten], None]) -> None:
+        self._end = end
+        self._loader = loader
+        self._deliver = deliver
+        self._following = False
+        self._newest: dict[StreamName, Head] = {}
+        self._waiting: dict[StreamName, Head] = {}  # newest, not yet offered; oldest stream first
+        self._out: set[StreamName] = set()  # being loaded, or offered and not taken
+
+    def committed(self, effect: Standby, now: float) -> None:
+        """A newer committed head is held here; a tombstone ends its stream."""
+        stream = StreamName(effect.head.stream)
+        if effect.head.tombstone:
+            self._newest.pop(stream, None)
+            self._waiting.pop(stream, None)
+            return
+        self._newest[stream] = effect.head
+        if self._following:
+            self._waiting[stream] = effect.head
+            self._offer()
+
+    def follow(self, on: bool) -> None:
+        """The engine begins to follow, with everything that is committed here, or ends it."""
+        self._following = on
+        self._out.clear()
+        self._waiting = dict(self._newest) if on else {}
+        self._offer()
+
+    def taken(self, stream: StreamName) -> None:
+        """The engine is done with what it was offered."""
+        self._out.discard(stream)
+        self._offer()
+
+    def loaded(self, result: Loaded) -> None:
+        """A checkpoint is restored, or cannot be read: the core has it mended and tells of a newer one."""
+        stream = StreamName(result.head.stream)
+        if result.payload is None:
+            self._deliver(HeadRotten(stream, Digest(result.head.digest)))
+        elif self._following:
+            names, parts = link.part_frames(result.payload)
+            meta, mapping = result.payload.meta, result.payload.is_mapping
+            offer = link.StandbyOffered(stream, result.head.position, meta, names, mapping)
+            self._end.send(offer, parts)
+            return
+        self.taken(stream)
+
+    def _offer(self) -> None:
+        for stream in [stream for stream in self._waiting if stream not in self._out]:
+            if len(self._out) >= OUT_MAX:
+                return
+            self._out.add(stream)
+            self._loader.load(None, self._waiting.pop(stream))

@@ -1,0 +1,259 @@
+"""Status: what this node says of itself, and what it hears from the members when somebody asks.
+
+One gathering runs at a time and later askers join it. A member that has not answered within
+`GATHER_TIMEOUT_S` is reported as unreachable. Lag is what a member's head lacks of the newest head that
+anybody reports of the stream: its bytes (whole, though chunks known already are not sent again), and for
+how long that head has been there. A report is at most `REPORT_BYTES_MAX` long; it then says how many
+streams it leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import MsgspecError, Struct, json
+
+from replicator.adapters.ports import DataPath, Elector, Store
+from replicator.core.effects import MarkCommitted
+from replicator.core.events import Accepted
+from replicator.core.messages import StatusReport, StatusRequest
+from replicator.core.replica import ReplicaStatus
+from replicator.model import Head, Manifest, NodeId, Position, StreamName
+from replicator.settings import Settings
+from replicator.worker.mesh import Mesh
+
+GATHER_TIMEOUT_S = 0.5
+REPORT_BYTES_MAX = 990_000
+STREAMS_MAX = 4096
+ASKERS_MAX = 64
+
+Reply = Callable[[bytes], None]
+
+
+class Place(Struct, frozen=True):
+    """A position."""
+
+    epoch: int
+    sequence: int
+
+
+class StreamReport(Struct, kw_only=True):
+    """A stream on one member. What is not known is None; *age_s* is for how long the head has been there."""
+
+    stream: str
+    head: Place | None = None
+    commit: Place | None = None
+    deleted: bool = False
+    readable: bool = True
+    bytes: int = 0
+    age_s: float | None = None
+    lag_bytes: int = 0
+    lag_s: float | None = 0.0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return (self.head.epoch, self.head.sequence) if self.head is not None else (0, 0)
+
+
+class MemberReport(Struct, kw_only=True):
+    """A member's own word. *lacking* says, at a primary, how many streams each backup lacks."""
+
+    node: str
+    reachable: bool = True
+    role: str
+    epoch: int
+    owner: str | None
+    lease_s: float
+    active: bool
+    waiting_for: str
+    changing: bool
+    full: bool
+    lacking: dict[str, int]
+    leader: str | None
+    durability: str
+    streams: list[StreamReport]
+    streams_left_out: int
+    usage: dict[str, int]
+
+
+class Unreachable(Struct):
+    """A member that has not answered."""
+
+    node: str
+    reachable: bool = False
+
+
+class ClusterReport(Struct):
+    """What `replicator.status()` gives."""
+
+    node: str
+    cluster: str
+    members: list[MemberReport | Unreachable]
+
+
+class Knowing(Protocol):
+    """Whose status it is: `core.replica.Replica`."""
+
+    def status(self) -> ReplicaStatus: ...
+
+
+class Census:
+    """Asks everybody, and answers those who ask. Used on the control thread only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        core: Knowing,
+        elector: Elector,
+        store: Store,
+        data: DataPath,
+        mesh: Mesh,
+    ) -> None:
+        self._settings = settings
+        self._core = core
+        self._elector = elector
+        self._store = store
+        self._data = data
+        self._mesh = mesh
+        self._peers = tuple(sorted(settings.peers.keys() - {settings.node}))
+        self._nonce = 0
+        self._askers: list[Reply] = []
+        self._heard: dict[NodeId, MemberReport] = {}
+        self._arrived: dict[StreamName, tuple[float, Manifest]] = {}  # when which head was accepted
+        self._committed: dict[StreamName, Position] = {}
+        self.deadline = math.inf
+
+    def accepted(self, event: Accepted, now: float) -> None:
+        """A stream has a new head here: note when it came."""
+        self._arrived[StreamName(event.manifest.stream)] = (now, event.manifest)
+
+    def committed(self, effect: MarkCommitted) -> None:
+        """A stream's commit point has moved."""
+        self._committed[effect.stream] = effect.position
+
+    # ── asking and answering ──
+
+    def ask(self, reply: Reply, now: float) -> None:
+        """Have *reply* called with the members' status, as JSON, within `GATHER_TIMEOUT_S`."""
+        if len(self._askers) >= ASKERS_MAX:
+            reply(json.encode({"error": "too many ask for the status"}))
+            return
+        self._askers.append(reply)
+        if len(self._askers) == 1:
+            self._nonce += 1
+            self._heard.clear()
+            self.deadline = now + GATHER_TIMEOUT_S
+            for peer in self._peers:
+                self._mesh.send(peer, StatusRequest(self._nonce))
+        self._finish_if_all(now)
+
+    def on_request(self, node: NodeId, request: StatusRequest, now: float) -> None:
+        """Tell a member how this one is."""
+        self._mesh.send(node, StatusReport(request.nonce, _encode(self._own(now))))
+
+    def on_report(self, node: NodeId, message: StatusReport, now: float) -> None:
+        """A member's answer; one that is too late or makes no sense is ignored."""
+        if message.nonce != self._nonce or not self._askers:
+            return
+        try:
+            report = json.decode(message.report, type=MemberReport)
+        except MsgspecError:
+            return
+        report.node, report.reachable = node, True
+        self._heard[node] = report
+        self._finish_if_all(now)
+
+    def tick(self, now: float) -> None:
+        """Answer with what has come when the time is over."""
+        if now >= self.deadline:
+            self._finish(now)
+
+    def _finish_if_all(self, now: float) -> None:
+        if len(self._heard) == len(self._peers):
+            self._finish(now)
+
+    def _finish(self, now: float) -> None:
+        settings, heard = self._settings, self._heard
+        self.deadline = math.inf
+        reports = [self._own(now), *(heard[peer] for peer in self._peers if peer in heard)]
+        _add_lag(reports)
+        members: list[MemberReport | Unreachable] = [*reports]
+        members += [Unreachable(peer) for peer in self._peers if peer not in heard]
+        members.sort(key=lambda member: member.node)
+        answer = json.encode(ClusterReport(settings.node, settings.cluster, members))
+        askers, self._askers = self._askers, []
+        for reply in askers:
+            reply(answer)
+
+    # ── this node's own ──
+
+    def _own(self, now: float) -> MemberReport:
+        known = self._core.status()
+        streams = known["streams"]
+        shown = sorted(streams)[:STREAMS_MAX]
+        usage = {**self._store.usage(), **self._data.usage(), "messages_refused": self._mesh.refused}
+        return MemberReport(
+            node=self._settings.node,
+            role=known["role"],
+            epoch=known["epoch"],
+            owner=known["owner"],
+            lease_s=known["lease_s"],
+            active=known["active"],
+            waiting_for=known["waiting_for"],
+            changing=known["changing"],
+            full=known["full"],
+            lacking={str(node): count for node, count in known["lacking"].items()},
+            leader=self._elector.leader,
+            durability=self._settings.durability,
+            streams=[self._stream(stream, *streams[stream], now) for stream in shown],
+            streams_left_out=len(streams) - len(shown),
+            usage=usage,
+        )
+
+    def _stream(
+        self, stream: StreamName, head: Head, committed: tuple[int, int] | None, now: float
+    ) -> StreamReport:
+        since, manifest = self._arrived.get(stream, (None, None))
+        if manifest is None or manifest.digest != head.digest:  # it is older than this process
+            since, manifest = None, self._store.head_manifest(stream)
+        position = self._committed.get(stream)
+        if committed == (head.generation, head.sequence):
+            position = head.position
+        return StreamReport(
+            stream=stream,
+            head=Place(head.epoch, head.sequence),
+            commit=Place(position.epoch, position.sequence) if position is not None else None,
+            deleted=head.tombstone,
+            readable=head.readable,
+            bytes=manifest.stored_bytes if manifest is not None else 0,
+            age_s=now - since if since is not None else None,
+        )
+
+
+def _add_lag(members: list[MemberReport]) -> None:
+    """Say of each member what it lacks of each stream's newest head, streams it knows nothing of included."""
+    newest: dict[str, StreamReport] = {}
+    for member in members:
+        for stream in member.streams:
+            if stream.stream not in newest or stream.order > newest[stream.stream].order:
+                newest[stream.stream] = stream
+    for member in members:
+        known = {stream.stream for stream in member.streams}
+        if not member.streams_left_out:
+            member.streams += [StreamReport(stream=name) for name in newest if name not in known]
+        for stream in member.streams:
+            first = newest[stream.stream]
+            is_behind = stream.order < first.order
+            stream.lag_bytes = first.bytes if is_behind else 0
+            stream.lag_s = first.age_s if is_behind else 0.0
+
+
+def _encode(report: MemberReport) -> bytes:
+    """The report within its bound; half of the streams go until it fits."""
+    while len(encoded := json.encode(report)) > REPORT_BYTES_MAX:
+        kept = len(report.streams) // 2
+        report.streams_left_out += len(report.streams) - kept
+        del report.streams[kept:]
+    return encoded

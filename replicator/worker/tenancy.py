@@ -1,0 +1,259 @@
+"""The tenancy: what the worker keeps for its engine, from the first restored head to the last ticket.
+
+It turns the core's effects for the engine into messages of the link: restored heads and the start of a
+tenure, its lease word and its end, what became of each checkpoint. Payloads are kept here under the
+handle that the core knows them by; the core never sees a byte of them.
+
+A tenure starts for the engine when all its heads are loaded. A head that turns out to be unreadable at
+that moment is told to the core, which has it fetched from another replica, and is tried once more; if
+nobody mends it within `MEND_TIMEOUT_S` the tenure starts without it and `restored` of its stream raises
+(R8, R22).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from replicator.core.effects import (
+    Abort,
+    Commit,
+    EndTenure,
+    HeldByAll,
+    Release,
+    SetLease,
+    StartTenure,
+    StoredLocally,
+    Supersede,
+)
+from replicator.core.events import Accepted, AcceptRefused, HeadRotten
+from replicator.link import messages as link
+from replicator.link.lease import LeaseSlot, LeaseWords
+from replicator.model import Digest, Epoch, Head, Payload, StreamName
+from replicator.worker.inbox import Loaded
+from replicator.worker.loader import Loader
+from replicator.worker.silence import End
+
+MEND_TIMEOUT_S = 2.0
+STAGES = ("publish", "store", "commit")  # each begins where the one before ends
+NANOSECONDS = 1_000_000_000
+FOREVER_NS = 2**62  # a node alone needs nobody's lease
+# What was in flight when the primary claimed above a stuck member commits in the newer epoch, under its
+# lease, before the tenure has a word for it (R11): the engine may report that for so long.
+DRAINED_NS = NANOSECONDS // 10
+
+
+class Tenancy:
+    """Used on the control thread only."""
+
+    def __init__(
+        self,
+        end: End,
+        words: LeaseWords,
+        loader: Loader,
+        deliver: Callable[[HeadRotten], None],
+        acks: str = "quorum",
+    ) -> None:
+        self._end = end
+        self._acks = acks
+        self._words = words
+        self._loader = loader
+        self._deliver = deliver
+        self._payloads: dict[int, Payload] = {}
+        self._stages: dict[int, list[float]] = {}  # instants: submitted, published, stored
+        self._count = 0  # of tenures; the next one's slot
+        self._slot: LeaseSlot | None = None
+        self._epoch: Epoch | None = None  # whose slot that is
+        self._starting: StartTenure | None = None
+        self._loading: set[StreamName] = set()
+        self._mending: dict[StreamName, Loaded] = {}
+        self._mend_until = math.inf
+        self.unavailable: dict[StreamName, Digest] = {}  # heads that nobody could read at the start
+        self._instants: dict[str, float] = {}  # the moments of the present takeover, by name
+
+    # ── payloads and tickets ──
+
+    def keep(self, handle: int, payload: Payload, now: float) -> None:
+        """Take a submitted payload into custody until the core releases it."""
+        self._payloads[handle] = payload
+        self._stages[handle] = [now]
+
+    def payload(self, handle: int) -> Payload | None:
+        """The payload of a handle; None for a tombstone."""
+        return self._payloads.get(handle)
+
+    def published(self, handle: int, now: float) -> None:
+        """The data path has broadcast the payload: note the instant."""
+        stages = self._stages.get(handle)
+        if stages is not None and len(stages) == 1:
+            stages.append(now)
+
+    def stored(self, effect: StoredLocally, now: float) -> None:
+        stages = self._stages.get(effect.handle)
+        if stages is not None and len(stages) == 2:
+            stages.append(now)
+        if self._acks == "local":  # nobody else waits for it, and telling it wakes the engine's process
+            self._tell(effect.handle, link.Stored(effect.handle))
+
+    def committed(self, effect: Commit, now: float) -> None:
+        spans = _spans([*self._stages.pop(effect.handle, ()), now])
+        now_ns = int(now * NANOSECONDS)
+        until_ns = self._slot.deadline_ns if self._slot is not None else 0
+        if until_ns <= now_ns:
+            until_ns = now_ns + DRAINED_NS
+        what = (effect.handle, effect.position, effect.holders, spans, until_ns)
+        self._tell(effect.handle, link.Committed(*what))
+
+    def held_by_all(self, effect: HeldByAll, now: float) -> None:
+        if self._acks == "all":
+            self._tell(effect.handle, link.HeldByAll(effect.handle, effect.holders))
+
+    def superseded(self, effect: Supersede, now: float) -> None:
+        self._stages.pop(effect.handle, None)
+        self._tell(effect.handle, link.Superseded(effect.handle, effect.by))
+
+    def aborted(self, effect: Abort, now: float) -> None:
+        self._stages.pop(effect.handle, None)
+        self._tell(effect.handle, link.Aborted(effect.handle, effect.reason))
+
+    def released(self, effect: Release, now: float) -> None:
+        if self._payloads.pop(effect.handle, None) is not None:
+            self._end.send(link.Released(effect.handle))
+
+    def _tell(self, handle: int, message: link.ToEngine) -> None:
+        """Tell the engine what became of its checkpoint; 0 is none of its own."""
+        if handle:
+            self._end.send(message)
+
+    # ── the lease word ──
+
+    def set_lease(self, effect: SetLease, now: float) -> None:
+        """Write the deadline; the first one of an epoch takes the next slot and ends the one before."""
+        if effect.epoch != self._epoch:
+            if not effect.deadline or effect.epoch < (self._epoch or 0):
+                return  # of a tenure that has ended
+            self._take_slot(effect.epoch)
+        assert self._slot is not None
+        self._slot.deadline_ns = int(min(effect.deadline * NANOSECONDS, FOREVER_NS))
+        self._start_if_loaded(now)
+
+    def _take_slot(self, epoch: Epoch) -> None:
+        if self._slot is not None:
+            self._slot.deadline_ns = 0
+        self._count += 1
+        self._slot = self._words.slot(self._count)
+        self._slot.deadline_ns = 0
+        self._epoch = epoch
+
+    # ── the start and the end of a tenure ──
+
+    def note(self, moment: str, now: float) -> None:
+        """A moment of a takeover: granted, claimed, fetched. The grant begins a new one."""
+        if moment == "granted":
+            self._instants = {}
+        self._instants[moment] = now
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The epoch of the tenure that the engine has or is about to get."""
+        return self._epoch
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do."""
+        return self._mend_until
+
+    def start(self, effect: StartTenure, now: float) -> None:
+        """Load all heads; the tenure starts when the last one is there."""
+        if effect.epoch != self._epoch:
+            self._take_slot(effect.epoch)
+        self._forget_start()
+        self._starting = effect
+        self.unavailable = {StreamName(head.stream): Digest(head.digest) for head in effect.unavailable}
+        self._instants.setdefault("fetched", self._instants.get("claimed", now))
+        self._instants["adopted"] = now
+        for head in effect.unavailable:
+            self._unavailable(head, "nobody that can be reached has its bytes")
+        for head in effect.heads:
+            if head.tombstone:
+                self._end.send(link.RestoredDeleted(effect.epoch, head.stream, head.position))
+            else:
+                self._loading.add(StreamName(head.stream))
+                self._loader.load(effect.epoch, head)
+        self._start_if_loaded(now)
+
+    def end(self, effect: EndTenure, now: float) -> None:
+        """Close the lease word first, then tell the engine."""
+        if effect.epoch == self._epoch and self._slot is not None:
+            self._slot.deadline_ns = 0
+            self._slot = self._epoch = None
+        self._forget_start()
+        self._instants = {}
+        self._end.send(link.TenureEnded(effect.epoch, effect.reason))
+
+    def loaded(self, result: Loaded, now: float) -> None:
+        """A head of the tenure is restored, or cannot be read."""
+        stream = StreamName(result.head.stream)
+        if self._starting is None or result.epoch != self._starting.epoch or stream not in self._loading:
+            return
+        if result.payload is not None:
+            names, parts = link.part_frames(result.payload)
+            position, meta = result.head.position, result.payload.meta
+            mapping = result.payload.is_mapping
+            self._end.send(link.Restored(result.epoch, stream, position, meta, names, mapping), parts)
+        elif stream not in self._mending:
+            self._mending[stream] = result
+            self._mend_until = min(self._mend_until, now + MEND_TIMEOUT_S)
+            self._deliver(HeadRotten(stream, Digest(result.head.digest)))
+            return
+        else:
+            self._unavailable(result.head, result.error)
+        self._loading.discard(stream)
+        self._mending.pop(stream, None)
+        self._start_if_loaded(now)
+
+    def written(self, event: Accepted | AcceptRefused) -> None:
+        """The store has come to a manifest, and with it to the chunks that were queued before: if it is that
+        of a head which could not be read, it has been fetched, and is tried again."""
+        result = self._mending.get(StreamName(event.manifest.stream))
+        if result is not None and result.head.digest == event.manifest.digest:
+            self._loader.load(result.epoch, result.head)
+
+    def tick(self, now: float) -> None:
+        """Start without what nobody has mended in time."""
+        if now >= self._mend_until:
+            for stream in list(self._mending):
+                self._give_up(stream, now)
+            self._mend_until = math.inf
+
+    def _give_up(self, stream: StreamName, now: float) -> None:
+        result = self._mending.pop(stream)
+        self._unavailable(result.head, result.error)
+        self._loading.discard(stream)
+        self._start_if_loaded(now)
+
+    def _unavailable(self, head: Head, text: str) -> None:
+        assert self._epoch is not None
+        self._end.send(link.RestoredUnavailable(self._epoch, head.stream, head.position, text))
+
+    def _start_if_loaded(self, now: float) -> None:
+        """Tell the engine, which looks at the lease word at once: it has to be written by then."""
+        effect, slot = self._starting, self._slot
+        if effect is not None and not self._loading and slot is not None and slot.deadline_ns:
+            self._instants["restored"] = now
+            self._end.send(link.TenureStarted(effect.epoch, self._count, effect.unchanged, self._instants))
+            self._forget_start()
+
+    def _forget_start(self) -> None:
+        self._starting = None
+        self._loader.drop()
+        self._loading.clear()
+        self._mending.clear()
+        self._mend_until = math.inf
+
+
+def _spans(instants: list[float]) -> dict[str, float]:
+    """How long each stage took, when all their instants are known; a tombstone has none."""
+    if len(instants) != len(STAGES) + 1:
+        return {}
+    return {name: end - start for name, start, end in zip(STAGES, instants, instants[1:], strict=False)}

@@ -1,0 +1,221 @@
+"""A disk that is full, and a disk that fails (R21)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from replicator.adapters import store_payload, store_writer
+from replicator.core.effects import Accept, AdoptHeads
+from replicator.core.events import Accepted, AcceptRefused, Event, HeadsAdopted, StoreFailed, StoreRoom, Why
+from replicator.errors import StoreError, StoreFull
+from replicator.model import Epoch
+from tests.adapters.store_kit import DEADLINE_S, MIB, Opened, Stores, checkpoint
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    """Opens the test's store; whatever is open at the end is closed."""
+    with Stores(tmp_path / "store") as stores:
+        yield stores
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB; skipped where none can be mounted."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "replicator-test", path], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def fill_up(directory: Path) -> None:
+    """Leave no room in the file system."""
+    with (directory / "rest").open("wb", buffering=0) as rest, contextlib.suppress(OSError):
+        while True:
+            rest.write(bytes(4096))
+
+
+def offer(opened: Opened, stream: str, sequence: int, size: int) -> tuple[Event | None, Event]:
+    """Store a checkpoint of random bytes; return what is told of the disk, and what comes of it."""
+    pieces = [os.urandom(min(2**18, size - at)) for at in range(0, size, 2**18)]
+    manifest, chunks = checkpoint(stream, sequence, *pieces)
+    opened.put(manifest, chunks, 1)
+    opened.store.perform(Accept(manifest, Epoch(1)))
+    event = opened.next()
+    return (event, opened.next()) if isinstance(event, StoreRoom) else (None, event)
+
+
+@pytest.mark.parametrize("reserve", [0, 8 * MIB], ids=["disk ends", "reserve ends"])
+def test_r21_a_full_disk_refuses_checkpoints_and_goes_on_when_there_is_room(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, reserve: int
+) -> None:
+    """What is stored stays readable, promises and adoptions are still written, and room is noticed."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(4 * MIB))
+    with Stores(small_disk / "store") as stores:
+        opened = stores.open(disk_reserve_bytes=reserve)
+        opened.promise(1)
+        kept = opened.accept("s", 1, os.urandom(2 * MIB))
+        for sequence in range(2, 20):
+            told, refused = offer(opened, "s", sequence, 3 * MIB)
+            if not isinstance(refused, Accepted):
+                break
+        assert told == StoreRoom(True)
+        assert isinstance(refused, AcceptRefused)
+        assert refused.why is Why.FULL
+        if not reserve:
+            fill_up(small_disk)
+        assert opened.is_readable(kept)
+        for epoch in range(2, 40):
+            opened.promise(epoch)
+        if reserve:
+            opened.store.perform(AdoptHeads(Epoch(39), frozenset()))
+            assert isinstance(opened.next(), HeadsAdopted)
+        ballast.unlink()
+        (small_disk / "rest").unlink(missing_ok=True)
+        assert opened.next() == StoreRoom(False)
+        opened.accept("t", 1, os.urandom(MIB), at=39)
+        opened = stores.reopen()
+        assert opened.is_readable(kept)
+        assert opened.durable.promise is not None
+        assert opened.durable.promise.epoch == 39
+
+
+def test_r21_room_that_lmdb_can_recycle_counts(small_disk: Path) -> None:
+    """A disk filled by others does not stop a store that lives within its own pages."""
+    with Stores(small_disk / "store") as stores:
+        opened = stores.open(disk_reserve_bytes=0, keep=0)
+        opened.promise(1)
+        for sequence in range(1, 5):
+            opened.mark(opened.accept("s", sequence, os.urandom(MIB // 2), os.urandom(MIB // 2)))
+        opened.barrier()
+        fill_up(small_disk)
+        for sequence in range(5, 12):
+            opened.mark(opened.accept("s", sequence, os.urandom(MIB // 2)))
+
+
+def test_r21_a_full_disk_is_told_once_and_until_the_refused_checkpoint_would_fit(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No flapping: neither for each refusal, nor for room that would not do."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    free = 0
+    monkeypatch.setattr(store_payload.Payload, "room_bytes", lambda self: free)
+    opened = stores.open()
+    opened.promise(1)
+    told, refused = offer(opened, "a", 1, 5 * MIB)
+    assert told == StoreRoom(True)
+    assert isinstance(refused, AcceptRefused)
+    told, refused = offer(opened, "b", 1, 3 * MIB)
+    assert told is None
+    assert isinstance(refused, AcceptRefused)
+    free = 4 * MIB
+    assert isinstance(offer(opened, "c", 1, 1000)[1], Accepted), "what fits is taken all the same"
+    free = 6 * MIB
+    assert opened.next() == StoreRoom(False)
+    assert isinstance(offer(opened, "a", 2, 5 * MIB)[1], Accepted)
+
+
+def test_r21_adoptions_wait_for_room(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that could not be written is not forgotten."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1)
+    opened.promise(2)
+    commit = store_payload.Payload._commit
+    room = 0
+
+    def full(self: store_payload.Payload, writes: dict[bytes, bytes | None]) -> None:
+        if not room:
+            raise StoreFull("no room")
+        commit(self, writes)
+
+    monkeypatch.setattr(store_payload.Payload, "_commit", full)
+    monkeypatch.setattr(store_payload.Payload, "room_bytes", lambda self: room)
+    opened.store.perform(AdoptHeads(Epoch(2), frozenset()))
+    assert opened.next() == StoreRoom(True)
+    manifest, _ = checkpoint("s", 1)
+    assert opened.refusal(manifest, 2) is Why.FULL
+    room = 100 * MIB
+    assert opened.next() == StoreRoom(False)
+    assert isinstance(opened.next(), HeadsAdopted)
+
+
+def test_r13_an_acceptance_is_told_after_its_sync(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durable before ack."""
+    opened = stores.open()
+    opened.promise(1)
+    entered, leave = threading.Event(), threading.Event()
+    sync = store_payload.Payload.sync
+
+    def slow(self: store_payload.Payload) -> None:
+        sync(self)
+        entered.set()
+        assert leave.wait(DEADLINE_S)
+
+    monkeypatch.setattr(store_payload.Payload, "sync", slow)
+    manifest, _ = checkpoint("s", 1, tombstone=True)
+    opened.store.perform(Accept(manifest, Epoch(1)))
+    assert entered.wait(DEADLINE_S)
+    assert opened.events.empty()
+    leave.set()
+    assert isinstance(opened.next(), Accepted)
+
+
+@pytest.mark.parametrize("where", ["_commit", "sync"])
+def test_r21_after_a_failure_nothing_is_written_or_acknowledged(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It is told once; what waits is dropped, and nobody is left waiting."""
+    opened = stores.open(writer_queue_bytes_max=1000)
+    opened.promise(1)
+    kept = opened.accept("s", 1)
+    calls = []
+
+    def fail(*_: object) -> None:
+        calls.append(where)
+        raise StoreError("sync failed: Input/output error")
+
+    monkeypatch.setattr(store_payload.Payload, where, fail)
+    manifest, chunks = checkpoint("s", 2)
+    opened.put(manifest, chunks, 1)
+    assert opened.ask(manifest, 1) == StoreFailed("sync failed: Input/output error")
+    for sequence in range(3, 10):
+        manifest, chunks = checkpoint("s", sequence, bytes([sequence]) * 900)
+        opened.put(manifest, chunks, 1)
+        opened.store.perform(Accept(manifest, Epoch(1)))
+    assert opened.is_readable(kept), "it may still be read"
+    assert opened.store.usage()["queued_bytes"] == 0
+    opened.store.close()
+    assert calls == [where]
+    assert opened.events.empty()
+
+
+def test_r21_a_sync_that_finds_no_room_is_a_failure(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed before may be lost, so it does not count as a full disk."""
+    opened = stores.open()
+
+    class Environment:
+        def sync(self, force: bool) -> None:
+            raise lmdb.DiskError("mdb_env_sync", 28)
+
+    monkeypatch.setattr(opened.store._payload, "_environment", Environment())
+    with pytest.raises(StoreError) as error:
+        opened.store._payload.sync()
+    assert not isinstance(error.value, StoreFull)
+    monkeypatch.undo()

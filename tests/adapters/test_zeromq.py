@@ -1,0 +1,166 @@
+"""The control mesh over real sockets: who is heard, who is not, and what happens when peers come and go."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import zmq
+
+from replicator.adapters.curve import Keys
+from replicator.adapters.zeromq import Control, PublishSocket, Transport
+from replicator.codec.frames import ENVELOPE_BYTES_MAX
+from replicator.errors import TransportError
+from replicator.model import NodeId
+from replicator.settings import Settings
+from tests.worker.nodes import DEADLINE_S, make_settings
+
+N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+
+
+@contextmanager
+def control_of(settings: Settings, keys: Keys | None = None) -> Iterator[Control]:
+    """A node's control sockets."""
+    transport = Transport(settings, keys)
+    control = Control(transport)
+    try:
+        yield control
+    finally:
+        control.close()
+        transport.close()
+
+
+def receive(
+    control: Control, count: int = 1, want: Callable[[bytes], bool] = lambda frame: True
+) -> list[tuple[NodeId | None, bytes]]:
+    """The first *count* wanted frames with their senders."""
+    found: list[tuple[NodeId | None, bytes]] = []
+    deadline = time.monotonic() + DEADLINE_S
+    poller = zmq.Poller()
+    for listening in control.sockets:
+        poller.register(listening, zmq.POLLIN)
+    while len(found) < count:
+        assert time.monotonic() < deadline, f"only {found} came"
+        poller.poll(50)
+        found += [(node, frame) for node, frame in control.receive() if want(frame)]
+    return found
+
+
+def send(control: Control, to: NodeId, frame: bytes) -> None:
+    """Send when the peer is connected."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not control.send(to, frame):
+        assert time.monotonic() < deadline, f"{to} is not connected"
+        time.sleep(0.002)
+
+
+def test_messages_arrive_in_order_without_keys() -> None:
+    """What one node sends another gets, in order; without keys the sender is not known."""
+    first, second = make_settings(2)
+    with control_of(first) as one, control_of(second) as two:
+        for number in range(100):
+            send(one, N2, b"%d" % number)
+        assert receive(two, 100) == [(None, b"%d" % number) for number in range(100)]
+
+
+def test_unconnected_peers_get_nothing_stale() -> None:
+    """Nothing is queued for a peer that is not there: it would be old news when it comes."""
+    first, second, _ = make_settings(3)
+    with control_of(first) as one:
+        assert not one.send(N2, b"old")
+        assert not one.send(NodeId("stranger"), b"old")
+        with control_of(second) as two:
+            send(one, N2, b"new")
+            assert receive(two) == [(None, b"new")]
+
+
+def test_restarted_peers_are_heard_at_once() -> None:
+    """A peer that ends and starts again is connected both ways; no routing id is remembered (T16)."""
+    first, second = make_settings(2)
+    with control_of(first) as one:
+        for round_ in range(3):
+            with control_of(second) as two:
+                send(two, N1, b"hello %d" % round_)
+                assert receive(one) == [(None, b"hello %d" % round_)]
+                send(one, N2, b"answer %d" % round_)
+                fresh = b"answer %d" % round_
+                assert receive(two, want=fresh.__eq__) == [(None, fresh)]
+
+
+def test_sending_never_waits() -> None:
+    """A peer that takes nothing costs its messages, not our time: its queue is bounded."""
+    first, second = make_settings(2)
+    with control_of(first) as one, control_of(second):
+        send(one, N2, bytes(2**20))
+        start = time.monotonic()
+        refused = sum(not one.send(N2, bytes(2**20)) for _ in range(2000))
+        assert refused > 1000
+        assert time.monotonic() - start < DEADLINE_S
+
+
+def test_oversized_and_malformed_messages_are_dropped() -> None:
+    """A frame above the bound ends the connection, which comes again; one of several frames is counted."""
+    first, second = make_settings(2)
+    with control_of(first) as one, control_of(second) as two:
+        send(one, N2, b"before")
+        one.send_frames(N2, (b"two", b"frames"))
+        send(one, N2, bytes(ENVELOPE_BYTES_MAX))
+        assert [len(frame) for _, frame in receive(two, 2)] == [6, ENVELOPE_BYTES_MAX]
+        assert two.dropped == 1
+        one.send(N2, bytes(ENVELOPE_BYTES_MAX + 1))
+        deadline = time.monotonic() + DEADLINE_S
+        while not (heard := list(two.receive())):
+            assert time.monotonic() < deadline, "the connection does not come again"
+            one.send(N2, b"after")
+            time.sleep(0.01)
+        assert heard[0] == (None, b"after")
+
+
+def test_strangers_on_the_port_disturb_nobody() -> None:
+    """Bytes that are no ZMTP, and connections that say nothing, change nothing for the peers."""
+    first, second = make_settings(2)
+    with control_of(first) as one, control_of(second) as two, ExitStack() as stack:
+        for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\xff" * 1000):
+            stranger = stack.enter_context(socket.create_connection(second.peers[N2]))
+            stranger.sendall(noise)
+        send(one, N2, b"still here")
+        assert receive(two) == [(None, b"still here")]
+
+
+def test_a_port_in_use_is_named() -> None:
+    """A bind that fails says where, why, and what to do; the data ports likewise."""
+    (settings, _) = make_settings(2)
+    with control_of(settings):
+        transport = Transport(settings)
+        with pytest.raises(
+            TransportError, match=rf"cannot listen at 127.0.0.1:{settings.peers[N1][1]}: .*n1"
+        ):
+            Control(transport)
+        socket = PublishSocket(transport)
+        with pytest.raises(TransportError, match="REPLICATOR_PEERS"):
+            PublishSocket(transport)
+        socket.close()
+        transport.close()
+
+
+def test_names_are_resolved() -> None:
+    """A host may be a name: it is bound by its IPv4 address and connected to by the name."""
+    settings = make_settings(2)
+    peers = {node: ("localhost", port) for node, (_, port) in settings[0].peers.items()}
+    first, second = (Settings(node=node, peers=peers) for node in peers)
+    with control_of(first) as one, control_of(second) as two:
+        send(one, N2, b"hello")
+        assert receive(two) == [(None, b"hello")]
+
+
+def test_without_keys_only_this_machine_is_used() -> None:
+    """The transport itself refuses what the settings refuse: no keys, no network."""
+    settings = make_settings(2)[0]
+    far = {N1: ("127.0.0.1", 20000), N2: ("192.0.2.1", 20000)}
+    settings.peers.clear()
+    settings.peers.update(far)
+    with pytest.raises(TransportError, match=r"192\.0\.2\.1 is not on this machine"):
+        Transport(settings)

@@ -1,0 +1,113 @@
+"""`replicator status` and `replicator abandon`: what a running node is asked, and how its answer is shown."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.cli.conftest import Command, StartNode
+
+REPORT = {
+    "node": "edge-1",
+    "cluster": "plant",
+    "members": [
+        {
+            "node": "edge-1",
+            "reachable": True,
+            "role": "primary",
+            "epoch": 4,
+            "lease_s": 0.231,
+            "active": True,
+            "leader": "edge-1",
+            "durability": "disk",
+            "full": False,
+            "streams": [
+                {
+                    "stream": "orders",
+                    "head": {"epoch": 4, "sequence": 17},
+                    "commit": {"epoch": 4, "sequence": 17},
+                },
+                {"stream": "model", "head": {"epoch": 4, "sequence": 9}, "commit": None},
+            ],
+            "usage": {"chunks": 12},
+        },
+        {
+            "node": "edge-2",
+            "reachable": True,
+            "role": "backup",
+            "epoch": 4,
+            "lease_s": 0.0,
+            "durability": "memory",
+            "full": True,
+            "streams": [
+                {
+                    "stream": "orders",
+                    "head": {"epoch": 4, "sequence": 16},
+                    "commit": {"epoch": 4, "sequence": 15},
+                    "lag_bytes": 4096,
+                    "lag_s": 0.2,
+                }
+            ],
+        },
+        {"node": "edge-3", "reachable": False},
+        {"node": "edge-4", "reachable": True, "role": "primary", "epoch": 3, "streams": []},
+        {"node": "edge-5", "reachable": True, "role": "founding", "waiting_for": "edge-3"},
+    ],
+}
+
+
+def test_status_shows_every_member(command: Command, fake_node: StartNode) -> None:
+    """Role, epoch, lease and each stream's progress of every member; one that is unreachable is named so."""
+    node, data_dir = fake_node(REPORT)
+    outcome = command("status", "--data-dir", data_dir)
+    assert node.asked == [{"command": "status"}]
+    assert [" ".join(line.split()) for line in outcome.out.splitlines()] == [
+        "cluster plant, as seen by edge-1",
+        "",
+        "node role epoch lease durability stream head commit behind",
+        "edge-1 primary 4 0.23 s disk orders 4.17 4.17",
+        "model 4.9",
+        "edge-2 backup, disk full 4 memory orders 4.16 4.15 4.0 KiB, 0.2 s",
+        "edge-3 unreachable",
+        "edge-4 primary, suspended 3",
+        "edge-5 founding, waiting for edge-3",
+    ]
+
+
+def test_status_as_json_is_the_node_s_own_answer(command: Command, fake_node: StartNode) -> None:
+    """Programs get everything that the node says."""
+    _, data_dir = fake_node(REPORT)
+    assert msgspec.json.decode(command("status", "--json", data_dir=data_dir).raw) == REPORT
+
+
+@pytest.mark.parametrize("name", ["", "absent", "x" * 100])
+def test_a_node_that_does_not_run(command: Command, tmp_path: Path, name: str) -> None:
+    """One clear line and status 1 when no node runs on the directory, however long its path is."""
+    outcome = command("status", "--data-dir", tmp_path / name)
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"replicator: no node answers in {tmp_path / name}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_refusal_is_told_in_the_node_s_words(command: Command, fake_node: StartNode) -> None:
+    """What a node refuses ends with its reason and status 1."""
+    _, data_dir = fake_node({"error": "not primary"})
+    outcome = command("abandon", "orders", "--yes", data_dir=data_dir)
+    assert (outcome.status, outcome.out, outcome.err) == (1, "", "replicator: not primary\n")
+
+
+def test_abandon_asks_first(command: Command, fake_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given up without a yes: not on a no, and not where nobody can answer."""
+    node, data_dir = fake_node({"ok": True})
+    for answer in ("n\n", ""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        assert command("abandon", "orders", data_dir=data_dir).status == 1
+    assert node.asked == []
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    outcome = command("abandon", "orders", data_dir=data_dir)
+    assert outcome.status == 0
+    assert outcome.out.endswith("orders: abandoned\n")
+    assert node.asked == [{"command": "abandon", "stream": "orders"}]

@@ -1,0 +1,43 @@
+"""`replicator config`: every setting, in four shapes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from replicator.settings import Settings, markdown, table
+from tests.cli.conftest import Command
+
+
+def test_the_table_has_every_setting(command: Command) -> None:
+    """Name, value, default, unit and meaning of each setting, one line each when piped."""
+    lines = command("config", keep="7").out.splitlines()
+    assert lines[0].split() == ["name", "value", "default", "unit", "meaning"]
+    assert [line.split()[0] for line in lines[1:]] == [row.name for row in table()]
+    (keep,) = (line for line in lines if line.startswith("REPLICATOR_KEEP "))
+    assert keep.split()[1:3] == ["7", "1"]
+
+
+def test_env_gives_the_same_settings_again(command: Command) -> None:
+    """What differs from the defaults is printed as variables that an EnvironmentFile can hold."""
+    outcome = command("config", "--format", "env", keep="7", data_dir="/var/lib/edge 1")
+    assert outcome.out.splitlines() == ["REPLICATOR_DATA_DIR='/var/lib/edge 1'", "REPLICATOR_KEEP=7"]
+
+
+def test_markdown_is_the_readme_s_table(command: Command) -> None:
+    """The README's table is made by this command."""
+    assert command("config", "--format", "md").out == markdown() + "\n"
+
+
+def test_json_is_for_programs(command: Command) -> None:
+    """Every row as an object."""
+    rows = msgspec.json.decode(command("config", "--format", "json").raw)
+    assert {row["name"] for row in rows} == {row.name for row in table(Settings())}
+
+
+def test_check_is_silent_when_all_is_well(command: Command) -> None:
+    """`--check` prints only what is wrong."""
+    outcome = command("config", "--check")
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", "")
+    outcome = command("config", "--check", lease_s="0.9")
+    assert outcome.status == 2
+    assert outcome.err.startswith("replicator: REPLICATOR_LEASE_S: 0.9 does not fit: ")

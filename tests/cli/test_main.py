@@ -1,0 +1,91 @@
+"""The command as a whole: help, mistakes and exit statuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replicator.cli.main import COMMANDS
+from tests.cli.conftest import Command
+
+
+def test_help_lists_every_command(command: Command) -> None:
+    """`replicator --help` names all commands, each with what it does in one line."""
+    outcome = command("--help")
+    assert outcome.status == 0
+    assert outcome == command()
+    listed = outcome.out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert [line for line in listed if line.endswith("...") and "demo" not in line] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_helps(command: Command, name: str) -> None:
+    """Every command explains itself; the examples keep their lines."""
+    outcome = command(name, "--help")
+    assert outcome.status == 0
+    assert outcome.out.startswith(f"Usage: replicator {name} ")
+    if name != "demo":
+        assert f"\n  replicator {name}" in outcome.out or f" replicator {name}\n" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fly"],
+        ["status", "more"],
+        ["status", "--jsno"],
+        ["export"],
+        ["config", "--format", "xml"],
+        ["keygen", "a"],
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(command: Command, words: list[str]) -> None:
+    """A command used in a wrong way says so in one line on standard error and exits with 2."""
+    outcome = command(*words)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith("replicator: ")
+    assert outcome.err.count("\n") == 1
+
+
+def test_wrong_settings_are_one_line_each(command: Command) -> None:
+    """A command with wrong settings ends with status 2 and one line per wrong variable, nothing else."""
+    outcome = command("status", lease_s="soon", lees_s="1")
+    assert outcome.status == 2
+    assert outcome.err.splitlines() == [
+        "replicator: REPLICATOR_LEES_S: no such setting; did you mean REPLICATOR_LEASE_S?",
+        "replicator: REPLICATOR_LEASE_S: 'soon' is not a number from 0.005 to 60 s",
+    ]
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    """`python -m replicator` is the same command, with the same exit status."""
+    words = [sys.executable, "-m", "replicator", "status", "--data-dir", str(tmp_path)]
+    outcome = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("replicator: no node answers")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """A pipe that is closed early ends the command without a word."""
+    words = [sys.executable, "-m", "replicator", "config"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_without_typer_there_is_a_hint() -> None:
+    """Where the extra is not installed, the command says in one line how to get it."""
+    code = (
+        "import sys; sys.modules['typer'] = None\n"
+        "from replicator.cli.main import run; sys.exit(run(['status']))"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert outcome.stderr == ("replicator: the command needs typer and rich: pip install 'replicator[cli]'\n")

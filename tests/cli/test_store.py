@@ -1,0 +1,109 @@
+"""`replicator streams` and `replicator export`: what a node's store holds, whether the node runs or not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.cli.conftest import Command, StoreMaker
+
+STATE = bytes(range(256)) * 20
+NOISE = os.urandom(5000)
+
+
+@pytest.fixture
+def data_dir(store: StoreMaker) -> Path:
+    """A stopped node's store with two streams."""
+    store.add("orders", STATE)
+    store.add("model", {"weights": NOISE, "offset": b"", "../up": b"x"}, committed=False)
+    store.close()
+    return store.path
+
+
+def test_streams_are_listed(command: Command, data_dir: Path) -> None:
+    """Each stream has a line with its position, whether it is known to be committed, and its size."""
+    lines = command("streams", "--data-dir", data_dir).out.splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [["model", "3", "2"], ["orders", "3", "1"]]
+    assert "not known committed" in lines[1]
+    assert "committed" in lines[2]
+    assert "5.0 KiB" in lines[2]
+
+
+def test_streams_as_json(command: Command, data_dir: Path) -> None:
+    """Programs get every number, and the names of the parts."""
+    model, orders = msgspec.json.decode(command("streams", "--json", data_dir=data_dir).raw)
+    assert (model["stream"], model["committed"], model["raw_bytes"]) == ("model", False, 5001)
+    assert sorted(model["parts"]) == ["../up", "offset", "weights"]
+    assert (orders["epoch"], orders["sequence"]) == (3, 1)
+    assert (orders["committed"], orders["raw_bytes"]) == (True, len(STATE))
+
+
+def test_plain_bytes_come_out_as_they_went_in(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    """I7: what is exported is byte for byte what was submitted, to standard output or to a file."""
+    assert command("export", "orders", "--data-dir", data_dir).raw == STATE
+    outcome = command("export", "orders", "-o", tmp_path / "orders.bin", "--data-dir", data_dir)
+    assert (outcome.status, outcome.out) == (0, "")
+    assert (tmp_path / "orders.bin").read_bytes() == STATE
+    assert not list(tmp_path.glob(".orders*"))
+
+
+def test_one_part_of_many(command: Command, data_dir: Path) -> None:
+    """A part is exported by its name, an empty one too."""
+    assert command("export", "model", "--part", "weights", "--data-dir", data_dir).raw == NOISE
+    outcome = command("export", "model", "--part", "offset", "--data-dir", data_dir)
+    assert (outcome.status, outcome.raw) == (0, b"")
+
+
+def test_parts_go_to_a_directory(command: Command, store: StoreMaker, tmp_path: Path) -> None:
+    """A checkpoint made of parts becomes a directory with a file for each part."""
+    store.add("model", {"weights": NOISE, "offset": b""})
+    store.close()
+    assert command("export", "model", "-o", tmp_path / "out", "--data-dir", store.path).status == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == {
+        "weights": NOISE,
+        "offset": b"",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["order"], "no stream 'order' in "),
+        (["model"], "made of parts"),
+        (["model", "--part", "bias"], "no part 'bias', only: "),
+        (["orders", "--part", "bias"], "no part 'bias'"),
+        (["model", "-o", "out"], "the part '../up' cannot be a file's name"),
+        (["orders", "-o", "absent/orders.bin"], "cannot write absent/orders.bin: No such file or directory"),
+    ],
+)
+def test_mistakes_are_one_line(
+    command: Command, data_dir: Path, words: list[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be exported is told in one line, and nothing is written."""
+    monkeypatch.chdir(data_dir.parent)
+    outcome = command("export", *words, "--data-dir", data_dir)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert text in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert [path.name for path in data_dir.parent.iterdir()] == ["data"]
+
+
+def test_a_running_node_is_not_in_the_way(store: StoreMaker) -> None:
+    """The store of a node that runs can be read by another process, and the node goes on writing."""
+    store.add("orders", STATE)
+    words = [sys.executable, "-m", "replicator", "export", "orders", "--data-dir", str(store.path)]
+    assert subprocess.run(words, capture_output=True, check=True).stdout == STATE
+    store.add("orders", NOISE)
+    assert subprocess.run(words, capture_output=True, check=True).stdout == NOISE
+
+
+def test_a_directory_without_a_store(command: Command, tmp_path: Path) -> None:
+    """A wrong directory is told in one line."""
+    outcome = command("streams", "--data-dir", tmp_path)
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"replicator: no store in {tmp_path}")

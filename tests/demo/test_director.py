@@ -1,0 +1,139 @@
+"""The demo plays its script with real processes, and whatever happens it leaves none behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("river")
+
+from replicator.demo import director
+from replicator.demo.director import DemoFailed, Director, Plan
+from replicator.demo.node import Node
+
+ROWS = 9_000
+DEMO = [
+    sys.executable,
+    "-m",
+    "replicator",
+    "demo",
+    "--rows",
+    str(ROWS),
+    "--rate",
+    "1500",
+    "--interval",
+    "0.1",
+]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A short demo as a user runs it, with its temporary directory inside *tmp_path*."""
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [*DEMO, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+    ) as process:
+        yield process
+        process.kill()
+
+
+def processes_of(base: Path) -> list[int]:
+    """All processes that have *base* on their command line or in their environment."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (directory / "cmdline").read_bytes() + (directory / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(base).encode() in text:
+            found.append(int(directory.name))
+    return found
+
+
+def test_two_kills_lose_nothing_and_change_nothing(demo: subprocess.Popen[str], tmp_path: Path) -> None:
+    """The primary is killed twice; every commit is restored, and the result is the uninterrupted run's."""
+    said, timeline = demo.communicate(timeout=110)
+    assert demo.returncode == 0, timeline
+    report = json.loads(said)
+    assert (report["lost_committed"], report["identical"]) == (0, True)
+    assert report["metric"] == report["metric_uninterrupted"]
+    first, second = report["takeovers"]
+    assert second["killed"] == first["successor"]
+    assert first["epoch"] < second["epoch"]
+    for takeover in report["takeovers"]:
+        assert takeover["kill_to_serving_ms"] == pytest.approx(sum(takeover["stages"].values()), abs=1)
+    assert report["committed"] > 16
+    assert min(report[name] for name in ("raw_bytes", "sent_bytes", "stored_bytes")) > 0
+    assert any("has caught up" in moment["what"] for moment in report["timeline"])
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path) == []
+
+
+def test_ctrl_c_ends_everything(demo: subprocess.Popen[str], tmp_path: Path) -> None:
+    """Interrupted while rows flow: no process, no file, no traceback is left."""
+    assert demo.stderr
+    for line in demo.stderr:
+        if "serves" in line:
+            break
+    demo.send_signal(signal.SIGINT)
+    said, complaint = demo.communicate(timeout=30)
+    assert (said, demo.returncode) == ("", 130)
+    assert "Traceback" not in complaint
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path) == []
+
+
+def test_a_director_that_is_killed_takes_all_processes_along(
+    demo: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """Engines and workers end by themselves when nobody directs them any longer."""
+    assert demo.stderr
+    for line in demo.stderr:
+        if "serves" in line:
+            break
+    demo.kill()
+    demo.wait()
+    deadline = threading.Event()
+    for _ in range(200):
+        if not processes_of(tmp_path):
+            break
+        deadline.wait(0.1)
+    assert processes_of(tmp_path) == []
+
+
+def test_a_node_that_ends_by_itself_fails_the_demo_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which node, and what it wrote last: enough to look for the reason."""
+    monkeypatch.setattr(director, "ENGINE", "this")  # a program that says something and ends
+    with pytest.raises(DemoFailed, match=r"(?s)edge-\d has ended unexpectedly.*let's do more of those!"):
+        Director(Plan(rows=5_000), tmp_path, lambda _: None).play()
+
+
+def test_a_step_that_takes_too_long_fails_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what it has waited for, and what every node wrote last."""
+    monkeypatch.setattr(director, "ENGINE", "asyncio")  # a program that waits for its input's end
+    monkeypatch.setattr(director, "STEP_TIMEOUT_S", 1)
+    with pytest.raises(DemoFailed, match=r"(?s)waited 1 s in vain for a first primary.*edge-1.*edge-3"):
+        Director(Plan(rows=5_000), tmp_path, lambda _: None).play()
+
+
+def test_nodes_get_ports_and_settings_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user has set for a node of theirs is not taken over; what holds for all nodes is."""
+    monkeypatch.setenv("REPLICATOR_NODE", "mine")
+    monkeypatch.setenv("REPLICATOR_ISOLATION", "thread")
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(Node, "start", lambda node, _: seen.append(dict(node._environ)))
+    for node in Director(Plan(nodes=5), tmp_path, lambda _: None).nodes:
+        node.start([])
+    assert [environ["REPLICATOR_NODE"] for environ in seen] == [f"edge-{n}" for n in range(1, 6)]
+    assert {environ["REPLICATOR_ISOLATION"] for environ in seen} == {"thread"}
+    assert len({environ["REPLICATOR_DATA_DIR"] for environ in seen}) == 5

@@ -1,0 +1,49 @@
+"""An engine with a fake worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from replicator import Replicator, Settings, Tenure
+from tests.engine.fake_worker import DEADLINE_S, FakeWorker
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    """In the place of the real one, for replicators with their worker in a thread."""
+    fake = FakeWorker()
+    module = ModuleType("replicator.worker.main")
+    module.run = fake.run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "replicator.worker.main", module)
+    return fake
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a node whose worker is a thread, unless a test wants others."""
+
+    def make(**values: Any) -> Settings:
+        return Settings(**{"data_dir": tmp_path, "isolation": "thread", "close_timeout_s": 1.0, **values})
+
+    return make
+
+
+@pytest.fixture
+def replicator(worker: FakeWorker, make_settings: Callable[..., Settings]) -> Iterator[Replicator]:
+    """One with a fake worker, started."""
+    with Replicator(make_settings()) as replicator:
+        yield replicator
+        replicator.close(0)
+
+
+@pytest.fixture
+def tenure(replicator: Replicator, worker: FakeWorker) -> Tenure:
+    """Of epoch 1, active, nothing restored."""
+    worker.start_tenure()
+    return next(iter(replicator.tenures(DEADLINE_S)))

@@ -1,0 +1,155 @@
+"""The asyncio front door: the same names, awaited, on asyncio's own loop and on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from replicator import AsyncReplicator, AsyncTenure, Committed, CommitUnknown, Position, Settings, StoreInUse
+from replicator.engine import keeper
+from replicator.link import messages as link
+from tests.engine.fake_worker import DEADLINE_S, FakeWorker
+
+Main = Callable[[AsyncReplicator], Awaitable[None]]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(
+    request: pytest.FixtureRequest, worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> Iterator[Callable[[Main], None]]:
+    """Run a coroutine with a started replicator."""
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    async def main(test: Main) -> None:
+        async with AsyncReplicator(make_settings(close_timeout_s=0.1)) as replicator:
+            await asyncio.wait_for(test(replicator), DEADLINE_S)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield lambda test: runner.run(main(test))
+
+
+async def hear(worker: FakeWorker, kind: type[Any]) -> Any:
+    return (await asyncio.to_thread(worker.hear, kind))[0]
+
+
+async def first_tenure(replicator: AsyncReplicator, worker: FakeWorker) -> AsyncTenure:
+    await asyncio.to_thread(worker.start_tenure)
+    return await anext(aiter(replicator.tenures(DEADLINE_S)))
+
+
+def test_tickets_are_awaited(run: Callable[[Main], None], worker: FakeWorker) -> None:
+    """One, many at once, and within a timeout that leaves the ticket alone."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        tenure = await first_tenure(replicator, worker)
+        tickets = [tenure.submit(f"s{n}", b"") for n in range(3)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(tickets[0], 0.01)
+        assert not tickets[0].cancelled()
+        for _ in tickets:
+            worker.commit(await hear(worker, link.Submit))
+        outcomes = await asyncio.gather(*tickets)
+        assert [type(outcome) for outcome in outcomes] == [Committed] * 3
+        await tickets[0].released
+        unknown = tenure.submit("s0", b"")
+        worker.say(link.TenureEnded(1, "deposed"))
+        with pytest.raises(CommitUnknown, match="deposed"):
+            await unknown
+
+    run(main)
+
+
+def test_a_tenure_is_awaited(run: Callable[[Main], None], worker: FakeWorker) -> None:
+    """Its resumption, its end, and the next one; a loop over tenures ends in time."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        tenures = []
+        await asyncio.to_thread(worker.start_tenure)
+        async for tenure in replicator.tenures(0.2):
+            tenures.append(tenure)
+            assert tenure.active
+            assert await tenure.wait_active(0)
+            worker.lend(-1)
+            assert not await tenure.wait_active(0.01)
+            assert not await tenure.wait_ended(0.01)
+            asyncio.get_running_loop().call_later(0.01, worker.lend)
+            assert await tenure.wait_active(DEADLINE_S)
+            worker.say(link.TenureEnded(tenure.epoch, "deposed"))
+            assert await tenure.wait_ended(DEADLINE_S)
+            assert not await tenure.wait_active()
+            if tenure.epoch == 1:
+                await asyncio.to_thread(worker.start_tenure, 2)
+        assert [tenure.epoch for tenure in tenures] == [1, 2]
+
+    run(main)
+
+
+def test_follow_status_flush_and_members(run: Callable[[Main], None], worker: FakeWorker) -> None:
+    """The other names wait as the blocking ones do."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        assert replicator.members == ("local",)
+        followed = replicator.follow(DEADLINE_S)
+        worker.say(link.StandbyOffered("s", Position(1, 4), b"", ("",), False), b"four")
+        assert (await anext(followed)).payload == b"four"
+        assert (await hear(worker, link.Follow)).on
+        await followed.aclose()  # type: ignore[attr-defined]
+        assert not (await hear(worker, link.Follow)).on
+        asking = asyncio.ensure_future(replicator.status())
+        worker.say(link.StatusReply((await hear(worker, link.AskStatus)).nonce, b'{"role": "backup"}'))
+        assert await asking == {"role": "backup"}
+        tenure = await first_tenure(replicator, worker)
+        deleting = replicator.delete("s")
+        assert not await replicator.flush(0.01)
+        worker.commit(await hear(worker, link.Delete))
+        assert await replicator.flush(DEADLINE_S)
+        assert deleting.done()
+        tenure.resign("b")
+        assert (await hear(worker, link.Resign)).successor == "b"
+
+    run(main)
+
+
+def test_the_loop_goes_on_while_it_closes(run: Callable[[Main], None], worker: FakeWorker) -> None:
+    """Closing waits for the last commit on a thread; a loop over tenures ends with it."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        async def work() -> None:
+            async for tenure in replicator.tenures():
+                tenure.submit("s", b"")
+                await tenure.wait_ended()
+
+        working = asyncio.ensure_future(work())
+        await asyncio.to_thread(worker.start_tenure)
+        submit = await hear(worker, link.Submit)
+        closing = asyncio.ensure_future(replicator.close(DEADLINE_S))
+        began_at = time.monotonic()
+        await asyncio.sleep(0.01)
+        assert time.monotonic() - began_at < 1
+        assert not closing.done()
+        worker.commit(submit)
+        await hear(worker, link.Resign)
+        worker.say(link.TenureEnded(1, "resigned"))
+        await asyncio.gather(closing, working)
+
+    run(main)
+
+
+def test_what_keeps_the_worker_from_starting_is_raised(
+    worker: FakeWorker, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `async with`, as what it is."""
+    monkeypatch.setattr(keeper, "STORE_WAIT_S", 0.0)
+    worker.refuses = StoreInUse("process 7 has it open")
+
+    async def main() -> None:
+        async with AsyncReplicator(make_settings()):
+            pass
+
+    with pytest.raises(StoreInUse, match="process 7"):
+        asyncio.run(main())

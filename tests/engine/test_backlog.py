@@ -1,0 +1,125 @@
+"""The backlog against a dumb twin: any order of submits, commits, aborts, releases and ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from replicator.engine.backlog import Backlog, Entry
+from replicator.engine.parcel import pack
+from replicator.engine.ticket import Committed, Settled, Superseded, Ticket
+from replicator.errors import Backlogged, CommitUnknown
+from replicator.link import messages as link
+from replicator.model import Epoch, Position, StreamName
+
+BYTES_MAX = 30
+STREAMS = st.sampled_from(["a", "b"]).map(StreamName)
+
+
+class Twin(RuleBasedStateMachine):
+    """Keeps every checkpoint it ever submitted, with all that it knows of it, and looks them all up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog(BYTES_MAX)
+        self.submitted: dict[str, list[Ticket]] = {"a": [], "b": []}
+        self.sizes: dict[Ticket, int] = {}
+        self.flying: dict[str, Entry] = {}
+        self.reading: dict[int, Ticket] = {}
+        self.ended: Counter[Ticket] = Counter()
+        self.freed: Counter[Ticket] = Counter()
+
+    @rule(stream=STREAMS, size=st.integers(0, 20))
+    def submit(self, stream: StreamName, size: int) -> None:
+        expected = self.backlog.next_sequence(stream)
+        try:
+            ticket, replaced = self.backlog.offer(Epoch(1), stream, pack(bytes(size), b"", False, 99), 0.0)
+        except Backlogged:
+            assert self.held() + size > BYTES_MAX or self.waits(stream)
+            assert self.backlog.next_sequence(stream) == expected
+            return
+        assert ticket.position == Position(1, expected)
+        self.submitted[stream].append(ticket)
+        self.sizes[ticket] = size
+        if replaced is not None:
+            self.freed[replaced] += 1
+
+    @rule()
+    def send(self) -> None:
+        while self.backlog.outbox:
+            entry = self.backlog.outbox.popleft()
+            assert entry.ticket.stream not in self.flying  # one with the worker
+            self.flying[entry.ticket.stream] = entry
+            self.reading[entry.handle] = entry.ticket
+            self.backlog.sent(entry, 1.0)
+
+    @rule(stream=STREAMS)
+    def commit(self, stream: StreamName) -> None:
+        if entry := self.flying.pop(stream, None):
+            position = entry.ticket.position
+            earlier = [t for t in self.open(stream) if t.position.sequence < position.sequence]
+            settled = list(self.backlog.committed(link.Committed(entry.handle, position, ()), 2.0))
+            *others, last = settled
+            assert [(s.ticket, s.outcome) for s in others] == [
+                (ticket, Superseded(ticket.position, position)) for ticket in earlier
+            ]
+            assert isinstance(last.outcome, Committed)
+            assert last.ticket is entry.ticket
+            self.end(settled)
+
+    @rule(stream=STREAMS)
+    def abort(self, stream: StreamName) -> None:
+        if entry := self.flying.pop(stream, None):
+            (settled,) = self.backlog.aborted(entry.handle, "full")
+            assert isinstance(settled.outcome, CommitUnknown)
+            self.end([settled])
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        if self.reading:
+            handle = data.draw(st.sampled_from(sorted(self.reading)))
+            ticket = self.reading.pop(handle)
+            assert self.backlog.released(handle) is ticket
+            assert self.backlog.released(handle) is None
+            self.freed[ticket] += 1
+
+    @rule()
+    def end_tenure(self) -> None:
+        open_before = {ticket for stream in self.submitted for ticket in self.open(stream)}
+        settled, free = self.backlog.end("deposed")
+        assert {s.ticket for s in settled} == open_before
+        assert all(isinstance(s.outcome, CommitUnknown) for s in settled)
+        self.end(settled)
+        self.freed.update(free)
+        self.flying.clear()
+        self.submitted = {"a": [], "b": []}
+
+    def end(self, settled: list[Settled]) -> None:
+        for item in settled:
+            item.tell()
+            self.ended[item.ticket] += 1
+
+    def open(self, stream: str) -> list[Ticket]:
+        return [ticket for ticket in self.submitted[stream] if not ticket.done()]
+
+    def held(self) -> int:
+        return sum(size for ticket, size in self.sizes.items() if not self.freed[ticket])
+
+    def waits(self, stream: str) -> bool:
+        return sum(not self.freed[ticket] for ticket in self.open(stream)) > 1
+
+    @invariant()
+    def counts(self) -> None:
+        """Bytes are counted until they are free, tickets end once, payloads are freed once."""
+        assert self.backlog.held_bytes == self.held() <= BYTES_MAX
+        still_open = [ticket for stream in self.submitted for ticket in self.open(stream)]
+        assert set(self.backlog.tickets()) == set(still_open)
+        assert self.backlog.open_count == len(still_open)
+        assert max(self.ended.values(), default=0) <= 1
+        assert max(self.freed.values(), default=0) <= 1
+
+
+TestBacklog = Twin.TestCase
+TestBacklog.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -1,0 +1,228 @@
+"""A worker in a real child process: its start, its death, and what is left behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from replicator import (
+    Committed,
+    CommitUnknown,
+    Replicator,
+    Settings,
+    StoreError,
+    StoreInUse,
+    Tenure,
+    WorkerFailed,
+)
+from replicator.engine import host, keeper, life
+from tests.engine.fake_worker import DEADLINE_S, soon
+
+LARGE = 8 << 20
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings for a child process that plays the role given."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(host, "WORKER_MODULE", "fake_child")
+    monkeypatch.setattr(keeper, "BACK_OFF_MIN_S", 0.01)
+    monkeypatch.setattr(keeper, "STORE_WAIT_S", 0.0)
+
+    def make(role: str, data_dir: Path = tmp_path / "data", restarts: int = 1) -> Settings:
+        monkeypatch.setenv("FAKE_CHILD", role)
+        return Settings(data_dir=data_dir, worker_restarts_max=restarts, close_timeout_s=1)
+
+    return make
+
+
+def first_tenure(replicator: Replicator) -> Tenure:
+    return next(iter(replicator.tenures(DEADLINE_S)))
+
+
+def ended(pid: int) -> bool:
+    """Whether the process has ended and was reaped."""
+    return not Path("/proc", str(pid)).exists()
+
+
+def test_a_child_serves_and_leaves_nothing_behind(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """Payloads arrive, commits come back, the lease word is shared; after close there is no process, no
+    socket file, and the data directory was the owner's alone from the start."""
+    with Replicator(child("serve")) as replicator:
+        assert list((tmp_path / "data").iterdir()) == []  # connected: the socket needs no name any more
+        assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+        tenure = first_tenure(replicator)
+        assert tenure.active
+        payload = bytearray(LARGE)
+        ticket = tenure.submit("s", {"a": payload, "b": b"small"})
+        outcome = ticket.result(DEADLINE_S)
+        assert isinstance(outcome, Committed)
+        assert (outcome.stages["a"], outcome.stages["b"]) == (LARGE, 5)
+        assert ticket.released.wait(DEADLINE_S)
+        payload.clear()
+        status = replicator.status()
+        assert status["session"] == status["pid"]  # the terminal's Ctrl-C does not reach it
+    assert ended(status["pid"])
+    assert not tenure.active
+
+
+def test_a_killed_child_ends_the_tenure_at_once(child: Callable[..., Settings]) -> None:
+    """The engine learns it by the process's end, not by a silence; the next worker brings a new tenure."""
+    with Replicator(child("serve")) as replicator:
+        tenure = first_tenure(replicator)
+        pid = replicator.status()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        assert tenure.wait_ended(DEADLINE_S)
+        assert time.monotonic() - killed_at < 1
+        assert not tenure.active
+        assert tenure.ended_reason == "the worker was killed by SIGKILL"
+        soon(lambda: ended(pid))
+        assert isinstance(first_tenure(replicator).submit("s", b"").result(DEADLINE_S), Committed)
+
+
+def test_a_child_that_dies_leaves_outcomes_unknown(
+    child: Callable[..., Settings], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it wrote before it died is on the engine's standard error."""
+    with Replicator(child("serve")) as replicator:
+        tenure = first_tenure(replicator)
+        ticket = tenure.submit("s", b"die")
+        with pytest.raises(CommitUnknown, match="the worker exited with status 1;"):
+            ticket.result(DEADLINE_S)
+        assert ticket.released.wait(DEADLINE_S)
+    assert "died as it was told" in capfd.readouterr().err
+
+
+def test_a_child_that_cannot_start_is_given_up(
+    child: Callable[..., Settings], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After the set number of restarts `tenures` raises WorkerFailed with the child's last lines."""
+    replicator = Replicator(child("crash", restarts=2))
+    with pytest.raises(WorkerFailed, match=r"given up: the worker exited with status 1:\s+no such library"):
+        list(replicator.tenures(DEADLINE_S))
+    replicator.close()
+    assert capfd.readouterr().err.count("no such library: libexample.so") == 3
+
+
+def test_a_child_says_why_it_refuses(child: Callable[..., Settings]) -> None:
+    """Its word arrives although it exits right after it."""
+    with pytest.raises(StoreInUse, match="process 7 has it open"), Replicator(child("refuse")):
+        pass
+
+
+def test_a_child_that_never_starts_is_killed(
+    child: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start has a limit, too; and close() need not wait for it."""
+    monkeypatch.setattr(life, "START_TIMEOUT_S", 0.2)
+    replicator = Replicator(child("hang", restarts=0))
+    with pytest.raises(WorkerFailed, match="did not start or end in time"):
+        replicator.status(DEADLINE_S)
+    replicator.close()
+    monkeypatch.setattr(life, "START_TIMEOUT_S", 60)
+    replicator = Replicator(child("hang"))
+    began_at = time.monotonic()
+    replicator.close()
+    assert time.monotonic() - began_at < 1
+
+
+def test_a_missing_interpreter_is_said_at_once(
+    child: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clear sentence, in the call that waits first."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(WorkerFailed, match="cannot start a worker with /no/such/python"):
+        Replicator(child("serve", restarts=0)).status()
+
+
+def test_a_data_directory_that_cannot_be_made_is_said(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """By its name, at the first call; nothing is started."""
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StoreError, match="cannot use REPLICATOR_DATA_DIR"),
+        Replicator(child("serve", data_dir=tmp_path / "file" / "data")),
+    ):
+        pass
+
+
+def test_a_long_path_and_stale_sockets_do_no_harm(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """A socket's path is short for the kernel however long the directory's is; sockets of engines that
+    were killed are swept."""
+    directory = tmp_path / ("long" * 30) / ("er" * 60)
+    directory.mkdir(parents=True)
+    (directory / "link-999999999-1.sock").write_text("")
+    with Replicator(child("serve", data_dir=directory)) as replicator:
+        assert first_tenure(replicator).active
+        assert list(directory.iterdir()) == []
+
+
+PREAMBLE = """
+import os, sys
+from pathlib import Path
+from replicator import Replicator, Settings
+from replicator.engine import host
+
+host.WORKER_MODULE = "fake_child"
+settings = Settings(data_dir=Path(sys.argv[1]))
+"""
+
+
+def run_engine(code: str, data_dir: Path) -> str:
+    """What an engine's process prints; it must end well, without a word on standard error."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    command = [sys.executable, "-c", PREAMBLE + code, str(data_dir)]
+    env = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+def test_a_forked_child_leaves_without_a_trace(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """It leaves the with statement and the interpreter as if there were no replicator; its parent's goes
+    on."""
+    child("serve")
+    code = """
+with Replicator(settings) as replicator:
+    tenure = next(iter(replicator.tenures()))
+    child = os.fork()
+    if child == 0:
+        sys.exit(7)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, type(tenure.submit("s", b"").result(10)).__name__, tenure.active)
+"""
+    assert run_engine(code, tmp_path) == "7 Committed True\n"
+
+
+def test_an_engine_that_just_ends_hands_over(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """Without `with` or close(): the end of the interpreter closes what is open, and leaves no process."""
+    child("serve")
+    code = """
+replicator = Replicator(settings)
+ticket = next(iter(replicator.tenures())).submit("s", b"")
+ticket.add_done_callback(lambda done: print(done, flush=True))
+print(replicator.status()["pid"], flush=True)
+"""
+    pid, ticket = sorted(run_engine(code, tmp_path).splitlines(), key=len)
+    assert ticket == "<Ticket s (1, 1) committed>"
+    assert ended(int(pid))
+
+
+def test_no_descriptors_are_lost(child: Callable[..., Settings]) -> None:
+    """Replicators come and go, and what they opened goes with them."""
+
+    def use() -> int:
+        with Replicator(child("serve")) as replicator:
+            first_tenure(replicator).submit("s", b"").result(DEADLINE_S)
+        return len(os.listdir("/proc/self/fd"))
+
+    first = use()
+    soon(lambda: use() <= first)

@@ -1,0 +1,264 @@
+"""The blocking front door around the tenures: start, follow, status, flush, close, and workers that die."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator import (
+    Checkpoint,
+    Committed,
+    CommitUnknown,
+    Position,
+    Replicator,
+    ReplicatorError,
+    Settings,
+    SettingsError,
+    StoreInUse,
+    Tenure,
+    TransportError,
+    Unavailable,
+    WorkerFailed,
+    WrongState,
+)
+from replicator.engine import keeper
+from replicator.link import messages as link
+from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
+
+
+def offer(worker: FakeWorker, stream: str, sequence: int, payload: bytes) -> None:
+    worker.say(link.StandbyOffered(stream, Position(1, sequence), b"meta", ("",), False), payload)
+
+
+def test_from_env_reads_the_variables(tmp_path: Path, worker: FakeWorker) -> None:
+    """A wrong one ends the start with a line of its own, and nothing has been started then."""
+    environ = {"REPLICATOR_DATA_DIR": str(tmp_path), "REPLICATOR_ISOLATION": "thread"}
+    with Replicator.from_env(environ) as replicator:
+        assert (replicator.node, replicator.members) == ("local", ("local",))
+    with pytest.raises(SettingsError, match="REPLICATOR_ACKS"):
+        Replicator.from_env({**environ, "REPLICATOR_ACKS": "none"})
+    assert worker.starts == 1
+
+
+def test_members_are_the_peers(worker: FakeWorker, make_settings: Callable[..., Settings]) -> None:
+    """All nodes of the cluster, this one too."""
+    peers = {"b": ("127.0.0.1", 7403), "a": ("127.0.0.1", 7400), "c": ("127.0.0.1", 7406)}
+    with Replicator(make_settings(node="b", peers=peers)) as replicator:
+        assert replicator.members == ("a", "b", "c")
+        assert repr(replicator) == "<Replicator b backup>"
+    assert repr(replicator) == "<Replicator b closed>"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SettingsError(["REPLICATOR_SECRET_KEY_FILE: no such file", "REPLICATOR_PEERS: too many"]),
+        StoreInUse("process 7 has it open"),
+        TransportError("cannot bind 127.0.0.1:7400"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_keeps_the_worker_from_starting_is_raised(
+    worker: FakeWorker,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    error: ReplicatorError,
+) -> None:
+    """As what it is, by whatever is called first; every later call raises it, too."""
+    monkeypatch.setattr(keeper, "STORE_WAIT_S", 0.05)
+    worker.refuses = error
+    replicator = Replicator(make_settings())
+    calls: list[Callable[[], object]] = [
+        lambda: next(iter(replicator.tenures())),
+        lambda: next(iter(replicator.follow())),
+        replicator.status,
+        replicator.__enter__,
+    ]
+    for call in calls:
+        with pytest.raises(type(error)) as raised:
+            call()
+        assert str(raised.value) == str(error)
+    replicator.close()
+    assert worker.starts == (2 if isinstance(error, StoreInUse) else 1)
+
+
+def test_a_store_in_use_is_tried_again_for_a_while(
+    worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> None:
+    """The worker of an engine that was killed a moment ago lets go of the store soon."""
+    worker.refuses = StoreInUse("process 7 has it open")
+    replicator = Replicator(make_settings())
+    soon(lambda: worker.starts)
+    worker.refuses = None
+    with replicator:
+        soon(lambda: worker.starts == 2)
+
+
+def test_a_worker_that_dies_ends_the_tenure_and_is_started_again(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lease word is 0 at once, tickets are unknown; the new one is told that an engine is there."""
+    ticket = tenure.submit("s", b"")
+    with caplog.at_level(logging.WARNING):
+        worker.die()
+        with pytest.raises(CommitUnknown, match="the worker's thread ended"):
+            ticket.result(DEADLINE_S)
+    assert tenure.wait_ended(DEADLINE_S)
+    assert not tenure.active
+    soon(lambda: worker.starts == 2)
+    assert worker.hear(link.Ready)[0].ready
+    assert worker.hear(link.Ready)[0].ready
+    worker.start_tenure(2)
+    assert next(iter(replicator.tenures(DEADLINE_S))).epoch == 2
+    assert "worker ended failures=1 kind=WorkerDied" in caplog.text
+
+
+def test_a_worker_that_keeps_dying_is_given_up(
+    worker: FakeWorker, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the set number of restarts in a row every call raises what it died of."""
+    monkeypatch.setattr(keeper, "BACK_OFF_MIN_S", 0.001)
+    with Replicator(make_settings(worker_restarts_max=2)) as replicator:
+        worker.refuses = WorkerFailed("the store fails to sync")
+        worker.die()
+        with pytest.raises(WorkerFailed, match="the store fails to sync"):
+            list(replicator.tenures(DEADLINE_S))
+        assert worker.starts == 3
+        assert repr(replicator) == "<Replicator local failed>"
+
+
+def test_a_worker_that_talks_nonsense_is_ended(tenure: Tenure, worker: FakeWorker) -> None:
+    """What is not a message of the link ends the tenure as a death does."""
+    worker._orders.put(lambda end: end.socket.send(b"nonsense"))
+    assert tenure.wait_ended(DEADLINE_S)
+    assert "not a message of the link" in (tenure.ended_reason or "")
+
+
+def test_a_backup_follows_what_is_committed(replicator: Replicator, worker: FakeWorker) -> None:
+    """Each checkpoint is acknowledged when the engine asks for the next; a newer one replaces one that was
+    not taken; the end of following is told."""
+    followed = replicator.follow(DEADLINE_S)
+    taken: list[Checkpoint] = []
+    thread = threading.Thread(target=lambda: taken.append(next(followed)))
+    thread.start()
+    assert worker.hear(link.Follow)[0].on
+    offer(worker, "s", 4, b"four")
+    thread.join()
+    assert taken == [Checkpoint("s", Position(1, 4), b"meta", {"": b"four"}, False)]  # type: ignore[arg-type]
+    assert worker.hears_nothing_but(link.Follow)
+    offer(worker, "s", 5, b"five")
+    offer(worker, "s", 6, b"six")
+    soon(lambda: worker._orders.empty())
+    soon(lambda: [a.message.position.sequence for a in replicator._session._offers.values()] == [6])
+    assert next(followed).payload == b"six"
+    assert worker.hear(link.StandbyTaken)[0].stream == "s"
+    close: Callable[[], None] = followed.close  # type: ignore[attr-defined]
+    close()
+    assert not worker.hear(link.Follow)[0].on
+
+
+def test_following_ends_in_time_and_with_the_replicator(replicator: Replicator) -> None:
+    """As the loop over tenures does."""
+    assert list(replicator.follow(0.01)) == []
+    closer = threading.Timer(0.02, replicator.close, (0,))
+    closer.start()
+    assert list(replicator.follow()) == []
+    closer.join()
+
+
+def answering(worker: FakeWorker) -> Iterator[link.AskStatus]:
+    while True:
+        ask, _ = worker.hear(link.AskStatus)
+        worker.say(link.StatusReply(ask.nonce + 1000, b"[]"))  # nobody's
+        worker.say(link.StatusReply(ask.nonce, b'{"role": "backup"}'))
+        yield ask
+
+
+def test_status_is_the_workers(replicator: Replicator, worker: FakeWorker) -> None:
+    """Asked for by many at once, each gets an answer; without one it is unavailable."""
+    reports: list[dict[str, object]] = []
+    threads = [
+        threading.Thread(target=lambda: reports.append(replicator.status(DEADLINE_S))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    answers = answering(worker)
+    for _ in threads:
+        next(answers)
+    for thread in threads:
+        thread.join()
+    assert reports == [{"role": "backup"}] * 3
+    with pytest.raises(Unavailable, match="does not answer"):
+        replicator.status(0.01)
+
+
+def test_flush_waits_for_what_is_open(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
+    """True when all of it has ended, false when the time is over first."""
+    assert replicator.flush(0)
+    first, second = tenure.submit("s", b""), tenure.submit("s", b"")
+    assert not replicator.flush(0.01)
+    flushed: list[bool] = []
+    flusher = threading.Thread(target=lambda: flushed.append(replicator.flush(DEADLINE_S)))
+    flusher.start()
+    worker.commit(worker.hear(link.Submit)[0])
+    worker.commit(worker.hear(link.Submit)[0])
+    flusher.join()
+    assert flushed == [True]
+    assert first.done()
+    assert second.done()
+
+
+def test_close_commits_hands_over_and_ends(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker
+) -> None:
+    """In this order: the last checkpoint's commit, the resignation, the worker's close."""
+    ticket = tenure.submit("s", b"last")
+    closer = threading.Thread(target=replicator.close, args=(DEADLINE_S,))
+    closer.start()
+    submit, _ = worker.hear(link.Submit)
+    assert worker.hears_nothing_but(link.Ready)
+    worker.commit(submit)
+    assert isinstance(ticket.result(DEADLINE_S), Committed)
+    worker.hear(link.Resign)
+    worker.say(link.TenureEnded(1, "resigned"))
+    worker.hear(link.Close)
+    closer.join(DEADLINE_S)
+    assert not closer.is_alive()
+    assert tenure.ended_reason == "resigned"
+    replicator.close()
+    for call in (replicator.status, lambda: replicator.delete("s")):
+        with pytest.raises(WrongState, match="closed"):
+            call()
+
+
+def test_close_ends_in_time_without_a_quorum(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker
+) -> None:
+    """What does not commit within the limit is unknown, and close returns all the same."""
+    ticket = tenure.submit("s", b"last")
+    began_at = time.monotonic()
+    replicator.close(0.05)
+    assert time.monotonic() - began_at < 0.05 + 2 * keeper.EXIT_TIMEOUT_S
+    assert isinstance(ticket.exception(0), CommitUnknown)
+    assert not tenure.active
+
+
+def test_no_callback_may_close(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
+    """It would wait for itself: it is told so."""
+    errors: list[BaseException] = []
+
+    def close(_: object) -> None:
+        try:
+            replicator.close()
+        except WrongState as error:
+            errors.append(error)
+
+    tenure.submit("s", b"").add_done_callback(close)
+    worker.commit(worker.hear(link.Submit)[0])
+    soon(lambda: errors)
+    assert "callback" in str(errors[0])

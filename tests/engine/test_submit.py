@@ -1,0 +1,214 @@
+"""What `submit` takes, what it refuses, and when a payload is released."""
+
+from __future__ import annotations
+
+import array
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from replicator import (
+    Backlogged,
+    Committed,
+    PayloadTooLarge,
+    Position,
+    Replicator,
+    Settings,
+    Tenure,
+    Ticket,
+    WrongState,
+)
+from replicator.link import messages as link
+from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
+
+LARGE = 1 << 20  # sent from where it lies; small payloads are copied by ZeroMQ
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (("s", "text"), TypeError, "the payload must be bytes-like"),
+        (("s", None), TypeError, "the payload must be bytes-like"),
+        (("s", {"p": 7}), TypeError, "part 'p' must be bytes-like"),
+        (("s", {7: b""}), TypeError, "a part's name is a str"),
+        (("s", {"é" * 128: b""}), ValueError, "at most 255 bytes"),
+        (("s", dict.fromkeys(map(str, range(4097)), b"")), ValueError, "4097 parts"),
+        (("s", memoryview(bytes(8))[::2]), ValueError, "not C-contiguous"),
+        (("s", b"", b"m" * 4097), ValueError, "meta has 4097 bytes"),
+        ((b"s", b""), TypeError, "a stream's name is a str"),
+        (("", b""), ValueError, "1 to 255 bytes"),
+        (("é" * 128, b""), ValueError, "1 to 255 bytes"),
+        (("a\0b", b""), ValueError, "no NUL"),
+        (("s\udc80", b""), ValueError, "surrogates"),
+        (("s", bytes(1001)), PayloadTooLarge, "1001 bytes, REPLICATOR_PAYLOAD_BYTES_MAX is 1000"),
+        (("s", {"a": bytes(501), "b": bytes(500)}), PayloadTooLarge, "1001 bytes"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_at_once(
+    worker: FakeWorker,
+    make_settings: Callable[..., Settings],
+    arguments: tuple[Any, ...],
+    error: type[Exception],
+    text: str,
+) -> None:
+    """The caller's mistakes raise in submit itself, take no sequence and send nothing."""
+    with Replicator(make_settings(payload_bytes_max=1000, close_timeout_s=0)) as replicator:
+        worker.start_tenure()
+        tenure = next(iter(replicator.tenures(DEADLINE_S)))
+        with pytest.raises(error, match=text):
+            tenure.submit(*arguments)
+        assert tenure.next_position("s") == Position(1, 1)
+        assert replicator.flush(0)
+        assert worker.hears_nothing_but(link.Ready)
+
+
+@pytest.mark.parametrize(
+    "payload", [array.array("d", [1.5, 2.5]), memoryview(bytes(range(12))).cast("B", (3, 4)), bytearray()]
+)
+def test_any_contiguous_buffer_is_taken(tenure: Tenure, worker: FakeWorker, payload: Any) -> None:
+    """Whatever its item type and shape: its bytes are what is restored."""
+    tenure.submit("s", payload)
+    assert worker.hear(link.Submit)[1] == [bytes(payload)]
+
+
+def test_numpy_arrays_are_taken(tenure: Tenure, worker: FakeWorker) -> None:
+    """Through the buffer protocol, not copied; a view with gaps is refused."""
+    numpy = pytest.importorskip("numpy")
+    state = numpy.arange(6.0).reshape(2, 3)
+    tenure.submit("s", state)
+    assert worker.hear(link.Submit)[1] == [state.tobytes()]
+    tenure.submit("empty", numpy.zeros((0, 4)))
+    assert worker.hear(link.Submit)[1] == [b""]
+    with pytest.raises(ValueError, match="not C-contiguous"):
+        tenure.submit("s", state.T)
+
+
+def test_a_payload_is_released_when_the_worker_has_let_go_of_it(tenure: Tenure, worker: FakeWorker) -> None:
+    """Not when it was sent, nor when it committed: then the worker may still read it, in a thread."""
+    worker.releases = False
+    payload = bytearray(LARGE)
+    ticket = tenure.submit("s", payload)
+    submit, _ = worker.hear(link.Submit)
+    worker.commit(submit)
+    assert isinstance(ticket.result(DEADLINE_S), Committed)
+    assert not ticket.released.is_set()
+    assert not ticket.released.wait(0.01)
+    worker.say(link.Released(submit.handle))
+    assert ticket.released.wait(DEADLINE_S)
+    payload.clear()  # nobody has a view of it any more: a bytearray may be resized again
+
+
+def test_a_payload_outlives_its_tenure_until_the_worker_lets_go(tenure: Tenure, worker: FakeWorker) -> None:
+    """The end of the tenure does not end the reading; what waits in the engine is free at once."""
+    worker.releases = False
+    flying, waiting = (tenure.submit("s", bytearray(LARGE)) for _ in range(2))
+    submit, _ = worker.hear(link.Submit)
+    worker.say(link.TenureEnded(1, "deposed"))
+    assert flying.exception(DEADLINE_S)
+    assert waiting.released.is_set()
+    assert not flying.released.is_set()
+    worker.say(link.Released(submit.handle))
+    assert flying.released.wait(DEADLINE_S)
+
+
+def test_a_worker_that_dies_releases_everything(tenure: Tenure, worker: FakeWorker) -> None:
+    """There is nobody left who could read."""
+    worker.releases = False
+    payload = bytearray(LARGE)
+    ticket = tenure.submit("s", payload)
+    worker.hear(link.Submit)
+    worker.die()
+    assert ticket.released.wait(DEADLINE_S)
+    payload.clear()
+
+
+def test_a_copy_is_released_at_once(tenure: Tenure, worker: FakeWorker) -> None:
+    """With copy=True the caller's buffer is free when submit returns, and what it held then is sent."""
+    payload = bytearray(b"before")
+    ticket = tenure.submit("s", payload, copy=True)
+    assert ticket.released.is_set()
+    payload[:] = b"behind"
+    assert worker.hear(link.Submit)[1] == [b"before"]
+
+
+def test_waiting_checkpoints_are_bounded(worker: FakeWorker, make_settings: Callable[..., Settings]) -> None:
+    """Past the bound submit refuses; one that replaces another needs only the difference; what is
+    released makes room again."""
+    worker.releases = False
+    limits = make_settings(backlog_bytes_max=1000, payload_bytes_max=1000, close_timeout_s=0)
+    with Replicator(limits) as replicator:
+        worker.start_tenure()
+        tenure = next(iter(replicator.tenures(DEADLINE_S)))
+        tenure.submit("a", bytes(600))
+        tenure.submit("a", bytes(400))
+        with pytest.raises(Backlogged, match="1000 bytes of checkpoints wait"):
+            tenure.submit("b", b"1")
+        replacing = tenure.submit("a", bytes(400))
+        assert replacing.position == Position(1, 3)
+        submit, _ = worker.hear(link.Submit)
+        worker.say(link.Released(submit.handle))
+        soon(lambda: accepts(tenure))
+
+
+def accepts(tenure: Tenure) -> bool:
+    try:
+        tenure.submit("b", bytes(600))
+    except Backlogged:
+        return False
+    return True
+
+
+def test_many_threads_submit(tenure: Tenure, worker: FakeWorker) -> None:
+    """Every submit gets a sequence of its own, every ticket ends, and the last sequence commits."""
+    tickets: list[Ticket] = []
+
+    def submit() -> None:
+        tickets.extend(tenure.submit("s", b"x" * 10) for _ in range(200))
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    last = 0
+    while last < 1600:
+        message, _ = worker.hear(link.Submit)
+        assert message.sequence > last
+        last = message.sequence
+        worker.commit(message)
+    for thread in threads:
+        thread.join()
+    assert sorted(ticket.position.sequence for ticket in tickets) == list(range(1, 1601))
+    outcomes = {type(ticket.result(DEADLINE_S)).__name__ for ticket in tickets}
+    assert "Committed" in outcomes
+    assert outcomes <= {"Committed", "Superseded"}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_refused(replicator: Replicator, tenure: Tenure) -> None:
+    """Handles are the parent's: calls raise WrongState, `active` is false; the parent goes on."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        refusals = 0
+        for call in (
+            lambda: tenure.submit("s", b""),
+            lambda: replicator.delete("s"),
+            lambda: replicator.status(),
+            lambda: next(iter(replicator.tenures(0))),
+            lambda: tenure.resign(),
+            lambda: replicator.close(),
+        ):
+            try:
+                call()
+            except WrongState as error:
+                refusals += "forked child" in str(error)
+        os.write(writer, b"%d %d" % (refusals, tenure.active))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100) == b"6 0"
+    os.close(reader)
+    os.close(writer)
+    assert tenure.active
+    assert tenure.submit("s", b"").position == Position(1, 1)

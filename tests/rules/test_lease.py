@@ -1,0 +1,161 @@
+"""R24-R26 and R28: who may call itself primary now, and what is refused at the door."""
+
+from __future__ import annotations
+
+from replicator.core.config import EPOCH_JUMP_MAX, Config
+from replicator.core.effects import Commit, EndTenure, SetLease, StartTenure, Transfer, WritePromise
+from replicator.core.lease import Lender
+from replicator.core.messages import Claim, Echo, Heartbeat, HeartbeatAnswer, LeaseReturned, Reason, Refusal
+from replicator.model import Owner, Process, Role
+from tests.rules.cluster import Cluster
+
+ME = Process(b"lender's process")
+PRIMARY = Owner("a", b"a's  incarnation", b"the primary's pr")
+OTHER = Owner("b", b"b's  incarnation", b"another process!")
+CONFIG = Config(node="c", peers=frozenset({"a", "b"}))  # type: ignore[arg-type]
+
+
+def test_R24_nothing_is_lent_without_a_fresh_echo() -> None:
+    """T22: a question that does not prove that our answers arrive lends nothing; nor does an old proof."""
+    lender = Lender(CONFIG, ME, None, 0.0)
+    assert not lender.lend(PRIMARY, 0.3, None, 1.0)
+    assert not lender.lend(PRIMARY, 0.3, Echo(ME, 0.5), 1.0)
+    assert not lender.lend(PRIMARY, 0.3, Echo(Process(bytes(16)), 0.99), 1.0)
+    assert lender.lend(PRIMARY, 0.3, Echo(ME, 0.9), 1.0)
+    assert lender.blocks(OTHER, 1.29)
+    assert not lender.blocks(OTHER, 1.31)
+
+
+def test_R24_a_lease_is_lent_to_one_exact_owner() -> None:
+    """Another owner, also the same node's next process, waits until it has passed."""
+    lender = Lender(CONFIG, ME, None, 0.0)
+    lender.lend(PRIMARY, 0.3, Echo(ME, 1.0), 1.0)
+    assert not lender.lend(OTHER, 0.3, Echo(ME, 1.1), 1.1)
+    restarted = Owner(PRIMARY.node, PRIMARY.incarnation, b"its next process")
+    assert lender.blocks(restarted, 1.2)
+    assert not lender.blocks(PRIMARY, 1.2)
+
+
+def test_R24_no_question_may_ask_for_more_than_the_maximum() -> None:
+    """The length comes with the question; a fixed maximum bounds it."""
+    lender = Lender(CONFIG, ME, None, 0.0)
+    lender.lend(PRIMARY, 50.0, Echo(ME, 1.0), 1.0)
+    assert not lender.blocks(OTHER, 1.0 + CONFIG.lease_max_s)
+
+
+def test_R24_a_restarted_lender_waits_the_maximum() -> None:
+    """What it lent is forgotten with the process: nobody else is promised before it has surely passed."""
+    lender = Lender(CONFIG, ME, PRIMARY, 10.0)
+    assert lender.blocks(OTHER, 10.9)
+    assert not lender.blocks(PRIMARY, 10.9)
+    assert not lender.blocks(OTHER, 11.0)
+
+
+def test_R24_the_lease_counts_from_when_the_question_was_sent() -> None:
+    """An answer that comes late prolongs from the sending, less the margin for clock rates."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.3).do("cut a b")
+    cluster.do("drop *").forget()
+    cluster.do("advance 0.06")
+    sent_at = cluster.node("a").clock.local(cluster.now)
+    cluster.do("advance 0.05", "settle")
+    config = cluster.state("a").config
+    deadline = cluster.lease_word("a")
+    assert deadline <= sent_at + config.lease_s - config.lease_margin_s
+    assert config.lease_margin_s >= 2 * config.clock_rate_bound * config.lease_s
+
+
+def test_R24_the_lenders_refuse_longer_than_the_holder_believes() -> None:
+    """Cut off, the primary's word runs out before any backup promises another."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.3)
+    deadline = cluster.lease_word("a")
+    cluster.do("cut a b", "cut a c", "grant b").forget()
+    while not cluster.effects("c", WritePromise):
+        cluster.do("advance 0.01", "settle")
+    assert cluster.node("a").clock.local(cluster.now) >= deadline
+
+
+def test_R24_a_primary_is_a_lender_to_itself() -> None:
+    """While it holds its lease it promises nobody else; after that its word is cleared first."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()
+    cluster.hear("a", "b", Claim(9, 1))
+    assert [refusal.reason for refusal in cluster.sent("a", Refusal)] == [Reason.LEASE]
+    cluster.do("cut a b", "cut a c").live(0.5).forget()
+    cluster.hear("a", "b", Claim(9, 1))
+    order = cluster.order("a")
+    assert order.index(SetLease) < order.index(WritePromise)
+    assert cluster.lease_word("a") == 0.0
+
+
+def test_R25_suspended_without_the_lease_and_resumed_with_it() -> None:
+    """A short hiccup: no commit is reported meanwhile, the same tenure goes on, and what waited commits."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.3)
+    cluster.do("submit a s 1", "publish a", "sync a b c")
+    cluster.do("cut a b", "cut a c").live(0.6)
+    assert not cluster.core("a").status()["active"]
+    assert not cluster.effects("a", Commit)
+    cluster.do("mend a b", "mend a c").live(0.5)
+    assert cluster.core("a").status()["active"]
+    assert [commit.position.epoch for commit in cluster.effects("a", Commit)] == [1]
+    assert not cluster.effects("a", EndTenure)
+
+
+def test_R25_a_newer_promise_on_a_majority_ends_it_for_good() -> None:
+    """b has taken over: the old primary's tenure ends, it becomes a backup and follows."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    cluster.do("cut a b", "cut a c", "grant b").live(1.5)
+    assert cluster.effects("b", StartTenure)
+    cluster.do("mend a b", "mend a c").live(0.5)
+    assert len(cluster.effects("a", EndTenure)) == 1
+    assert cluster.core("a").role is Role.BACKUP
+    assert cluster.state("a").promise == cluster.state("b").promise
+
+
+def test_R25_a_revoke_alone_ends_nothing() -> None:
+    """The elector may flap; only when it steadily names another does the primary hand over."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    cluster.do("revoke a").live(1.0)
+    assert not cluster.effects("a", EndTenure)
+    cluster.do("grant a").live(3.0)
+    assert not cluster.effects("a", EndTenure)
+    cluster.do("revoke a").live(3.0)
+    assert len(cluster.effects("a", EndTenure)) == 1
+
+
+def test_R25_a_lapse_longer_than_the_limit_ends_it() -> None:
+    """Alone for too long: the engine is told that it is over."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("cut a b", "cut a c").live(7.0)
+    assert len(cluster.effects("a", EndTenure)) == 1
+    assert cluster.core("a").role is not Role.PRIMARY
+
+
+def test_R26_a_primary_that_resigns_gives_the_lease_back_at_once() -> None:
+    """Guard closed, lease given back, leadership transferred, in this order; another may start at once."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()
+    cluster.do("resign a")
+    order = cluster.order("a")
+    assert order.index(SetLease) < order.index(EndTenure) < order.index(LeaseReturned)
+    assert order.index(LeaseReturned) < order.index(Transfer)
+    cluster.do("revoke a", "grant b", "settle")
+    cluster.do("advance 0.06", "settle")
+    assert cluster.effects("b", StartTenure), "nobody waited for a timer"
+
+
+def test_R28_an_epoch_may_jump_by_a_bounded_step_only() -> None:
+    """T21: an absurd epoch is refused, is not remembered, and does not poison the next claim."""
+    cluster = Cluster("a", "b", "c")
+    cluster.hear("c", "b", Claim(EPOCH_JUMP_MAX + 2, 1))
+    assert [refusal.reason for refusal in cluster.sent("c", Refusal)] == [Reason.JUMP]
+    cluster.hear("c", "b", Heartbeat(2**61, 1, 0.3, None, 0, ()))
+    cluster.hear("c", "b", Refusal(1, None, Reason.PROMISED))
+    assert not cluster.effects("c", WritePromise)
+    assert cluster.state("c").epoch_seen == 0
+
+
+def test_R28_a_stranger_is_not_heard() -> None:
+    """A message of a node that is not configured as a peer changes nothing and is not answered."""
+    cluster = Cluster("a", "b", "c", "d")
+    cluster.state("c").config = Config(node="c", peers=frozenset({"a", "b"}))  # type: ignore[arg-type]
+    cluster.forget().hear("c", "d", Claim(1, 1))
+    cluster.do("settle")
+    assert not cluster.effects("c", WritePromise)
+    assert not cluster.sent("c", HeartbeatAnswer)

@@ -1,0 +1,85 @@
+"""I8: faults over, a majority healthy and connected: serving and committing within a bound, then at rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replicator.model import Role, StreamName
+from tests.simulation.checkers.base import Violation
+from tests.simulation.trace import show
+
+if TYPE_CHECKING:
+    from tests.simulation.faults import Faults
+    from tests.simulation.node import Node
+    from tests.simulation.world import World
+
+SERVING_WITHIN_S = 20.0
+RESTING_WITHIN_S = 10.0
+REPLACE_AFTER_S = 3.0
+
+
+class Liveness:
+    """Drives the healed world to its end and says what is missing if it does not get there."""
+
+    def __init__(self, world: World, faults: Faults) -> None:
+        self._world = world
+        self._faults = faults
+        self._healed_at = world.now
+        self._commits_before = 0
+
+    def require(self) -> None:
+        """Serving with a fresh commit; then all tickets have ended and all members hold the same heads."""
+        world = self._world
+        world.delete_chance = 0.0
+        world.run_until(world.now + REPLACE_AFTER_S)
+        self._faults.replace_faulty()
+        self._commits_before = world.history.commit_count
+        if not world.run_until(self._healed_at + SERVING_WITHIN_S, self._is_serving):
+            raise Violation("I8", f"not serving {SERVING_WITHIN_S} s after the faults: {self._roles()}")
+        self._faults.replace_faulty()  # who learned of it from its peers only now
+        for node in world.nodes.values():
+            node.engine.rests = True
+        if not world.run_until(world.now + RESTING_WITHIN_S, lambda: not self._unrest()):
+            raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
+
+    def _is_serving(self) -> bool:
+        active = [node for node in self._world.nodes.values() if node.engine.is_active]
+        if len(active) == 1 and set(self._world.streams) <= self._lost(active[0]):
+            return True  # no disk can read any of them: serving nothing is right (R8)
+        return bool(active) and self._world.history.commit_count > self._commits_before
+
+    def _lost(self, primary: Node) -> frozenset[StreamName]:
+        """The streams whose newest checkpoint nobody can read: they wait, each alone (R8)."""
+        tenure = self._world.history.tenures.get(primary.engine.epoch)
+        return tenure.unavailable if tenure is not None else frozenset()
+
+    def _unrest(self) -> str:
+        """What is not yet as it should be, or ''."""
+        world = self._world
+        primaries = [node for node in world.nodes.values() if node.engine.is_active]
+        if len(primaries) != 1:
+            return f"{len(primaries)} active primaries"
+        heads = {stream: one[-1].head(True) for stream, one in primaries[0].disk.image.streams.items()}
+        for node in world.nodes.values():
+            if node.engine.epoch and node.engine.unreleased:
+                return f"payloads {sorted(node.engine.unreleased)} of {node.name} are not released"
+            if any(line.in_flight for line in node.engine.lines.values()) and node.engine.epoch:
+                return f"a ticket of {node.name} has not ended"
+            if not node.is_running or node.role not in (Role.BACKUP, Role.PRIMARY):
+                return f"{node.name} is {node.role}"
+            for stream, head in heads.items():
+                if stream in self._lost(primaries[0]):
+                    continue
+                # A head that never committed may stay behind where its stream is unknown to the rest.
+                theirs = node.disk.image.newest(stream)
+                if theirs is None or theirs.manifest.digest != head.digest:
+                    have = show(theirs.head(True)) if theirs else "nothing"
+                    return f"{node.name} has {have}, {primaries[0].name} has {show(head)}"
+        return ""
+
+    def _roles(self) -> str:
+        parts = [
+            f"{node.name}={node.role}{'*' if node.engine.is_active else ''}"
+            for node in self._world.nodes.values()
+        ]
+        return " ".join(parts) + f", elector names {sorted(self._world.elector.granted)}"

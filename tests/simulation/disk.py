@@ -1,0 +1,395 @@
+"""A disk that does what the store promises and no more: what is not synced is lost in a crash.
+
+The writer takes promises and records before payload, applies a batch at the instant its sync ends, and
+then hands in the completions in order. As one batch runs at a time, that instant is also when the fence
+is checked (R4). A crash during a sync keeps a random part of the batch and completes none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import NamedTuple
+
+from msgspec import Struct, structs
+
+from replicator.adapters.ports import StoreEffect
+from replicator.core.effects import (
+    Accept,
+    AdoptHeads,
+    ForgetTombstone,
+    MarkCommitted,
+    RememberCounters,
+    WritePromise,
+    WriteRecord,
+)
+from replicator.core.events import (
+    Accepted,
+    AcceptRefused,
+    Durable,
+    Event,
+    HeadsAdopted,
+    PromiseWritten,
+    RecordWritten,
+    StoreFailed,
+    StoreRoom,
+    Why,
+)
+from replicator.core.state import head_of
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Promise,
+    Sequence,
+    StreamName,
+)
+
+KEEP = 1
+BATCH_MAX = 8
+
+
+class Retained(NamedTuple):
+    """A checkpoint on disk."""
+
+    manifest: Manifest
+    accepted_epoch: Epoch
+
+    def head(self, readable: bool) -> Head:
+        """How it is reported when it is the newest of its stream."""
+        return structs.replace(head_of(self.manifest, self.accepted_epoch), readable=readable)
+
+
+class PutChunks(Struct, frozen=True):
+    """Chunks of a checkpoint under way, queued before whatever is asked next."""
+
+    stream: StreamName
+    epoch: Epoch
+    sequence: Sequence
+    chunks: tuple[tuple[Digest, bytes], ...]
+
+
+Operation = StoreEffect | PutChunks
+
+
+class Image:
+    """Everything that survives."""
+
+    def __init__(self, incarnation: Incarnation) -> None:
+        self.incarnation = incarnation
+        self.promise: Promise | None = None
+        self.record: MemberRecord | None = None
+        self.record_epoch = Epoch(0)
+        self.founded = False
+        self.counter = 0
+        self.remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+        self.streams: dict[StreamName, tuple[Retained, ...]] = {}
+        self.committed: dict[StreamName, tuple[Generation, Sequence]] = {}
+        self.chunks: dict[Digest, bytes] = {}
+        self.damaged: set[Digest] = set()
+
+    def copy(self) -> Image:
+        """An independent copy, as of a disk image taken now."""
+        other = Image(self.incarnation)
+        other.__dict__.update(self.__dict__)
+        for name in ("remembered", "streams", "committed", "chunks", "damaged"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    @property
+    def promised_epoch(self) -> int:
+        return self.promise.epoch if self.promise else 0
+
+    def newest(self, stream: StreamName) -> Retained | None:
+        """The stream's head."""
+        retained = self.streams.get(stream)
+        return retained[-1] if retained else None
+
+    def has_all(self, manifest: Manifest) -> bool:
+        """Whether every chunk is there, whole or damaged."""
+        return all(digest in self.chunks for digest in chunk_digests(manifest))
+
+    def readable(self, manifest: Manifest) -> bool:
+        """Whether every chunk is there and whole."""
+        return self.has_all(manifest) and not any(d in self.damaged for d in chunk_digests(manifest))
+
+    def payload(self, manifest: Manifest) -> bytes | None:
+        """The bytes of a checkpoint, or None if they cannot be read."""
+        if not self.readable(manifest):
+            return None
+        return b"".join(self.chunks[digest] for digest in chunk_digests(manifest))
+
+
+def chunk_digests(manifest: Manifest) -> list[Digest]:
+    """The stored digests of all chunks, in order."""
+    return [Digest(chunk.stored_digest) for part in manifest.parts for chunk in part.chunks]
+
+
+class Disk:
+    """One node's store, across the processes that open it."""
+
+    def __init__(
+        self, node: NodeId, incarnation: Incarnation, random: Random, schedule: Callable[..., None]
+    ) -> None:
+        self.node = node
+        self.image = Image(incarnation)
+        self.random = random
+        self.schedule = schedule
+        self.wrote: Callable[[Disk, Operation, Event | None], None] = lambda *_: None
+        self.full = False
+        self.sync_mean_s = 0.002
+        self.fails_next = False
+        self._deliver: Callable[[Event], None] | None = None
+        self._urgent: list[Operation] = []
+        self._payload: list[Operation] = []
+        self._batch: list[Operation] | None = None
+        self._life = 0  # completions of an earlier process or disk are dropped by it
+        self._stopped = False
+        self._transfers: dict[StreamName, dict[Digest, Sequence]] = {}
+
+    # ── opened and closed by processes ──
+
+    def open(self, deliver: Callable[[Event], None]) -> None:
+        """A process opens the store; completions go to *deliver*."""
+        self._deliver = deliver
+        self._sweep()
+        if self.full:
+            self.schedule(0.0, self._hand_in, self._life, StoreRoom(full=True))
+
+    def durable(self, cluster: str) -> Durable:
+        """What a process finds when it opens the store."""
+        image = self.image
+        newest = [retained[-1] for _, retained in sorted(image.streams.items())]
+        return Durable(
+            cluster=cluster,
+            node=self.node,
+            incarnation=image.incarnation,
+            promise=image.promise,
+            record=image.record,
+            record_epoch=image.record_epoch,
+            founded=image.founded,
+            heads=tuple(one.head(image.readable(one.manifest)) for one in newest),
+            committed=dict(image.committed),
+            counter=image.counter,
+            remembered=dict(image.remembered),
+        )
+
+    def crash(self) -> None:
+        """The process dies: what is not synced is lost, but for a random part of the running batch."""
+        for operation in (self._batch or [])[: self.random.randint(0, len(self._batch or []))]:
+            self._write(operation)
+        self._life += 1
+        self._deliver = None
+        self._batch = None
+        self._stopped = self.fails_next = False
+        self._urgent.clear()
+        self._payload.clear()
+        self._transfers.clear()
+
+    def replace(self, image: Image) -> None:
+        """Another disk is put in while the node is down."""
+        self.image = image
+        self.full = False
+
+    def set_stopped(self, stopped: bool) -> None:
+        """The writer thread is paused with its process, or goes on."""
+        self._stopped = stopped
+        self._start_batch()
+
+    def set_full(self, full: bool) -> None:
+        """The disk has no room left, or has room again."""
+        if full != self.full:
+            self.full = full
+            self._hand_in(self._life, StoreRoom(full=full))
+
+    def damage(self, stream: StreamName) -> bool:
+        """Let a chunk of the stream's head rot; False if there is none."""
+        newest = self.image.newest(stream)
+        digests = chunk_digests(newest.manifest) if newest else []
+        present = [digest for digest in digests if digest in self.image.chunks]
+        if present:
+            self.image.damaged.add(self.random.choice(present))
+        return bool(present)
+
+    # ── what the driver and the data path ask ──
+
+    def perform(self, effect: StoreEffect) -> None:
+        """Queue a store effect."""
+        urgent = isinstance(effect, WritePromise | WriteRecord)
+        (self._urgent if urgent else self._payload).append(effect)
+        self._start_batch()
+
+    def put_chunks(
+        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Iterable[tuple[Digest, bytes]]
+    ) -> None:
+        """Queue chunks of a checkpoint under way."""
+        given = tuple(chunks)
+        if given:
+            self._payload.append(PutChunks(stream, epoch, sequence, given))
+            self._start_batch()
+
+    def pin(self, stream: StreamName, sequence: int, digests: Iterable[Digest]) -> None:
+        """Keep chunks that are here already for a checkpoint under way."""
+        self._transfers.setdefault(stream, {}).update(dict.fromkeys(digests, Sequence(sequence)))
+
+    def discard_chunk(self, digest: Digest) -> None:
+        """Forget a chunk found rotten."""
+        self.image.chunks.pop(digest, None)
+        self.image.damaged.discard(digest)
+
+    @property
+    def queued_count(self) -> int:
+        """Operations that wait."""
+        return len(self._urgent) + len(self._payload)
+
+    # ── the writer ──
+
+    def _start_batch(self) -> None:
+        if self._batch is not None or self._stopped or self._deliver is None:
+            return
+        queue = self._urgent or self._payload
+        if not queue:
+            return
+        count = min(len(queue), BATCH_MAX if queue is self._payload else len(queue))
+        self._batch = queue[:count]
+        del queue[:count]
+        delay = 0.0002 + self.random.expovariate(1.0) * self.sync_mean_s
+        self.schedule(delay, self._synced, self._life)
+
+    def _synced(self, life: int) -> None:
+        if life != self._life or self._batch is None:
+            return
+        if self._stopped:
+            self.schedule(0.01, self._synced, life)
+            return
+        if self.fails_next:
+            self._batch, deliver = None, self._deliver
+            self._life += 1
+            self._deliver = None
+            assert deliver is not None
+            deliver(StoreFailed("the sync has failed"))
+            return
+        batch, self._batch = self._batch, None
+        for event in [self._write(operation) for operation in batch]:
+            if event is not None:
+                self._hand_in(life, event)
+        self._start_batch()
+
+    def _hand_in(self, life: int, event: Event) -> None:
+        if life == self._life and self._deliver is not None:
+            self._deliver(event)
+
+    def _write(self, operation: Operation) -> Event | None:
+        event = self._apply(operation)
+        self.wrote(self, operation, event)
+        return event
+
+    def _apply(self, operation: Operation) -> Event | None:
+        image = self.image
+        match operation:
+            case WritePromise(promise):
+                image.promise = promise
+                return PromiseWritten(promise, self._count())
+            case WriteRecord(record, epoch, founded):
+                image.record, image.record_epoch, image.founded = record, epoch, founded
+                return RecordWritten(record, epoch, founded, self._count())
+            case Accept():
+                return self._accept(operation)
+            case AdoptHeads():
+                return self._adopt(operation)
+            case PutChunks(stream, epoch, sequence, chunks):
+                if epoch >= image.promised_epoch and not self.full:
+                    image.chunks.update(chunks)
+                    image.damaged.difference_update(digest for digest, _ in chunks)
+                    self._transfers.setdefault(stream, {}).update(dict.fromkeys(dict(chunks), sequence))
+            case MarkCommitted(stream, generation, position):
+                self._mark(stream, generation, position.sequence, position.epoch)
+            case ForgetTombstone(stream, generation, sequence):
+                newest = image.newest(stream)
+                if newest is not None and newest.manifest.tombstone:
+                    manifest = newest.manifest
+                    if (manifest.generation, manifest.sequence) == (generation, sequence):
+                        del image.streams[stream]
+                        image.committed.pop(stream, None)
+                        self._sweep()
+            case RememberCounters(counters):
+                image.remembered = {**image.remembered, **counters}
+        return None
+
+    def _count(self) -> int:
+        self.image.counter += 1
+        return self.image.counter
+
+    def _fenced(self, epoch: Epoch) -> bool:
+        return epoch != self.image.promised_epoch
+
+    def _accept(self, effect: Accept) -> Event:
+        manifest, epoch, image = effect.manifest, effect.epoch, self.image
+        stream = StreamName(manifest.stream)
+        retained = image.streams.get(stream, ())
+        why = None
+        if self._fenced(epoch):
+            why = Why.FENCED
+        elif retained and (epoch, manifest.sequence) <= (
+            retained[-1].accepted_epoch,
+            retained[-1].manifest.sequence,
+        ):
+            why = Why.STALE
+        elif self.full and not manifest.tombstone and all(m.manifest != manifest for m in retained):
+            why = Why.FULL
+        elif not image.has_all(manifest):
+            why = Why.INCOMPLETE
+        if why is not None:
+            return AcceptRefused(manifest, epoch, why)
+        older = tuple(one for one in retained if one.manifest.sequence < manifest.sequence)
+        image.streams[stream] = (*older, Retained(manifest, epoch))
+        transfer = self._transfers.get(stream, {})
+        for digest in [one for one, sequence in transfer.items() if sequence <= manifest.sequence]:
+            del transfer[digest]
+        self._retire(stream)
+        return Accepted(manifest, epoch, self._count())
+
+    def _adopt(self, effect: AdoptHeads) -> Event | None:
+        if self._fenced(effect.epoch):
+            return None
+        for stream, retained in self.image.streams.items():
+            if stream not in effect.exceptions and retained[-1].accepted_epoch < effect.epoch:
+                adopted = Retained(retained[-1].manifest, effect.epoch)
+                self.image.streams[stream] = (*retained[:-1], adopted)
+        return HeadsAdopted(effect.epoch, self._count())
+
+    def _mark(self, stream: StreamName, generation: Generation, sequence: int, epoch: int) -> None:
+        for one in self.image.streams.get(stream, ()):
+            if (one.manifest.epoch, one.manifest.sequence) == (epoch, sequence):
+                self.image.committed[stream] = (generation, Sequence(sequence))
+                self._retire(stream)
+                return
+
+    def _retire(self, stream: StreamName) -> None:
+        """Drop what is older than the newest committed checkpoint and *keep* more (R23)."""
+        retained = self.image.streams[stream]
+        committed = self.image.committed.get(stream)
+        if committed is not None:
+            first = next(
+                (i for i, one in enumerate(retained) if one.manifest.sequence >= committed[1]), len(retained)
+            )
+            self.image.streams[stream] = retained[max(0, first - KEEP) :]
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the chunks that no retained manifest and no running transfer names."""
+        named = {
+            digest
+            for retained in self.image.streams.values()
+            for one in retained
+            for digest in chunk_digests(one.manifest)
+        }
+        for transfer in self._transfers.values():
+            named.update(transfer)
+        for digest in [one for one in self.image.chunks if one not in named]:
+            self.discard_chunk(digest)

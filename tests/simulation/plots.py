@@ -1,0 +1,153 @@
+"""Plots: several faults in the order that hurts, which chance alone would seldom bring about.
+
+`usurp` takes a primary's hearing away while its lease still runs and names another (T22, the lease);
+`orphan` leaves a stream's newest checkpoint with one reachable holder, and lets it rot (T13, T26);
+`comeback` brings a deposed primary back with a head that never committed, when its successor goes (T1, T2);
+`duel` names two claimants at once and cuts them off from each other (equal epochs, T28).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replicator.model import NodeId, Role
+
+if TYPE_CHECKING:
+    from tests.simulation.faults import Faults
+    from tests.simulation.node import Node
+
+LOOK_S = 0.1
+
+
+class Plots:
+    """Plots against one world, with the means of its faults."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._world = faults.world
+        self._random = faults.random
+
+    def _primary(self) -> Node | None:
+        active = [node for node in self._world.nodes.values() if node.role is Role.PRIMARY]
+        return self._random.choice(active) if active else None
+
+    def usurp(self) -> str:
+        """The primary's answers come late, then it is cut off, in one direction or both, and another one is
+        granted; perhaps those that lend to it are started anew meanwhile."""
+        primary, random = self._primary(), self._random
+        others = self._world.others(primary.name) if primary is not None else []
+        others = [node for node in others if node.is_running and node.config.has_engine]
+        if primary is None or not others:
+            return ""
+        rival = random.choice(others)
+        lease_s = primary.config.lease_s
+        lag_s = random.choice((0.0, 0.3, 0.6)) * lease_s
+        into = [(node.name, primary.name) for node in self._world.others(primary.name)]
+        for link in into:
+            self._world.network.lags[link] = lag_s
+        out = [(to, source) for source, to in into]
+        pair = [(primary.name, rival.name), (rival.name, primary.name)]
+        links = random.choice((out, pair, pair, out + into))
+        self._world.schedule(3 * lease_s, self._cut_off, links, rival, into)
+        return f"{rival.name} against {primary.name}, answers {lag_s:.2f} s late"
+
+    def _cut_off(
+        self, links: list[tuple[NodeId, NodeId]], rival: Node, lagging: list[tuple[NodeId, NodeId]]
+    ) -> None:
+        if not self._faults.is_on:
+            return
+        self._world.network.cut(links)
+        self._world.elector.name(rival.name)
+        self._faults.for_a_while(self._world.network.mend, links, mean_s=1.5)
+        self._faults.for_a_while(self._catch_up, lagging, mean_s=2.0)
+        if self._random.random() < 0.5:
+            span = self._random.uniform(0.5, 2.0) * rival.config.lease_s
+            self._world.schedule(span, self._start_lenders_anew, rival)
+
+    def _start_lenders_anew(self, rival: Node) -> None:
+        for node in self._world.others(rival.name):
+            if self._faults.is_on and node.role is Role.BACKUP:
+                node.crash()
+                self._world.schedule(self._random.uniform(0.0, 0.1), self._world.ensure_running, node)
+
+    def _catch_up(self, links: list[tuple[NodeId, NodeId]]) -> None:
+        for link in links:
+            self._world.network.lags.pop(link, None)
+
+    def orphan(self) -> str:
+        """Those that hold a stream's newest checkpoint go down, all but one, whose copy rots."""
+        streams = [s for node in self._world.nodes.values() for s in node.disk.image.streams]
+        if not streams or not self._faults.may_rot():
+            return ""
+        stream = self._random.choice(sorted(streams))
+        heads = {
+            n: node.disk.image.newest(stream) for n, node in self._world.nodes.items() if node.is_running
+        }
+        orders = {n: (h.accepted_epoch, h.manifest.sequence) for n, h in heads.items() if h is not None}
+        if not orders:
+            return ""
+        holders = sorted(name for name, order in orders.items() if order == max(orders.values()))
+        keeper = self._world.nodes[self._random.choice(holders)]
+        down = [name for name in holders if name != keeper.name]
+        self._random.shuffle(down)
+        for name in down[: (len(self._world.nodes) - 1) // 2]:
+            self._faults.take_down(self._world.nodes[name], power=False, mean_s=3.0)
+        if keeper.disk.damage(stream):
+            self._faults.scrub(keeper)
+        return f"{stream} at {keeper.name}, of {' '.join(holders)}"
+
+    def comeback(self) -> str:
+        """A primary goes down with what only it has, and is back when its successor goes down (T1, T2)."""
+        primary, random = self._primary(), self._random
+        if primary is None or len(self._world.nodes) < 3:
+            return ""
+        links = [(primary.name, other.name) for other in self._world.others(primary.name)]
+        links += [(to, source) for source, to in links]
+        self._world.network.cut(links)
+        self._world.schedule(random.uniform(0.1, 0.6), self._go_down, primary, links)
+        return primary.name
+
+    def _go_down(self, node: Node, links: list[tuple[NodeId, NodeId]]) -> None:
+        if self._faults.is_on:
+            self._world.network.mend(links)
+            self._faults.take_down(node, power=False, mean_s=8.0)
+            self._world.schedule(LOOK_S, self._look_for_successor, node, self._world.now + 6.0)
+
+    def _look_for_successor(self, node: Node, until: float) -> None:
+        successor = self._primary()
+        if successor is not None and successor is not node:
+            self._world.schedule(self._random.uniform(0.1, 0.8), self._come_back, node, successor)
+        elif self._world.now < until:
+            self._world.schedule(LOOK_S, self._look_for_successor, node, until)
+
+    def _come_back(self, node: Node, successor: Node) -> None:
+        if self._faults.is_on:
+            self._faults.take_down(successor, power=False, mean_s=3.0)
+            self._faults.bring_up(node)
+
+    def lag_behind(self) -> str:
+        """A backup gets no publications and hears little for a while: it is behind when it matters."""
+        backups = [node for node in self._world.nodes.values() if node.role is Role.BACKUP]
+        if not backups:
+            return ""
+        node = self._random.choice(backups)
+        node.disk.sync_mean_s = 0.4
+        self._faults.for_a_while(setattr, node.disk, "sync_mean_s", 0.002, mean_s=1.5)
+        self._faults.for_a_while(self.orphan, mean_s=0.7)
+        return node.name
+
+    def duel(self) -> str:
+        """Two claimants that do not hear each other, and no primary."""
+        fit = [n for n, node in self._world.nodes.items() if node.is_running and node.config.has_engine]
+        primary = self._primary()
+        if len(fit) < 2:
+            return ""
+        left, right = self._random.sample(sorted(fit), 2)
+        if primary is not None:
+            self._faults.take_down(primary, power=False)
+        links = [(NodeId(left), NodeId(right)), (NodeId(right), NodeId(left))]
+        self._world.network.cut(links)
+        self._faults.for_a_while(self._world.network.mend, links, mean_s=1.0)
+        for name in (left, right):
+            self._world.elector.name(name)
+        return f"{left} {right}"

@@ -1,0 +1,40 @@
+"""The README's example is a program that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+EVENTS = 20_000
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> list[str]:
+    """The command that runs the README's first Python block."""
+    block = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert block is not None
+    program = tmp_path / "engine.py"
+    program.write_text(block[1])
+    return [sys.executable, str(program)]
+
+
+def test_the_example_runs_and_goes_on_where_it_was(example: list[str], tmp_path: Path) -> None:
+    """Standalone, it commits its checkpoints; started again, it restores the last and is done."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("REPLICATOR_")}
+    environ |= {"REPLICATOR_DATA_DIR": str(tmp_path / "data"), "REPLICATOR_LOG_LEVEL": "WARNING"}
+    environ["PYTHONPATH"] = str(README.parent)
+    first = subprocess.run(example, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "Committed(" in first.stdout
+    export = [sys.executable, "-m", "replicator", "export", "totals"]
+    stored = subprocess.run(export, env=environ, capture_output=True, check=True, timeout=60).stdout
+    assert json.loads(stored) == {"offset": EVENTS, "total": sum(range(EVENTS))}
+    second = subprocess.run(example, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")

@@ -1,0 +1,249 @@
+"""Settings: every variable in one table, wrong ones refused with a line each, relations checked together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import given, strategies as st
+
+from replicator.addresses import format_address, format_peers, is_loopback, parse_address, parse_peers
+from replicator.core.config import Config
+from replicator.errors import SettingsError
+from replicator.model import NodeId
+from replicator.relations import RELATIONS
+from replicator.settings import Settings, core_config, markdown, table, variable
+
+PEERS = "edge-1=127.0.0.1:7400,edge-2=127.0.0.1:7410,edge-3=[::1]:7400"
+steady = hypothesis.settings(deadline=None, derandomize=True)
+CLUSTER = {"REPLICATOR_NODE": "edge-2", "REPLICATOR_PEERS": PEERS}
+
+
+def problems(environ: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environ)
+    return caught.value.problems
+
+
+def test_nothing_set_is_a_standalone_node() -> None:
+    """Without any variable there is a valid, standalone node with its store in the user's directory."""
+    settings = Settings.from_env({"HOME": "/home/somebody", "UNRELATED": "1"})
+    assert settings.standalone
+    assert settings.node == "local"
+    assert settings.address == ""
+    assert settings.data_dir == Path("/home/somebody/.local/state/replicator")
+    assert Settings.from_env({"XDG_STATE_HOME": "/state"}).data_dir == Path("/state/replicator")
+
+
+def test_a_cluster_is_a_name_and_a_list() -> None:
+    """Two variables are enough for a cluster on one machine."""
+    settings = Settings.from_env(CLUSTER)
+    assert settings.peers[NodeId("edge-3")] == ("::1", 7400)
+    assert settings.address == "127.0.0.1:7410"
+    assert not settings.standalone
+
+
+def test_values_are_typed() -> None:
+    """Numbers, sizes with a unit, choices and paths become what they are; an empty value counts as unset."""
+    settings = Settings.from_env(
+        {
+            "REPLICATOR_LEASE_S": "0.2",
+            "REPLICATOR_KEEP": "3",
+            "REPLICATOR_CHUNK_BYTES": "128KiB",
+            "REPLICATOR_WINDOW_BYTES_MAX": "1 GiB",
+            "REPLICATOR_ACKS": "all",
+            "REPLICATOR_DATA_DIR": "/data",
+            "REPLICATOR_CLUSTER": "",
+        }
+    )
+    assert (settings.lease_s, settings.keep, settings.chunk_bytes) == (0.2, 3, 131_072)
+    assert (settings.window_bytes_max, settings.acks) == (2**30, "all")
+    assert (settings.data_dir, settings.cluster) == (Path("/data"), "replicator")
+
+
+def test_one_line_per_wrong_variable() -> None:
+    """Each wrong variable has one line with its name, its value and what is allowed; all are told at once."""
+    assert problems(
+        {
+            "REPLICATOR_LEASE_S": "soon",
+            "REPLICATOR_HEARTBEAT_INTERVAL_S": "nan",
+            "REPLICATOR_KEEP": "-1",
+            "REPLICATOR_CHUNK_BYTES": "256 kB",
+            "REPLICATOR_ISOLATION": "fork",
+            "REPLICATOR_CLUSTER": "my cluster",
+        }
+    ) == [
+        "REPLICATOR_CLUSTER: 'my cluster' is not a name of 1 to 63 letters, digits, '.', '-' or '_'",
+        "REPLICATOR_ISOLATION: 'fork' is not one of: process, thread",
+        "REPLICATOR_HEARTBEAT_INTERVAL_S: 'nan' is not a number from 0.001 to 20 s",
+        "REPLICATOR_LEASE_S: 'soon' is not a number from 0.005 to 60 s",
+        "REPLICATOR_CHUNK_BYTES: '256 kB' is not a whole number from 1024 to 16777216 bytes",
+        "REPLICATOR_KEEP: '-1' is not a whole number from 0 to 1000",
+    ]
+
+
+def test_unknown_variables_are_errors() -> None:
+    """A misspelt variable is never ignored; the nearest known one is offered. Scripts' own are let be."""
+    assert problems({"REPLICATOR_LEESE_S": "1"}) == [
+        "REPLICATOR_LEESE_S: no such setting; did you mean REPLICATOR_LEASE_S?"
+    ]
+    assert problems({"REPLICATOR_XYZZY": "1"}) == ["REPLICATOR_XYZZY: no such setting"]
+    assert Settings.from_env({"REPLICATOR_VENV": "/venv", "REPLICATOR": "1"}).standalone
+
+
+def test_the_lease_ends_before_the_shortest_election_timeout() -> None:
+    """R26: lease plus one heartbeat interval is not longer than the shortest election timeout."""
+    (line,) = problems({"REPLICATOR_LEASE_S": "0.35"})
+    assert line == (
+        "REPLICATOR_LEASE_S: 0.35 does not fit: lease_s + heartbeat_interval_s is at most "
+        "election_timeout_min_s, or the lease delays takeovers; heartbeat_interval_s is 0.06, "
+        "election_timeout_min_s is 0.4"
+    )
+    assert Settings.from_env({"REPLICATOR_LEASE_S": "0.34"}).lease_s == 0.34
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"heartbeat_interval_s": "0.08", "lease_s": "0.2"},
+        {"lease_s": "0.3", "lease_max_s": "0.2"},
+        {"election_timeout_min_s": "0.4", "raft_append_interval_s": "0.14"},
+        {"election_timeout_min_s": "0.9", "election_timeout_max_s": "0.9"},
+        {"elector_tick_interval_s": "0.09"},
+        {"claim_retry_min_s": "0.1", "claim_retry_max_s": "0.01"},
+        {"chunk_bytes": "2MiB"},
+        {"transaction_bytes_max": "2MiB", "writer_queue_bytes_max": "1MiB"},
+        {"payload_bytes_max": "2GiB", "chunk_bytes": "16KiB"},
+        {"payload_bytes_max": "1MiB", "backlog_bytes_max": "1000"},
+        {"secret_key_file": "/keys/secret"},
+        {"peer_keys_file": "/keys/peers"},
+    ],
+)
+def test_relations_are_checked(values: dict[str, str]) -> None:
+    """Values that are fine alone but do not fit together are refused, in one line that names all of them."""
+    (line,) = problems({variable(name): value for name, value in values.items()})
+    assert "does not fit" in line
+    assert all(name in line for name in values)
+
+
+def test_each_relation_holds_between_known_settings_at_their_defaults() -> None:
+    """The defaults fit together, and no relation names a setting that does not exist."""
+    settings = Settings()
+    assert all(relation.holds(settings) for relation in RELATIONS)
+    assert {name for relation in RELATIONS for name in relation.names} <= set(Settings.__struct_fields__)
+
+
+def test_a_relation_with_a_wrong_value_is_left_out() -> None:
+    """A setting that cannot be read is not blamed a second time for not fitting to others."""
+    assert len(problems({"REPLICATOR_ELECTION_TIMEOUT_MIN_S": "x", "REPLICATOR_LEASE_S": "0.9"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "peers", "text"),
+    [
+        ("", PEERS, "REPLICATOR_NODE: not set; it must be one of the peers: edge-1, edge-2, edge-3"),
+        ("edge-4", PEERS, "REPLICATOR_NODE: 'edge-4' is not one of the peers: edge-1, edge-2, edge-3"),
+        ("a", "a=127.0.0.1:7400", "1 node(s) named; 2 to 15 make a cluster, none means no replication"),
+        ("a", "a=127.0.0.1:7400,b=127.0.0.1:7402", "a and b share a port; each uses 3, from its own on"),
+        ("a", "a=127.0.0.1:7400,a=127.0.0.1:7410", "'a' is named twice"),
+        ("a", "a=127.0.0.1:7400,b", "'b' is not name=host:port"),
+        ("a", "a=127.0.0.1:7400,b=::1:7400", "an IPv6 host stands in brackets"),
+        ("a", "a=127.0.0.1:7400,b=0.0.0.0:7410", "names no host that others can reach"),
+        ("a", "a=127.0.0.1:7400,b=127.0.0.1:65535", "is not from 1 to 65533"),
+        ("a", "a=127.0.0.1:7400,b=127.0.0.1:http", "is not host:port"),
+        ("a", "a=127.0.0.1:7400,b c=127.0.0.1:7410", "REPLICATOR_PEERS: "),
+        ("a", "a=127.0.0.1:7400,b=10.0.0.2:7400", "10.0.0.2:7400 is not on this machine, so keys are needed"),
+    ],
+)
+def test_wrong_peers_are_refused(node: str, peers: str, text: str) -> None:
+    """A peer list with which no cluster could work ends the start, with one line that says why."""
+    (line,) = problems({"REPLICATOR_NODE": node, "REPLICATOR_PEERS": peers})
+    assert text in line
+
+
+def test_keys_open_the_network() -> None:
+    """With both key files, nodes may be on other machines."""
+    settings = Settings.from_env(
+        {
+            "REPLICATOR_NODE": "a",
+            "REPLICATOR_PEERS": "a=10.0.0.1:7400,b=[fd00::2]:7400,c=edge-3.lan:7400",
+            "REPLICATOR_SECRET_KEY_FILE": "/keys/a.secret",
+            "REPLICATOR_PEER_KEYS_FILE": "/keys/peers.keys",
+        }
+    )
+    assert settings.peers[NodeId("b")] == ("fd00::2", 7400)
+
+
+def test_values_given_directly_are_checked_too() -> None:
+    """Whatever Settings object exists is valid, also one that was not read from the environment."""
+    with pytest.raises(SettingsError, match=r"^REPLICATOR_LEASE_S: 100 is not a number from 0\.005 to 60 s$"):
+        Settings(lease_s=100)
+    with pytest.raises(SettingsError, match="does not fit"):
+        Settings(claim_retry_min_s=1)
+    with pytest.raises(SettingsError, match="REPLICATOR_PEERS"):
+        Settings(peers={NodeId("a b"): ("127.0.0.1", 7400), NodeId("local"): ("127.0.0.1", 7410)})
+
+
+@pytest.mark.parametrize("environ", [{}, CLUSTER, {"REPLICATOR_SCRUB_INTERVAL_S": "0.1"}])
+def test_json_and_environment_bring_settings_back(environ: dict[str, str]) -> None:
+    """An engine hands its settings to its worker, as JSON or as variables, without any change."""
+    settings = Settings.from_env(environ)
+    assert Settings.from_json(settings.to_json()) == settings
+    assert Settings.from_env(settings.to_env()) == settings
+    assert set(settings.to_env()) == set(environ)
+
+
+def test_the_core_gets_its_numbers_from_the_settings() -> None:
+    """Each of the core's numbers that has a setting is taken from it, and the defaults are the same."""
+    config = core_config(Settings.from_env({**CLUSTER, "REPLICATOR_LEASE_S": "0.25"}), public_key="key")
+    assert config.peers == {"edge-1", "edge-3"}
+    assert (config.node, config.address, config.public_key) == ("edge-2", "127.0.0.1:7410", "key")
+    assert (config.lease_s, config.window_frames_max, config.has_engine) == (0.25, 32, True)
+    assert core_config(Settings()) == Config(node=NodeId("local"))
+    assert not core_config(Settings(), has_engine=False).has_engine
+
+
+def test_the_table_tells_everything() -> None:
+    """Every setting is in the table, with what it means; what has a unit in its name has it in the table."""
+    rows = table(Settings(keep=7))
+    assert [row.name for row in rows] == [variable(name) for name in Settings.__struct_fields__]
+    assert all(row.meaning and row.allowed for row in rows)
+    assert all(row.unit == "s" for row in rows if row.name.endswith("_S"))
+    assert all(row.unit == "bytes" for row in rows if "_BYTES" in row.name)
+    (keep,) = (row for row in rows if row.name == "REPLICATOR_KEEP")
+    assert (keep.value, keep.default) == ("7", "1")
+    assert markdown().count("\n") == len(rows) + 1
+
+
+@steady
+@given(st.integers(1, 65_533), st.sampled_from(["10.0.0.1", "::1", "fe80::1", "edge-1.lan", "localhost"]))
+def test_addresses_survive_being_written(port: int, host: str) -> None:
+    """What is written of an address is read again as the same address."""
+    assert parse_address(format_address((host, port))) == (host, port)
+
+
+@steady
+@given(st.text(max_size=40))
+def test_any_text_is_a_peer_list_or_a_clear_error(text: str) -> None:
+    """Whatever stands in the variable, it is a list that survives being written, or one ValueError."""
+    try:
+        peers = parse_peers(text)
+    except ValueError:
+        return
+    assert parse_peers(format_peers(peers)) == peers
+
+
+def test_only_this_machine_is_loopback() -> None:
+    """Without keys only addresses that surely are this machine are allowed: names could be anybody."""
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
+    assert not any(map(is_loopback, ("10.0.0.1", "127.0.0.1.example.org", "edge-1", "0.0.0.0", "::ffff:1")))
+
+
+def test_reading_settings_loads_no_heavy_library() -> None:
+    """The engine's process pays for msgspec alone: settings load neither sockets, store nor terminal."""
+    code = "import sys, replicator.settings; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"zmq", "lmdb", "pysyncobj", "uvloop", "typer", "rich", "asyncio"} & set(loaded.split())

@@ -1,0 +1,94 @@
+"""A store that is as dumb as can be: dictionaries under one lock, for the tests of the data path."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence as Ordered
+
+from replicator.adapters.ports import Deliver, StoreEffect
+from replicator.codec.chunking import digest_of
+from replicator.core.effects import Accept
+from replicator.core.events import Durable
+from replicator.model import (
+    Buffer,
+    Chunk,
+    Digest,
+    Epoch,
+    Incarnation,
+    Manifest,
+    NodeId,
+    Sequence,
+    StreamName,
+)
+
+
+class MemoryStore:
+    """Keeps what it is given; `gate` closed makes `put_chunks` block, as a full writer's queue would."""
+
+    def __init__(self, node: NodeId, incarnation: Incarnation, promised: int = 0) -> None:
+        self.node, self.incarnation, self.promised = node, incarnation, promised
+        self.chunks: dict[Digest, bytes] = {}
+        self.manifests: dict[tuple[StreamName, Digest], Manifest] = {}
+        self.heads: dict[StreamName, Manifest] = {}
+        self.puts: list[int] = []  # number of chunks of each call
+        self.gate = threading.Event()
+        self.gate.set()
+        self._lock = threading.Lock()
+
+    def start(self, deliver: Deliver) -> None:
+        """Nothing to start."""
+
+    def durable(self) -> Durable:
+        """An empty store's."""
+        return Durable("test", self.node, self.incarnation, None, None, Epoch(0), True, (), {}, 0, {})
+
+    def perform(self, effect: StoreEffect) -> None:
+        """Accept only."""
+        assert isinstance(effect, Accept)
+        self.accept(effect.manifest)
+
+    def accept(self, manifest: Manifest) -> None:
+        """Make it the head; everything must be here."""
+        assert not self.missing(chunk for part in manifest.parts for chunk in part.chunks)
+        self.manifests[StreamName(manifest.stream), Digest(manifest.digest)] = manifest
+        self.heads[StreamName(manifest.stream)] = manifest
+
+    def put_chunks(
+        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
+    ) -> None:
+        self.gate.wait(10)
+        with self._lock:
+            self.puts.append(len(chunks))
+            for chunk, stored in chunks:
+                if epoch >= self.promised:
+                    self.chunks.setdefault(Digest(chunk.stored_digest), bytes(stored))
+
+    def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        return [chunk for chunk in chunks if chunk.stored_digest not in self.chunks]
+
+    def head_manifest(self, stream: StreamName) -> Manifest | None:
+        return self.heads.get(stream)
+
+    def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
+        return self.manifests.get((stream, digest))
+
+    def read_chunk(self, stored_digest: Digest) -> bytes | None:
+        stored = self.chunks.get(stored_digest)
+        return stored if stored is not None and digest_of(stored) == stored_digest else None
+
+    def discard_chunk(self, stored_digest: Digest) -> None:
+        with self._lock:
+            if self.read_chunk(stored_digest) is None:
+                self.chunks.pop(stored_digest, None)
+
+    def rot(self, stored_digest: Digest) -> None:
+        """Flip a bit of a stored chunk."""
+        stored = bytearray(self.chunks[stored_digest])
+        stored[len(stored) // 2] ^= 1
+        self.chunks[stored_digest] = bytes(stored)
+
+    def usage(self) -> dict[str, int]:
+        return {"chunks": len(self.chunks)}
+
+    def close(self) -> None:
+        """Nothing to close."""

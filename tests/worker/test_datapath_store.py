@@ -1,0 +1,60 @@
+"""The data path on the real store: publish, lose, fetch, accept, restore, and again after a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from replicator.adapters.store import LmdbStore
+from replicator.core.effects import Accept, WritePromise
+from replicator.core.events import Accepted, Event, PromiseWritten, Published
+from replicator.model import Epoch, Owner, Payload, Process, Promise, Sequence
+from replicator.settings import Settings
+from tests.worker.nodes import ORDERS, Node, bring, make_settings, wait_until
+from tests.worker.payloads import realistic
+
+EPOCH = Epoch(3)
+MIB = 2**20
+
+
+def open_node(settings: Settings, path: Path) -> tuple[Node, LmdbStore, list[Event]]:
+    """A node on a store of its own, and what the store has delivered."""
+    store = LmdbStore.open(path / settings.node, cluster=settings.cluster, node=settings.node)
+    node = Node(settings, store=store)
+    done: list[Event] = []
+    store.start(done.append)
+    return node, store, done
+
+
+def perform(store: LmdbStore, done: list[Event], effect: WritePromise | Accept) -> Event:
+    """Have the store do something, and wait for its answer."""
+    count = len(done)
+    store.perform(effect)
+    wait_until(lambda: len(done) > count, "the store's answer")
+    return done[-1]
+
+
+def test_a_checkpoint_survives_loss_and_restart(tmp_path: Path) -> None:
+    """Accepted at the publisher, fetched and accepted at a backup, restored from both after a restart."""
+    settings = make_settings(2)
+    content = realistic(5 * MIB + 3)
+    nodes = [open_node(each, tmp_path) for each in settings]
+    try:
+        (primary, store, done), (backup, backup_store, backup_done) = nodes
+        owner = Owner("n1", store.durable().incarnation, Process(bytes(16)))
+        for each, answers in ((store, done), (backup_store, backup_done)):
+            assert isinstance(perform(each, answers, WritePromise(Promise(EPOCH, owner))), PromiseWritten)
+        primary.path.publish(7, ORDERS, 1, EPOCH, Sequence(1), Payload({"": content}, b"offset"))
+        manifest = primary.wait_for(Published).manifest
+        assert isinstance(perform(store, done, Accept(manifest, EPOCH)), Accepted)
+        bring(backup, manifest, primary.name)
+        assert isinstance(perform(backup_store, backup_done, Accept(manifest, EPOCH)), Accepted)
+    finally:
+        for node, opened, _ in nodes:
+            node.close()
+            opened.close()
+    for mine in settings:
+        node, again, _ = open_node(mine, tmp_path)
+        payload = node.restore(manifest)
+        node.close()
+        again.close()
+        assert (payload.parts[""], payload.meta) == (content, b"offset")

@@ -1,0 +1,225 @@
+"""The driver: what comes goes to the core, what the core wants is done, in order and in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from replicator.core import effects, events
+from replicator.core.messages import Ack, Acked, Hello, Progress, Raft
+from replicator.errors import Unavailable
+from replicator.link import messages as link
+from replicator.model import Digest, Epoch, Generation, Payload, Position, Role, Sequence, StreamName
+from tests.worker.driver_fakes import ID, A, B, Bench, C, head
+
+ORDERS = StreamName("orders")
+HELLO = Hello(True, None, "", "")
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def test_events_reach_the_core_in_order_and_its_effects_are_done_in_order(bench: Bench) -> None:
+    """The store's completions keep their order, and effects of one event are performed as they were given."""
+    release, forget = effects.Release(3), effects.ForgetTombstone(ORDERS, Generation(1), Sequence(2))
+    bench.core.react = lambda event: [forget, effects.AllowPublish(Epoch(1), 9), release]
+    first, second = events.StoreRoom(True), events.StoreRoom(False)
+    bench.inbox.deliver(first)
+    bench.inbox.deliver(second)
+    bench.turn()
+    assert bench.core.events == [first, second]
+    assert bench.store.performed == [forget, forget]
+    assert bench.data.calls == [("allow", Epoch(1), 9)] * 2
+
+
+def test_an_event_s_instant_is_read_after_it_has_come(bench: Bench) -> None:
+    """A lender's clock is read after the question was received, so its lease never ends before the
+    holder's (R24, I9), however long the messages before it took."""
+    bench.control.cost_s = 0.001
+    for _ in range(3):
+        bench.arrive(HELLO)
+    bench.turn()
+    assert bench.core.instants == pytest.approx([1000.001, 1000.002, 1000.003])
+
+
+def test_a_flood_keeps_nobody_from_the_clock(bench: Bench) -> None:
+    """However much arrives, the elector and the core get their time after `SLICE_S`; nothing is dropped."""
+    bench.control.cost_s = 0.001
+    for _ in range(100):
+        bench.arrive(HELLO)
+    bench.turn()
+    assert len(bench.core.events) <= 12
+    assert bench.elector.ticks == 1
+    for _ in range(20):
+        bench.turn()
+    assert len(bench.core.events) == 100
+    assert bench.elector.ticks >= 4
+
+
+def test_a_tick_comes_when_it_is_due(bench: Bench) -> None:
+    """The core gets its Tick at its deadline, not before."""
+    bench.core.deadline = bench.clock.now + 0.5
+    bench.turn()
+    assert bench.core.events == []
+    bench.clock.now += 0.5
+    bench.turn()
+    assert bench.core.events == [events.Tick()]
+
+
+def test_a_sleeping_driver_is_woken(bench: Bench) -> None:
+    """What another thread delivers is handled at once, though nothing is due for long."""
+    bench.driver._elector_at = bench.clock.now + 60
+    timer = threading.Timer(0.05, bench.inbox.deliver, [events.StoreRoom(True)])
+    timer.start()
+    for _ in range(3):  # a turn ends without an event only after SLEEP_S_MAX
+        if not bench.core.events:
+            bench.driver._turn()
+    timer.join()
+    assert bench.core.events == [events.StoreRoom(True)]
+
+
+def test_the_elector_s_messages_go_to_the_elector(bench: Bench) -> None:
+    """Raft messages never reach the core."""
+    bench.arrive(Raft(b"vote"))
+    bench.turn()
+    assert bench.elector.received == [(B, b"vote")]
+    assert bench.core.events == []
+
+
+def test_acks_of_one_turn_travel_together(bench: Bench) -> None:
+    """A store that answers for many streams at once sends one message to the primary, and before anything
+    else that goes there."""
+    acked = [Acked(f"s{index}", 1, 1, bytes(32)) for index in range(3)]
+    bench.emit(*(effects.Send(B, Ack(4, (each,))) for each in acked), effects.Send(C, Ack(4, (acked[0],))))
+    assert bench.control.sent == []
+    bench.emit(effects.Send(B, Progress(4, 1)))
+    bench.turn()
+    sent = [(to, envelope.message) for to, envelope in bench.control.sent]
+    assert sent == [(B, Ack(4, tuple(acked))), (B, Progress(4, 1)), (C, Ack(4, (acked[0],)))]
+
+
+def test_acks_of_two_epochs_travel_apart(bench: Bench) -> None:
+    """An ack says in which epoch it was given (R13)."""
+    old, new = (Acked("s", 1, sequence, bytes(32)) for sequence in (1, 2))
+    bench.emit(effects.Send(B, Ack(4, (old,))), effects.Send(B, Ack(5, (new,))))
+    bench.turn()
+    assert [envelope.message for _, envelope in bench.control.sent] == [Ack(4, (old,)), Ack(5, (new,))]
+
+
+def test_a_submitted_payload_is_published_and_released(bench: Bench) -> None:
+    """The core sees a handle and a size; the bytes go from the link to the data path, uncopied, and are
+    let go of when the core says so."""
+    part = memoryview(b"state")
+    submit = link.Submit(4, "orders", 9, 5, b"meta", ("",), False)
+    bench.end.waiting.append((submit, [part]))
+    bench.core.react = lambda event: [effects.Publish(5, ORDERS, Generation(1), Epoch(4), Sequence(9))]
+    bench.turn()
+    assert bench.core.events == [events.Submitted(Epoch(4), ORDERS, Sequence(9), 5, 5)]
+    published = bench.data.calls[0]
+    assert published[:6] == ("publish", 5, "orders", 1, 4, 9)
+    assert published[6] == Payload({"": part}, b"meta")
+    assert published[6].parts[""] is part
+    bench.emit(effects.Release(5))
+    assert bench.end.told == [link.Released(5)]
+
+
+def test_a_commit_tells_how_long_each_stage_took(bench: Bench) -> None:
+    """Publish, store and commit are spans, each from where the one before ends."""
+    bench.tenancy.keep(5, Payload({}), 1.0)
+    bench.tenancy.published(5, 1.5)
+    bench.tenancy.stored(effects.StoredLocally(5), 1.75)
+    commit = effects.Commit(5, ORDERS, Generation(1), Position(4, 9), (A, B))
+    bench.tenancy.committed(commit, 2.75)
+    (told,) = bench.end.all(link.Committed)
+    assert told.stages == {"publish": 0.5, "store": 0.25, "commit": 1.0}
+    assert told.holders == (A, B)
+
+
+@pytest.mark.parametrize("acks", ["quorum", "local", "all"])
+def test_the_engine_is_told_what_its_tickets_wait_for(acks: str) -> None:
+    """Each message wakes the engine's process: what no ticket waits for is not sent."""
+    bench = Bench(acks=acks)
+    bench.emit(effects.StoredLocally(5), effects.HeldByAll(5, (A,)), effects.StoredLocally(0))
+    told = {"quorum": [], "local": [link.Stored(5)], "all": [link.HeldByAll(5, (A,))]}
+    assert bench.end.told == told[acks]
+    bench.close()
+
+
+def test_an_engine_that_is_ready_may_lead(bench: Bench) -> None:
+    """Only while an engine waits for tenures does the node stand for election (T17)."""
+    for ready in (True, False):
+        bench.end.waiting.append((link.Ready(ready), []))
+    bench.turn()
+    assert bench.elector.electable == [True, False]
+    assert bench.core.events == [events.EngineReady(True), events.EngineReady(False)]
+
+
+def test_resign_is_for_its_own_tenure(bench: Bench) -> None:
+    """A late Resign of an earlier tenure ends nothing."""
+    bench.emit(effects.SetLease(Epoch(4), 1001.0))
+    bench.end.waiting = [(link.Resign(3, None), []), (link.Resign(4, "c"), [])]
+    bench.core.events.clear()
+    bench.turn()
+    assert bench.core.events == [events.ResignAsked(C)]
+
+
+def test_a_primary_leaves_in_good_order(bench: Bench) -> None:
+    """Told to close, it resigns, waits until another leads, and no longer than `FAREWELL_S`."""
+    bench.elector.leader = A
+    bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
+    bench.core.events.clear()
+    bench.end.waiting.append((link.Close(), []))
+    bench.turn()
+    assert bench.core.events == [events.ResignAsked()]
+    assert bench.elector.electable == [False]
+    bench.core.deadline = 0.0  # every turn has something to do, and takes a while
+
+    def react(event: events.Event) -> list[effects.Effect]:
+        bench.clock.now += 0.02
+        return []
+
+    bench.core.react = react
+    bench.driver.run()
+    assert bench.core.events[-1] == events.EngineReady(False)
+    assert 0.1 <= bench.clock.now - 1000.0 < 0.2
+
+
+def test_a_backup_leaves_at_once(bench: Bench) -> None:
+    """Nobody waits for a node that does not lead."""
+    bench.driver.leave()
+    bench.driver.run()
+    assert bench.clock.now == 1000.0
+
+
+def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:
+    """Handing over and abandoning are for the primary, and only what cannot be read can be abandoned."""
+    bench.elector.leader = B
+    with pytest.raises(Unavailable, match="not primary; ask b"):
+        bench.driver.hand_over(None)
+    bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
+    with pytest.raises(Unavailable, match="nothing to abandon"):
+        bench.driver.abandon(ORDERS)
+    lost = head()
+    bench.emit(effects.StartTenure(Epoch(4), (), (lost,), False))
+    bench.driver.abandon(ORDERS)
+    assert bench.core.events[-1] == events.AbandonAsked(ORDERS, Digest(lost.digest))
+
+
+def test_all_effects_can_be_performed(bench: Bench) -> None:
+    """Whatever the core may want, the driver knows how to do."""
+    assert set(effects.Effect.__args__) <= bench.driver._performers.keys()
+    assert set(link.ToWorker.__args__) == bench.driver._hearers.keys()
+
+
+def test_every_envelope_says_who_and_what_is_durable(bench: Bench) -> None:
+    """The counter of what is durable now, and the newest one heard of the recipient (R21, R28)."""
+    bench.emit(effects.Send(B, HELLO))
+    ((to, envelope),) = bench.control.sent
+    assert (to, envelope.node, envelope.incarnation, envelope.process) == (B, A, ID, ID)
+    assert (envelope.counter, envelope.remembered, envelope.cluster) == (7, 5, "replicator")

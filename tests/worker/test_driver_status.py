@@ -1,0 +1,204 @@
+"""Status: everybody's word, gathered within half a second; and the admin socket that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import json
+
+from replicator.core.effects import MarkCommitted
+from replicator.core.events import Accepted
+from replicator.core.messages import StatusReport, StatusRequest
+from replicator.errors import Unavailable
+from replicator.link import messages as link
+from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Position, StreamName
+from replicator.worker import admin
+from replicator.worker.status import GATHER_TIMEOUT_S, REPORT_BYTES_MAX
+from tests.worker.driver_fakes import B, Bench, C, head
+
+ORDERS = StreamName("orders")
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def accepted(sequence: int) -> Accepted:
+    """The stream has a head of 100 bytes."""
+    chunk = Chunk(bytes(32), 100, bytes(32), 100, Codec.NONE)
+    each = head(sequence=sequence)
+    manifest = Manifest("orders", 1, 3, sequence, (Part("", (chunk,)),), b"", False, False, each.digest)
+    return Accepted(manifest, Epoch(4), 1)
+
+
+def own_report(bench: Bench) -> bytes:
+    """What the bench's node says of itself to a peer."""
+    bench.arrive(StatusRequest(1))
+    bench.turn()
+    _, envelope = bench.control.sent.pop()
+    assert isinstance(envelope.message, StatusReport)
+    return envelope.message.report
+
+
+def ask(bench: Bench) -> list[dict[str, Any]]:
+    """Ask over the link; the replies come here."""
+    bench.end.waiting.append((link.AskStatus(8), []))
+    bench.turn()
+    return replies(bench)
+
+
+def replies(bench: Bench) -> list[dict[str, Any]]:
+    return [json.decode(reply.report) for reply in bench.end.all(link.StatusReply)]
+
+
+def answer(bench: Bench, node: Any, report: bytes) -> None:
+    """A peer answers the question that is out."""
+    nonce = next(e.message.nonce for _, e in bench.control.sent if isinstance(e.message, StatusRequest))
+    bench.arrive(StatusReport(nonce, report), node=node, key=node)
+    bench.turn()
+
+
+def test_all_members_are_asked_and_a_silent_one_is_said_to_be_so(bench: Bench) -> None:
+    """The answer comes as soon as all have spoken, else after `GATHER_TIMEOUT_S`."""
+    report = own_report(bench)
+    assert ask(bench) == []
+    answer(bench, B, report)
+    assert replies(bench) == []
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    (status,) = replies(bench)
+    assert (status["node"], status["cluster"]) == ("a", "replicator")
+    assert [(member["node"], member["reachable"]) for member in status["members"]] == [
+        ("a", True),
+        ("b", True),
+        ("c", False),
+    ]
+    assert status["members"][2] == {"node": "c", "reachable": False}
+    assert status["members"][1]["usage"] == {"streams": 1, "published": 2, "messages_refused": 0}
+
+
+def test_lag_is_what_a_member_lacks_of_the_newest_head(bench: Bench) -> None:
+    """In bytes, and for how long it has lacked them; a stream that a member does not know is named too."""
+    old = own_report(bench)
+    bench.core.streams = {ORDERS: (head(sequence=1), (1, 1))}
+    behind = own_report(bench)
+    bench.core.streams = {ORDERS: (head(sequence=2), (1, 1))}
+    bench.inbox.deliver(accepted(2))
+    bench.emit(MarkCommitted(ORDERS, Generation(1), Position(3, 1)))
+    bench.turn()
+    bench.clock.now += 2
+    ask(bench)
+    answer(bench, B, behind)
+    answer(bench, C, old)
+    (status,) = replies(bench)
+    mine, theirs, lacking = (member["streams"][0] for member in status["members"])
+    assert (mine["head"], mine["commit"]) == ({"epoch": 3, "sequence": 2}, {"epoch": 3, "sequence": 1})
+    assert (mine["lag_bytes"], mine["lag_s"], mine["bytes"]) == (0, 0.0, 100)
+    assert (theirs["head"], theirs["lag_bytes"], theirs["lag_s"]) == ({"epoch": 3, "sequence": 1}, 100, 2.0)
+    assert (lacking["head"], lacking["lag_bytes"], lacking["lag_s"]) == (None, 100, 2.0)
+
+
+def test_a_report_has_a_bound(bench: Bench) -> None:
+    """With very many streams it says how many it leaves out."""
+    bench.core.streams = {f"{'x' * 200}-{index}": (head(), None) for index in range(6000)}
+    report = own_report(bench)
+    assert len(report) <= REPORT_BYTES_MAX
+    decoded = json.decode(report)
+    assert len(decoded["streams"]) + decoded["streams_left_out"] == 6000
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"{", b"[]", b'{"streams": 7}', b'{"role": null}'])
+def test_a_senseless_report_is_ignored(bench: Bench, nonsense: bytes) -> None:
+    """Whatever a member sends, the others' status comes (I12)."""
+    ask(bench)
+    answer(bench, B, nonsense)
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    (status,) = replies(bench)
+    assert [member["reachable"] for member in status["members"]] == [True, False, False]
+
+
+def test_askers_share_a_gathering(bench: Bench) -> None:
+    """Who asks while members are being asked gets the same answer; nobody is asked twice."""
+    ask(bench)
+    ask(bench)
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    assert len(replies(bench)) == 2
+    assert [to for to, _ in bench.control.sent] == [B, C]
+
+
+# ── the admin socket ──
+
+Serve = Callable[[Path], None]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve the socket in a directory, echoing each command."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    servers = []
+
+    def handle(request: admin.Request, reply: admin.Reply) -> None:
+        if request.command != "silence":
+            threading.Thread(target=reply, args=(json.encode({"asked": request.command}),)).start()
+
+    def start(data_dir: Path) -> None:
+        servers.append(admin.AdminServer(data_dir, handle))
+        asyncio.run_coroutine_threadsafe(servers[-1].start(), loop).result(5)
+
+    yield start
+    for server in servers:
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.mark.parametrize("depth", [1, 10])
+def test_the_socket_serves_from_any_directory(tmp_path: Path, serve: Serve, depth: int) -> None:
+    """Also from one whose path is too long for the kernel, and in the place of a dead process's socket."""
+    data_dir = tmp_path.joinpath(*["a-long-name"] * depth)
+    data_dir.mkdir(parents=True)
+    os.close(os.open(data_dir / admin.SOCKET_NAME, os.O_CREAT))
+    serve(data_dir)
+    assert admin.ask(data_dir, {"command": "hello"}) == {"asked": "hello"}
+    assert (data_dir / admin.SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_there_is_said_so(tmp_path: Path, serve: Serve) -> None:
+    """No socket, no answer in time: `Unavailable`, with the directory."""
+    with pytest.raises(Unavailable, match=str(tmp_path)):
+        admin.ask(tmp_path, {"command": "status"})
+    serve(tmp_path)
+    with pytest.raises(Unavailable, match=str(tmp_path)):
+        admin.ask(tmp_path, {"command": "silence"}, timeout_s=0.1)
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"nonsense\n", b'{"command": 7}\n', b"x" * 10_000 + b"\n", b""])
+def test_a_bad_request_harms_nobody(tmp_path: Path, serve: Serve, line: bytes) -> None:
+    """It gets an error or no answer, and the next one is served."""
+    serve(tmp_path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / admin.SOCKET_NAME))
+        client.sendall(line)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(5)
+        try:
+            reply = client.recv(1000)
+        except ConnectionResetError:
+            reply = b""
+        assert reply == b"" or b"error" in reply
+    assert admin.ask(tmp_path, {"command": "hello"}) == {"asked": "hello"}

@@ -1,0 +1,217 @@
+"""Tenures and standbys: what the engine is handed, when, and what it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from replicator.core import effects, events
+from replicator.link import messages as link
+from replicator.model import Digest, Epoch, Head, Manifest, Role, StreamName
+from replicator.worker.standby import OUT_MAX
+from replicator.worker.tenancy import MEND_TIMEOUT_S
+from tests.worker.driver_fakes import Bench, head
+
+ORDERS = StreamName("orders")
+FOUR, FIVE = Epoch(4), Epoch(5)
+LENT = effects.SetLease(FOUR, 1010.0)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def start(*heads: Head, unavailable: tuple[Head, ...] = (), unchanged: bool = False) -> effects.StartTenure:
+    return effects.StartTenure(FOUR, heads, unavailable, unchanged)
+
+
+def manifest_of(each: Head) -> Manifest:
+    return Manifest(each.stream, 1, 3, each.sequence, (), b"", False, False, each.digest)
+
+
+def written(each: Head) -> events.AcceptRefused:
+    """What the store says when a rotten head's chunks have been fetched and written again."""
+    return events.AcceptRefused(manifest_of(each), FOUR, events.Why.STALE)
+
+
+def test_a_tenure_starts_when_every_head_is_loaded(bench: Bench) -> None:
+    """Restored streams come first, of each kind; then the start, with the moments of the takeover."""
+    bench.emit(effects.Changed(Role.BACKUP, Role.CANDIDATE, ""))
+    bench.clock.now += 1
+    bench.emit(effects.AdoptHeads(FOUR, frozenset()))
+    gone, lost = head("gone", 8, tombstone=True), head("lost", 9)
+    bench.emit(start(head(), head("sensors", 2), gone, unavailable=(lost,)), LENT)
+    assert bench.end.all(link.TenureStarted) == []
+    bench.load()
+    assert {message.stream for message in bench.end.all(link.Restored)} == {"orders", "sensors"}
+    (deleted,) = bench.end.all(link.RestoredDeleted)
+    assert (deleted.stream, deleted.position) == ("gone", gone.position)
+    assert [message.stream for message in bench.end.all(link.RestoredUnavailable)] == ["lost"]
+    started = bench.end.told[-1]
+    assert isinstance(started, link.TenureStarted)
+    assert started.epoch == FOUR
+    moments = {"granted": 1000, "claimed": 1001, "fetched": 1001, "adopted": 1001, "restored": 1001}
+    assert started.instants == moments
+
+
+def test_a_tenure_without_streams_starts_at_once(bench: Bench) -> None:
+    """Nothing to load, nothing to wait for."""
+    bench.emit(start(), LENT)
+    assert len(bench.end.all(link.TenureStarted)) == 1
+
+
+def test_a_tenure_starts_with_its_lease(bench: Bench) -> None:
+    """An engine that looks at the lease word when it is told finds it written."""
+    bench.emit(start())
+    assert bench.end.told == []
+    bench.emit(LENT)
+    assert len(bench.end.all(link.TenureStarted)) == 1
+
+
+def test_a_rotten_head_is_mended_before_the_tenure_starts(bench: Bench) -> None:
+    """The core is told, has it fetched, and it is tried again (R22)."""
+    bench.loader.rotten = {"orders"}
+    bench.emit(start(head()), LENT)
+    bench.load()
+    bench.turn()
+    assert bench.core.events[-1] == events.HeadRotten(ORDERS, Digest(head().digest))
+    assert bench.end.told == []
+    bench.loader.rotten = set()
+    bench.inbox.deliver(written(head()))
+    bench.turn()
+    bench.load()
+    assert [type(message) for message in bench.end.told] == [link.Restored, link.TenureStarted]
+
+
+@pytest.mark.parametrize("how", ["rotten again", "too late"])
+def test_what_nobody_mends_does_not_hold_up_the_tenure(bench: Bench, how: str) -> None:
+    """The tenure starts with the others, and `restored` of that stream raises (R8)."""
+    bench.loader.rotten = {"orders"}
+    bench.emit(start(head(), head("sensors", 2)), LENT)
+    bench.load()
+    if how == "rotten again":
+        bench.inbox.deliver(written(head()))
+        bench.turn()
+        bench.load()
+    else:
+        bench.clock.now += MEND_TIMEOUT_S
+    bench.turn()
+    told = [type(message) for message in bench.end.told]
+    assert told == [link.Restored, link.RestoredUnavailable, link.TenureStarted]
+
+
+def test_a_tenure_that_ends_while_it_loads_never_starts(bench: Bench) -> None:
+    """Late results of the old epoch do not start the new one either."""
+    bench.emit(start(head()), LENT)
+    late = list(bench.loader.results())
+    bench.emit(effects.EndTenure(FOUR, "fenced"))
+    bench.emit(effects.StartTenure(FIVE, (head("sensors", 2),), (), False), effects.SetLease(FIVE, 1010.0))
+    for result in late:
+        bench.inbox.deliver(result)
+    bench.turn()
+    assert bench.end.told == [link.TenureEnded(FOUR, "fenced")]
+    bench.load()
+    assert [message.epoch for message in bench.end.all(link.TenureStarted)] == [FIVE]
+
+
+def test_an_unchanged_tenure_restores_all_the_same(bench: Bench) -> None:
+    """An engine that does not look at `unchanged` starts from the right state, too (R11)."""
+    bench.emit(start(head(), unchanged=True), LENT)
+    bench.load()
+    assert [type(message) for message in bench.end.told] == [link.Restored, link.TenureStarted]
+    assert bench.end.all(link.TenureStarted)[0].unchanged
+
+
+# ── the lease word ──
+
+
+def slot_of(bench: Bench) -> int:
+    return bench.end.all(link.TenureStarted)[-1].lease_slot
+
+
+def test_the_lease_word_is_the_tenure_s_own(bench: Bench) -> None:
+    """Each tenure has a slot; a deadline goes only to its own epoch's, and 0 to one that has ended."""
+    bench.emit(effects.SetLease(FOUR, 1000.5), start(), effects.SetLease(FOUR, 1001.0))
+    first = bench.words.slot(slot_of(bench))
+    assert first.deadline_ns == 1001 * 10**9
+    bench.emit(effects.SetLease(FIVE, 1002.0), effects.StartTenure(FIVE, (), (), False))
+    second = bench.words.slot(slot_of(bench))
+    assert (first.deadline_ns, second.deadline_ns) == (0, 1002 * 10**9)
+    bench.emit(effects.SetLease(FOUR, 1003.0))
+    assert (first.deadline_ns, second.deadline_ns) == (0, 1002 * 10**9)
+
+
+def test_the_lease_word_is_cleared_before_the_engine_is_told(bench: Bench) -> None:
+    """Nobody who has heard of the end finds the tenure active, and no late deadline revives it."""
+    bench.emit(start(), effects.SetLease(FOUR, 1001.0))
+    word = bench.words.slot(slot_of(bench))
+    bench.emit(effects.EndTenure(FOUR, "resigned"))
+    assert word.deadline_ns == 0
+    bench.emit(effects.SetLease(FOUR, 0.0))
+    bench.emit(effects.StartTenure(FIVE, (), (), False))
+    assert word.deadline_ns == 0
+
+
+def test_a_node_alone_needs_no_end_of_its_lease(bench: Bench) -> None:
+    """An infinite deadline is a word, too."""
+    bench.emit(start(), effects.SetLease(FOUR, float("inf")))
+    assert bench.words.slot(slot_of(bench)).deadline_ns == 2**62
+
+
+# ── standbys ──
+
+
+def test_a_follower_is_offered_the_newest_of_each_stream(bench: Bench) -> None:
+    """What was committed before it followed, too; one per stream until it is taken, then the latest."""
+    bench.emit(effects.Standby(head(sequence=1)))
+    assert bench.loader.jobs == []
+    bench.end.waiting.append((link.Follow(True), []))
+    bench.turn()
+    bench.load()
+    for sequence in (2, 3):
+        bench.emit(effects.Standby(head(sequence=sequence)))
+    bench.load()
+    assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1]
+    bench.end.waiting.append((link.StandbyTaken("orders"), []))
+    bench.turn()
+    bench.load()
+    assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1, 3]
+
+
+def test_a_follower_that_takes_nothing_costs_no_memory(bench: Bench) -> None:
+    """A bounded number of streams is out at a time; the others come as those are taken."""
+    bench.standbys.follow(True)
+    for index in range(OUT_MAX + 5):
+        bench.emit(effects.Standby(head(f"s{index}")))
+    bench.load()
+    assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX
+    bench.standbys.taken(StreamName("s0"))
+    bench.load()
+    assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX + 1
+
+
+def test_nothing_is_loaded_for_an_engine_that_does_not_follow(bench: Bench) -> None:
+    """Neither before it follows, nor after it has ended, nor for a deleted stream."""
+    bench.standbys.follow(True)
+    bench.emit(effects.Standby(head(tombstone=True)))
+    assert bench.loader.jobs == []
+    bench.emit(effects.Standby(head()))
+    bench.standbys.follow(False)
+    bench.load()
+    bench.emit(effects.Standby(head(sequence=2)))
+    assert bench.loader.jobs == []
+    assert bench.end.told == []
+
+
+def test_a_standby_that_cannot_be_read_is_told_to_the_core(bench: Bench) -> None:
+    """It is mended before anybody needs it (R22)."""
+    bench.standbys.follow(True)
+    bench.loader.rotten = {"orders"}
+    bench.emit(effects.Standby(head()))
+    bench.load()
+    bench.turn()
+    assert bench.core.events[-1] == events.HeadRotten(ORDERS, Digest(head().digest))

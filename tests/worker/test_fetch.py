@@ -1,0 +1,184 @@
+"""A fetch's decisions, without sockets and clock: whom it asks for what, and when it gives up (R18)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from replicator.codec.chunking import seal
+from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
+from replicator.model import (
+    Chunk,
+    Codec,
+    Digest,
+    Epoch,
+    Generation,
+    Manifest,
+    NodeId,
+    Part,
+    Sequence,
+    StreamName,
+)
+from replicator.worker.fetch import ATTEMPTS_MAX, PATIENCE_S, UNREACHABLE_PAUSE_S, Fetch
+
+A, B = NodeId("a"), NodeId("b")
+CREDIT = 4
+
+
+def chunk(number: int, size: int = 2**18) -> Chunk:
+    """A chunk of that number."""
+    digest = Digest(number.to_bytes(32))
+    return Chunk(digest, size, digest, size, Codec.NONE)
+
+
+def manifest_of(chunks: Iterable[Chunk]) -> Manifest:
+    """A checkpoint of these chunks."""
+    return seal(StreamName("s"), Generation(1), Epoch(1), Sequence(1), (Part("", tuple(chunks)),))
+
+
+def begun(chunks: list[Chunk], *sources: NodeId, verify: bool = False) -> Fetch:
+    """A fetch of chunks, all of them missing, or with *verify* all of them present."""
+    manifest = manifest_of(chunks)
+    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), sources, verify, CREDIT * REQUEST_BYTES_MAX)
+    fetch.begin(manifest, [] if verify else chunks, chunks if verify else [])
+    return fetch
+
+
+def ask(fetch: Fetch, now: float = 0.0) -> list[tuple[NodeId, int]]:
+    """Send all requests that may be sent; whom, for how many."""
+    sent: list[tuple[NodeId, int]] = []
+    while request := fetch.next_request(now):
+        fetch.asked(*request, now)
+        sent.append((request[0], len(request[1])))
+    return sent
+
+
+def test_the_manifest_comes_first() -> None:
+    """As long as it is not known, nothing else is asked for."""
+    manifest = manifest_of([chunk(1)])
+    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), [A], False, REQUEST_BYTES_MAX)
+    assert fetch.next_request(0.0) == (A, [manifest.digest])
+    assert ask(fetch) == [(A, 1)]
+    fetch.begin(manifest, [chunk(1)], [])
+    assert fetch.next_request(0.0) == (A, [Digest(chunk(1).stored_digest)])
+
+
+def test_requests_and_credit_are_bounded() -> None:
+    """A request names so many chunks and bytes at most, and all that is under way so many requests."""
+    assert ask(begun([chunk(n) for n in range(100)], A)) == [(A, 4)] * CREDIT
+    tiny = begun([chunk(n, 10) for n in range(100)], A)
+    assert max(count for _, count in ask(tiny)) == CHUNKS_PER_REQUEST
+    assert ask(begun([chunk(n, 2**24) for n in range(9)], A)) == [(A, 1)]
+
+
+def test_what_comes_gives_credit_back_and_ends_the_fetch() -> None:
+    """Each chunk is asked for once; when the last one is here the fetch is done."""
+    chunks = [chunk(n) for n in range(40)]
+    fetch = begun(chunks, A)
+    asked = sum(count for _, count in ask(fetch))
+    for each in chunks:
+        assert not fetch.is_done
+        assert fetch.needs(Digest(each.stored_digest)) == each
+        fetch.got(Digest(each.stored_digest))
+        assert fetch.needs(Digest(each.stored_digest)) is None
+        asked += sum(count for _, count in ask(fetch))
+    assert fetch.is_done
+    assert asked == len(chunks)
+
+
+def test_what_a_source_lacks_is_asked_of_the_next() -> None:
+    """And of that one only; the rest still comes from the first."""
+    chunks = [chunk(n) for n in range(3)]
+    fetch = begun(chunks, A, B)
+    assert ask(fetch) == [(A, 3)]
+    assert fetch.lacks(A, Digest(chunks[1].stored_digest))
+    assert not fetch.lacks(A, Digest(chunks[1].stored_digest))
+    assert not fetch.lacks(B, Digest(chunks[0].stored_digest))
+    assert ask(fetch) == [(B, 1)]
+
+
+def test_it_fails_when_everybody_lacks_the_same() -> None:
+    """But not before what is under way has ended."""
+    chunks = [chunk(0), chunk(1)]
+    fetch = begun(chunks, A)
+    ask(fetch)
+    fetch.lacks(A, Digest(chunks[0].stored_digest))
+    assert not fetch.has_failed
+    fetch.got(Digest(chunks[1].stored_digest))
+    assert fetch.next_request(0.0) is None
+    assert fetch.has_failed
+    assert begun(chunks).has_failed
+
+
+def test_a_silent_source_is_asked_again_and_then_left() -> None:
+    """One attempt more, in case a message was lost; then the next source gets all of it."""
+    fetch = begun([chunk(0)], A, B)
+    assert ask(fetch, 0.0) == [(A, 1)]
+    fetch.expire(PATIENCE_S * 0.9)
+    assert ask(fetch, PATIENCE_S * 0.9) == []
+    fetch.expire(PATIENCE_S)
+    assert ask(fetch, PATIENCE_S) == [(A, 1)]
+    fetch.expire(PATIENCE_S * ATTEMPTS_MAX)
+    assert ask(fetch, PATIENCE_S * ATTEMPTS_MAX) == [(B, 1)]
+
+
+def test_a_slow_source_that_answers_is_not_left() -> None:
+    """Patience begins anew with each answer."""
+    chunks = [chunk(n) for n in range(16)]
+    fetch = begun(chunks, A, B)
+    ask(fetch, 0.0)
+    for number, each in enumerate(chunks[:-1], 1):
+        now = number * PATIENCE_S * 0.9
+        fetch.got(Digest(each.stored_digest))
+        fetch.heard(A, now)
+        fetch.expire(now)
+        assert ask(fetch, now) == []
+
+
+def test_silence_counts_only_while_something_is_asked() -> None:
+    """A source that was not asked for long is not taken for silent when it is asked again."""
+    chunks = [chunk(0), chunk(1)]
+    fetch = begun(chunks[:1], A)
+    ask(fetch, 0.0)
+    fetch.got(Digest(chunks[0].stored_digest))
+    fetch.expire(100.0)
+    fetch.want(chunks[1])
+    assert ask(fetch, 100.0) == [(A, 1)]
+    fetch.expire(100.1)
+    assert not fetch.has_failed
+
+
+def test_an_unreachable_source_is_tried_for_a_while() -> None:
+    """Others are asked meanwhile; alone, it is tried until the patience has ended, then the fetch fails."""
+    fetch = begun([chunk(0)], A, B)
+    fetch.unreachable(A, 0.0)
+    assert ask(fetch, 0.0) == [(B, 1)]
+    alone = begun([chunk(0)], A)
+    alone.unreachable(A, 0.0)
+    assert alone.next_request(0.0) is None
+    assert not alone.has_failed
+    assert alone.next_request(UNREACHABLE_PAUSE_S) is not None
+    alone.unreachable(A, PATIENCE_S * ATTEMPTS_MAX)
+    assert alone.has_failed
+
+
+def test_what_is_present_is_checked_before_it_is_done() -> None:
+    """A fetch that verifies gives out every present chunk once; what is found rotten is wanted."""
+    chunks = [chunk(n) for n in range(5)]
+    fetch = begun(chunks, A, verify=True)
+    assert not fetch.is_done
+    assert fetch.take_unchecked(3) == chunks[:3]
+    assert fetch.take_unchecked(3) == chunks[3:]
+    assert fetch.is_done
+    fetch.want(chunks[4])
+    assert not fetch.is_done
+    assert ask(fetch) == [(A, 1)]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nothing_to_fetch_is_done_at_once(count: int) -> None:
+    """When nothing is missing, no source is needed."""
+    fetch = begun([], *[A] * count)
+    assert fetch.is_done
+    assert not fetch.has_failed
