@@ -1,10 +1,63 @@
-"""Options of the test suite."""
+"""What holds for all tests: options, a table of the time that each part took, and nothing left running."""
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from tests.budget import Budget
+
+MARK = "PYTEST_RUN_OF_REPLICATOR"  # no REPLICATOR_ variable: tests take those out of what they start
+GRACE_S = 5.0
+
+budget = Budget()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--record` writes the transcripts anew instead of comparing them."""
     parser.addoption("--record", action="store_true", help="record the transcripts in tests/transcripts anew")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count a test's time for the part that it belongs to."""
+    budget.add(report.nodeid, report.when, report.duration)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Close with the time that each part took."""
+    if lines := budget.lines():
+        terminalreporter.section("time of each part")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Every process that a test has started, directly or not, has ended when the last test has."""
+    os.environ[MARK] = uuid.uuid4().hex
+    yield
+    deadline = time.monotonic() + GRACE_S
+    while (left := _marked_processes(os.environ[MARK])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == [], "left running"
+
+
+def _marked_processes(mark: str) -> list[str]:
+    """The command lines of all other processes that carry the mark in their environment."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit() or int(directory.name) == os.getpid():
+            continue
+        try:
+            environ = (directory / "environ").read_bytes()
+            command = (directory / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"{MARK}={mark}".encode() in environ.split(b"\0"):
+            found.append(f"{directory.name} {command.replace(bytes(1), b' ').decode(errors='replace')}")
+    return found
