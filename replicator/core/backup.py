@@ -63,6 +63,7 @@ class Backup:
         self._promiser = promiser
         self._lease_until = lease_until
         self._heard_at = -math.inf
+        self._too_long_for: Owner | None = None  # whose lease was refused for its length, and said so
         self._told_index = 0  # the publish index of the newest heartbeat
         self._seen_index = 0
         self._progress_told = 0
@@ -135,6 +136,12 @@ class Backup:
         state = self._state
         self._heard_at = state.now
         lends = state.may_promise and self._lender.lend(owner, message.lease_s, message.echo, state.now)
+        if message.lease_s > state.config.lease_max_s and self._too_long_for != owner:
+            self._too_long_for = owner
+            state.notice(
+                f"{node} asks for a lease of {message.lease_s} s and is lent none: at most "
+                f"{state.config.lease_max_s} s here (REPLICATOR_LEASE_MAX_S, the same on all nodes) (R24)"
+            )
         echo = self._lender.echo(state.now)
         state.send(node, HeartbeatAnswer(message.epoch, message.question, lends, echo, state.full))
         for point in message.commits:

@@ -34,10 +34,13 @@ class Lender:
         return self.owner is not None and self.owner != owner and now < self.until
 
     def lend(self, owner: Owner, lease_s: float, echo: Echo | None, now: float) -> bool:
-        """Lend to *owner*, if its question proves that it has heard us within one lease (T22)."""
-        lease_s = min(lease_s, self._config.lease_max_s)
+        """Lend to *owner*, if its question proves that it has heard us within one lease (T22).
+
+        One that asks for more than the maximum gets nothing: it would count on all that it asked for, and
+        a lender that starts anew waits for the maximum only.
+        """
         fresh = echo is not None and echo.process == self._process and 0 <= now - echo.at <= lease_s
-        if not fresh or self.blocks(owner, now):
+        if not fresh or lease_s > self._config.lease_max_s or self.blocks(owner, now):
             return False
         if self.owner != owner:
             self.owner, self.until = owner, -math.inf

@@ -23,19 +23,23 @@ def majority(count: int) -> int:
     return count // 2 + 1
 
 
+def _holds_majority(replicas: Collection[ReplicaId], each: frozenset[ReplicaId]) -> bool:
+    return sum(replica in replicas for replica in each) >= majority(len(each))
+
+
 def is_quorum(replicas: Collection[ReplicaId], record: MemberRecord) -> bool:
     """Whether *replicas* hold a majority of every set of *record*; others in it are ignored."""
-    return all(
-        sum(replica in replicas for replica in each) >= majority(len(each)) for each in quorum_sets(record)
-    )
+    return all(_holds_majority(replicas, each) for each in quorum_sets(record))
 
 
 def could_have_committed(possible: Collection[ReplicaId], record: MemberRecord) -> bool:
     """Whether a checkpoint that at most *possible* can hold may have been committed (R8).
 
-    False is proof that it was not: some set of *record* has no majority among them.
+    False is proof that it was not: no set of *record* has a majority among them. One set is enough for
+    doubt during a change of members, for before the joint record the old set alone committed, and after
+    the final one, of which nobody heard may know yet, the new set alone does (R27).
     """
-    return is_quorum(possible, record)
+    return any(_holds_majority(possible, each) for each in quorum_sets(record))
 
 
 def quorum_value(value: Callable[[ReplicaId], float], record: MemberRecord) -> float:

@@ -25,8 +25,9 @@ from replicator.core.messages import (
     Promised,
     Reason,
 )
+from replicator.core.quorum import could_have_committed, is_quorum
 from replicator.core.state import head_of
-from replicator.model import Epoch, Head, Role, StreamName
+from replicator.model import Epoch, Head, Incarnation, Member, MemberRecord, NodeId, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
 
@@ -115,6 +116,20 @@ def test_R8_an_unreadable_head_is_waited_for_its_stream_alone() -> None:
     assert tenures[-1].heads == ()
     cluster.do("submit b s 9").live(0.3)
     assert cluster.effects("b", Abort), "nothing may replace what was not restored"
+
+
+def test_R8_during_a_change_one_set_is_enough_for_doubt() -> None:
+    """The old set alone committed before the joint record, the new one alone after the final one: a head is
+    dropped only if neither can have held it, although every quorum of the joint record needs both (R27)."""
+    members = [Member(node, node.encode() * 16) for node in "abc"]
+    record = MemberRecord(2, (*members[:2], Member("c", b"C" * 16)), tuple(members))
+    a, new, lost = (NodeId("a"), Incarnation(b"a" * 16)), Incarnation(b"C" * 16), Incarnation(b"c" * 16)
+    for of_c in (new, lost):
+        two_of_one_set = {a, (NodeId("c"), of_c)}
+        assert not is_quorum(two_of_one_set, record)
+        assert could_have_committed(two_of_one_set, record)
+    assert not could_have_committed({a}, record)
+    assert not could_have_committed({(NodeId("c"), new), (NodeId("c"), lost)}, record)
 
 
 def test_R8_the_operator_can_abandon_what_nobody_can_read() -> None:

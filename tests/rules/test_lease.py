@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from replicator.core.config import EPOCH_JUMP_MAX, Config
-from replicator.core.effects import Commit, EndTenure, SetLease, StartTenure, Transfer, WritePromise
+from replicator.core.effects import Commit, EndTenure, Notice, SetLease, StartTenure, Transfer, WritePromise
 from replicator.core.lease import Lender
 from replicator.core.messages import Claim, Echo, Heartbeat, HeartbeatAnswer, LeaseReturned, Reason, Refusal
 from replicator.model import Owner, Process, Role
@@ -37,10 +37,26 @@ def test_R24_a_lease_is_lent_to_one_exact_owner() -> None:
 
 
 def test_R24_no_question_may_ask_for_more_than_the_maximum() -> None:
-    """The length comes with the question; a fixed maximum bounds it."""
+    """The length comes with the question; one that asks for more is lent nothing, as it would count on all
+    of it, while a restarted lender waits for the maximum only."""
     lender = Lender(CONFIG, ME, None, 0.0)
-    lender.lend(PRIMARY, 50.0, Echo(ME, 1.0), 1.0)
-    assert not lender.blocks(OTHER, 1.0 + CONFIG.lease_max_s)
+    assert not lender.lend(PRIMARY, CONFIG.lease_max_s + 0.01, Echo(ME, 1.0), 1.0)
+    assert not lender.blocks(OTHER, 1.0)
+    assert lender.lend(PRIMARY, CONFIG.lease_max_s, Echo(ME, 1.0), 1.0)
+
+
+def test_R24_a_lease_that_is_too_long_is_refused_with_the_reason() -> None:
+    """Nodes whose settings differ say so, once, instead of a tenure that never becomes active."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()
+    epoch = cluster.state("a").promised_epoch
+    echo = cluster.core("b")._lender.echo(cluster.state("b").now)
+    for question in (100, 101):
+        cluster.hear("b", "a", Heartbeat(epoch, question, 1.5, echo, 0, ()))
+    answers = [a.lends for a in cluster.sent("b", HeartbeatAnswer) if a.question in (100, 101)]
+    assert answers == [False, False]
+    notices = [notice.text for notice in cluster.effects("b", Notice)]
+    assert len(notices) == 1
+    assert "REPLICATOR_LEASE_MAX_S" in notices[0]
 
 
 def test_R24_a_restarted_lender_waits_the_maximum() -> None:
