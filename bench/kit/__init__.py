@@ -1,0 +1,1 @@
+"""What all measurements share: clusters, payloads, the floor, spreads, reports, plots, one way to run."""

@@ -1,0 +1,138 @@
+"""Three nodes on this machine: the primary in this process, or beside it, and two that store and vote.
+
+The two others are processes of their own (`bench.kit.node`), which end when this one does, however it does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import msgspec
+
+from replicator import Replicator, Settings, Tenure
+from replicator.adapters.curve import PEER_KEYS_NAME, generate_keys
+from replicator.addresses import Peers
+from replicator.demo.node import free_peers
+
+TIMEOUT_S = 60.0
+END_TIMEOUT_S = 10.0
+
+
+class NodeProcess:
+    """A node without an engine in a process of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.kit.node"], stdin=subprocess.PIPE, start_new_session=True
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(settings.to_json() + b"\n")
+        self._process.stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Have it end by itself; kill it if it does not."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Cluster:
+    """A cluster whose first node is this process's own; use it in a ``with`` statement.
+
+    *changes* are settings that differ from the defaults. With *keys* all links are encrypted by CURVE.
+    `names` are the nodes' names, the primary's first; `nodes` the others' processes.
+    """
+
+    def __init__(
+        self,
+        isolation: Literal["process", "thread"] = "thread",
+        *,
+        keys: bool = False,
+        count: int = 3,
+        directory: Path | None = None,
+        start: int | None = None,
+        **changes: Any,
+    ) -> None:
+        self._stack = ExitStack()
+        self._changes = {"log_level": "ERROR", "isolation": isolation} | changes
+        self._keys = keys
+        self._parent = directory
+        self._start_count = count if start is None else start
+        self.peers: Peers = free_peers(count) if count > 1 else {}
+        self.names: list[str] = [*self.peers] or ["edge-1"]
+        self.nodes: dict[str, NodeProcess] = {}
+        self.replicator: Replicator
+        self.tenure: Tenure
+
+    def settings(self, name: str) -> Settings:
+        """The settings of one node."""
+        places: dict[str, Any] = {"node": name, "peers": self.peers, "data_dir": self.base / name}
+        if self._keys:
+            places["secret_key_file"] = self.base / "keys" / f"{name}.secret"
+            places["peer_keys_file"] = self.base / "keys" / PEER_KEYS_NAME
+        return msgspec.convert({**places, **self._changes}, Settings)
+
+    def start(self, name: str) -> NodeProcess:
+        """Start a node that stores and votes."""
+        node = NodeProcess(self.settings(name))
+        self.nodes[name] = node
+        self._stack.callback(node.stop)
+        return node
+
+    def __enter__(self) -> Cluster:
+        with self._stack:  # whatever fails below, what has been started is stopped
+            directory = tempfile.TemporaryDirectory(prefix="replicator-bench-", dir=self._parent)
+            self.base = Path(self._stack.enter_context(directory))
+            if self._keys:
+                generate_keys(list(self.peers), self.base / "keys")
+            for name in self.names[1 : self._start_count]:
+                self.start(name)
+            self.replicator = self._stack.enter_context(Replicator(self.settings(self.names[0])))
+            self.tenure = next(self.replicator.tenures(TIMEOUT_S))
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def pids(self) -> dict[str, int]:
+        """The process of each node that stores, by name, the primary's worker first."""
+        import os
+
+        own = os.getpid()
+        workers = _children(own) if self._changes["isolation"] == "process" else [own]
+        others = {node.pid for node in self.nodes.values()}
+        first = next(pid for pid in workers if pid not in others)
+        return {self.names[0]: first} | {name: node.pid for name, node in self.nodes.items()}
+
+    def status(self) -> dict[str, Any]:
+        """Each member's own word, by name."""
+        members: Iterable[dict[str, Any]] = self.replicator.status()["members"]
+        return {member["node"]: member for member in members}
+
+
+def _children(pid: int) -> list[int]:
+    """The children of a process."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += map(int, path.read_text().split())
+    return found

@@ -1,0 +1,85 @@
+"""One way to run a measurement: the same options everywhere, an end without leftovers, one report.
+
+A script defines ``measure(options) -> Report`` and, if it can be drawn, ``draw(report, path)``, and calls
+`run`. Ctrl-C and SIGTERM end it cleanly: what has been started is stopped, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.kit import plots
+from bench.kit.report import Report
+from replicator import ReplicatorError
+
+Measure = Callable[[argparse.Namespace], Report]
+Draw = Callable[[Report, Path], None]
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that all measurements have; the module's docstring is the help."""
+    made = argparse.ArgumentParser(
+        prog=f"scripts/bench {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", metavar="FILE", help="write the report as JSON; - is standard output")
+    made.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw it (needs matplotlib)")
+    made.add_argument("--quick", action="store_true", help="a few seconds instead of minutes; rough figures")
+    made.add_argument("--dir", metavar="DIR", type=Path, help="where the stores are made, and removed again")
+    return made
+
+
+def run(
+    options_of: argparse.ArgumentParser,
+    measure: Measure,
+    draw: Draw | None = None,
+    arguments: list[str] | None = None,
+) -> int:
+    """Measure, print, write, draw; the exit status: 0, 1 for what failed, 130 when it was interrupted."""
+    options = options_of.parse_args(arguments)
+    if options.plot is not None:
+        if draw is None:
+            options_of.error("this measurement has no plot")
+        try:
+            plots.require()
+        except plots.PlotsMissing as error:
+            options_of.error(str(error))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        report = measure(options)
+    except KeyboardInterrupt:
+        print("interrupted: nothing is written", file=sys.stderr)
+        return 130
+    except (ReplicatorError, OSError, TimeoutError) as error:
+        print(f"{options_of.prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    if options.json == "-":
+        sys.stdout.write(report.to_json().decode())
+    else:
+        print(report.text())
+        if options.json:
+            report.save(Path(options.json))
+    if options.plot is not None and draw is not None:
+        draw(report, options.plot)
+    return 0
+
+
+def command_line(name: str, arguments: list[str] | None = None) -> str:
+    """How this measurement was called, for its report; files that it writes are left out."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    kept: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word in ("--json", "--plot", "--dir"):
+            del words[:1]
+        elif not word.startswith(("--json=", "--plot=", "--dir=")):
+            kept.append(word)
+    return shlex.join(["scripts/bench", name, *kept])
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

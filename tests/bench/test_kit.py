@@ -1,0 +1,129 @@
+"""The kit of the measurements: what it counts is right, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lz4.block import compress
+
+from bench.kit.cluster import Cluster
+from bench.kit.floor import INLINE_BYTES, Floor
+from bench.kit.payloads import SIZES, STAMP_EVERY_BYTES, freshen, incompressible, realistic
+from bench.kit.report import Report, number
+from bench.kit.run import command_line, parser, run
+from bench.kit.samples import Budget, Spread, percentile, ratios, take_in_turns
+from replicator import Committed
+
+
+def test_a_spread_is_its_quartiles_and_its_tail() -> None:
+    """Quartiles, p99 and maximum of samples in any order; of none there is no spread."""
+    assert Spread.of([float(n) for n in range(100, 0, -1)]) == Spread(100, 51, 26, 76, 100, 100)
+    assert percentile([1.0], 0.99) == 1
+    with pytest.raises(ValueError, match="no samples"):
+        Spread.of([])
+
+
+def test_a_ratio_is_that_of_the_medians() -> None:
+    """The quoted figure is median over median; the quartiles are those of the pairs."""
+    ratio = ratios([2, 4, 60], [1, 2, 3])
+    assert (ratio.p50, ratio.p25, ratio.max) == (2, 2, 20)
+
+
+def test_contenders_take_turns_both_ways_round() -> None:
+    """Each has its turn in each round, first and second as often, and nobody's warm-up counts."""
+    order: list[str] = []
+
+    def taker(name: str, value: float) -> float:
+        order.append(name)
+        return value
+
+    budget = Budget(seconds=0, count_min=4, warm_up=1)
+    samples = take_in_turns({"a": lambda: taker("a", 1), "b": lambda: taker("b", 2)}, budget)
+    assert samples == {"a": [1.0] * 4, "b": [2.0] * 4}
+    assert "".join(order) == "ab" + "baab" * 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 1_000, STAMP_EVERY_BYTES, 5 * 2**20 + 3])
+def test_payloads_have_their_size_and_become_new(size: int) -> None:
+    """Each maker gives exactly the bytes asked for, and freshening changes every block of them."""
+    for make in (realistic, incompressible):
+        payload = make(size)
+        assert len(payload) == size
+        before = bytes(payload)
+        while size and before[:8] == payload[:8]:  # one byte may come out as it was
+            freshen(payload)
+        starts = range(0, size - STAMP_EVERY_BYTES, STAMP_EVERY_BYTES)
+        assert all(before[n : n + 8] != payload[n : n + 8] for n in starts)
+        assert len(payload) == size
+
+
+def test_payloads_are_what_their_names_say() -> None:
+    """Realistic state more than halves under LZ4, the other stays, and freshening changes nothing of it."""
+    for make, low, high in ((realistic, 2.0, 2.8), (incompressible, 0.9, 1.01)):
+        payload = make(SIZES["1 MB"])
+        freshen(payload)
+        assert low < len(payload) / len(compress(bytes(payload))) < high
+
+
+def test_the_floor_holds_what_it_was_given(tmp_path: Path) -> None:
+    """Three copies on disk, by both ways a payload takes, and no file or process stays."""
+    payload = realistic(INLINE_BYTES + 5)
+    with Floor(tmp_path) as floor:
+        for size in (10, len(payload)):
+            assert floor.commit(payload[:size]) > 0
+        slots = [path.read_bytes() for path in tmp_path.rglob("slot-*")]
+        assert sorted(map(len, slots)) == [10, 10, 10, *[len(payload)] * 3]
+        assert slots.count(bytes(payload)) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("keys", [False, True], ids=["plain", "curve"])
+def test_a_cluster_commits_and_leaves_nothing(tmp_path: Path, keys: bool) -> None:
+    """Three processes commit a checkpoint; afterwards neither they nor their stores are there."""
+    with Cluster("process", keys=keys, directory=tmp_path) as cluster:
+        outcome = cluster.tenure.submit("state", b"payload").result(30)
+        assert isinstance(outcome, Committed)
+        assert cluster.status().keys() == set(cluster.names)
+        pids = cluster.pids()
+        assert pids.keys() == set(cluster.names)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_come_back_from_their_files(tmp_path: Path) -> None:
+    """What is saved is loaded again, spreads and all, and the table shows each figure."""
+    report = Report(question="Why?", command="scripts/bench why")
+    report.add({"size": "1 KB", "took_ms": Spread.of([1.0, 2.0, 3.0]), "share": None})
+    report.save(tmp_path / "deep" / "why.json")
+    again = Report.load(tmp_path / "deep" / "why.json")
+    assert again == report
+    assert "2 (1-3)" in again.text()
+    assert [number(value) for value in (0.1234, 12.345, 1234.5, 7.0)] == ["0.12", "12.3", "1234", "7"]
+
+
+def test_what_is_interrupted_or_fails_says_so_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C gives status 130 and an error 1, one line each, and no file is written."""
+    path = tmp_path / "report.json"
+
+    def outcome(error: BaseException) -> int:
+        def fail(options: object) -> Report:
+            raise error
+
+        return run(parser("Why?", "why"), fail, arguments=["--json", str(path)])
+
+    assert outcome(KeyboardInterrupt()) == 130
+    assert outcome(TimeoutError("too late")) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "interrupted: nothing is written",
+        "scripts/bench why: TimeoutError: too late",
+    ]
+    assert not path.exists()
+
+
+def test_a_report_names_its_command_but_no_file() -> None:
+    """The command stands in the report so that it can be repeated; where it wrote to does not."""
+    arguments = ["--sizes", "1 KB", "--json", "a.json", "--plot=b.svg", "--quick"]
+    assert command_line("why", arguments) == "scripts/bench why --sizes '1 KB' --quick"
