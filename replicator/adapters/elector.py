@@ -194,8 +194,9 @@ class PySyncObjElector:
         self._report()
 
     def transfer(self, to: NodeId | None) -> None:
-        """Give leadership away: to *to* if it answers and is electable, else to another that is; else leave
-        it, and let the others stand first. A node that does not lead just does not stand for a while."""
+        """Give leadership away: to *to*, whom the caller knows to be able, else to an electable peer that
+        answers; else leave it, and let the others stand first. A node that does not lead just does not
+        stand for a while."""
         if self._closed:
             return
         with self._contained():
@@ -210,7 +211,7 @@ class PySyncObjElector:
     def set_electable(self, electable: bool) -> None:
         """Whether this node stands for election; it votes in any case. A leader gives way."""
         self._electable = electable
-        if self._raft.leading and not electable:
+        if self._raft.leading and not electable and self._give_up_at == math.inf:
             self.transfer(None)
 
     def close(self) -> None:
@@ -322,7 +323,10 @@ class PySyncObjElector:
                 if letter.electable:
                     self._answered[node] = self._now
             case TimeoutNow(term):
-                if self._electable and node == self._raft.leader and term == self._raft.term:
+                # A process that has just started may not have heard its leader yet.
+                is_leader = node == self._raft.leader and term == self._raft.term
+                if self._electable and (is_leader or (self._raft.leader is None and term > self._raft.term)):
+                    self._term_seen = max(self._term_seen, term)
                     self._stand(transfer=True)
 
     def _follow(self, node: NodeId, heartbeat: AppendEntries) -> None:
@@ -337,10 +341,11 @@ class PySyncObjElector:
     # ── leading ──
 
     def _successors(self, to: NodeId | None) -> list[NodeId]:
-        """Electable peers that answered lately: *to* first, then the freshest."""
+        """*to*, then electable peers that answered lately, the freshest first."""
         since = self._now - self._timeout_min_s
-        fresh = [peer for peer, at in self._answered.items() if at > since]
-        return sorted(fresh, key=lambda peer: (peer != to, -self._answered[peer], peer))
+        fresh = [peer for peer, at in self._answered.items() if at > since and peer != to]
+        fresh.sort(key=lambda peer: (-self._answered[peer], peer))
+        return [to, *fresh] if to in self._peers else fresh
 
     def _give_away(self) -> None:
         """Go on with a transfer that is under way; start one if this node must not lead."""

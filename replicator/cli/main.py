@@ -16,7 +16,7 @@ from replicator.errors import ReplicatorError, SettingsError
 if TYPE_CHECKING:
     import typer
 
-COMMANDS = ("node", "status", "streams", "export", "config", "keygen", "abandon", "demo")
+COMMANDS = ("node", "status", "streams", "export", "config", "keygen", "handover", "abandon", "demo")
 _LACKING = "replicator: the command needs typer and rich: pip install 'replicator[cli]'"
 
 

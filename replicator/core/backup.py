@@ -143,7 +143,8 @@ class Backup:
                 f"{state.config.lease_max_s} s here (REPLICATOR_LEASE_MAX_S, the same on all nodes) (R24)"
             )
         echo = self._lender.echo(state.now)
-        state.send(node, HeartbeatAnswer(message.epoch, message.question, lends, echo, state.full))
+        able = (state.full, state.can_lead)
+        state.send(node, HeartbeatAnswer(message.epoch, message.question, lends, echo, *able))
         for point in message.commits:
             self._take_point(point)
         if message.publish_index > self._seen_index and message.publish_index == self._told_index:

@@ -110,7 +110,6 @@ class Claimant:
         self.phase = Phase.IDLE
         self.granted = False
         self.bumping = False  # claiming above members that are stuck, with a tenure still open (R11)
-        self.has_engine = state.config.has_engine
         self.epoch = Epoch(0)
         self._nonce = 0
         self._would: set[ReplicaId] = set()
@@ -134,12 +133,6 @@ class Claimant:
     def deadline(self) -> float:
         return min(self._at, self._give_up_at)
 
-    @property
-    def can_lead(self) -> bool:
-        """Whether a grant is of use here (T17)."""
-        state = self._state
-        return self.has_engine and state.may_promise and not state.full
-
     def on_granted(self) -> None:
         self.granted = True
         self.try_now()
@@ -147,7 +140,7 @@ class Claimant:
 
     def on_engine(self, ready: bool) -> None:
         """An engine is there to take a tenure, or is not any longer."""
-        self.has_engine = ready and self._state.config.has_engine
+        self._state.has_engine = ready and self._state.config.has_engine
         if ready:
             self.try_now()
 
@@ -206,7 +199,7 @@ class Claimant:
     def _begin(self) -> None:
         state = self._state
         self._at = self._retry_at()
-        if not self.can_lead:
+        if not state.can_lead:
             if state.role is not Role.FOUNDING:
                 state.emit(effects.Transfer(None))
             return

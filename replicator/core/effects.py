@@ -215,6 +215,12 @@ class Transfer(Struct, frozen=True):
     to: NodeId | None
 
 
+class HandoverRefused(Struct, frozen=True):
+    """The tenure goes on: nobody that was asked for can take over."""
+
+    reason: str
+
+
 class Changed(Struct, frozen=True):
     """The replica's role changed; logged in one fixed sentence."""
 
@@ -234,6 +240,6 @@ Durable = WritePromise | WriteRecord | Accept | AdoptHeads
 Effect = (
     Send | WritePromise | WriteRecord | Accept | AdoptHeads | MarkCommitted | ForgetTombstone
     | RememberCounters | Publish | AllowPublish | Fetch | CancelFetch | Release | StartTenure | EndTenure
-    | SetLease | Commit | StoredLocally | HeldByAll | Supersede | Abort | Standby | Transfer | Changed
-    | Notice
+    | SetLease | Commit | StoredLocally | HeldByAll | Supersede | Abort | Standby | Transfer
+    | HandoverRefused | Changed | Notice
 )  # fmt: skip

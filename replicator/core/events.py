@@ -194,9 +194,11 @@ class DeleteAsked(Struct, frozen=True):
 
 
 class ResignAsked(Struct, frozen=True):
-    """End the tenure now, give the lease back, and hand over (to *successor*, if named)."""
+    """End the tenure, give the lease back, and hand over: to *successor* and nobody else, if one is named.
+    With *if_able* too the tenure goes on when nobody can take over; answered by HandoverRefused then."""
 
     successor: NodeId | None = None
+    if_able: bool = False
 
 
 class AbandonAsked(Struct, frozen=True):

@@ -1,13 +1,16 @@
 """Handing over: when a primary gives its tenure up by itself, and to whom (R11, R25, R26).
 
 It resigns because the engine or an operator asks, or because the elector has steadily named another; what
-is in flight commits first, if that does not take longer than a claim may take.
+is in flight commits first, if that does not take longer than a claim may take. Whoever names a successor
+means it: that node must be able to take over and hold everything by then, or the tenure goes on.
 """
 
 from __future__ import annotations
 
 import math
 
+from replicator.core import effects
+from replicator.core.progress import Follower
 from replicator.core.reign import Reign
 from replicator.core.state import State
 from replicator.model import NodeId
@@ -19,6 +22,8 @@ class Handover:
     def __init__(self, state: State) -> None:
         self._state = state
         self._successor: NodeId | None = None
+        self._if_able = False  # only if somebody can take over
+        self._asked_at = 0.0
         self._revoked_at: float | None = None
         self.deadline = math.inf
 
@@ -26,11 +31,30 @@ class Handover:
     def is_asked(self) -> bool:
         return self.deadline < math.inf
 
-    def ask(self, successor: NodeId | None) -> None:
-        """Resign once nothing is in flight, or at the deadline."""
+    def ask(self, successor: NodeId | None, if_able: bool) -> None:
+        """Resign once nothing is in flight, or at the deadline. Conditions do not replace what was asked."""
+        if self.is_asked and (if_able or successor is not None):
+            return
+        self._successor, self._if_able = successor, if_able or successor is not None
+        self._asked_at = self._state.now
+        self.deadline = min(self.deadline, self._state.now + self._state.config.claim_timeout_s)
+
+    def step(self, reign: Reign) -> bool:
+        """Whether the tenure is to end now. What comes is held back once the successor is able to take over;
+        if it is not when the time is up, the tenure goes on."""
         if not self.is_asked:
-            self._successor = successor
-            self.deadline = self._state.now + self._state.config.claim_timeout_s
+            return False
+        objection, window = self._objection(reign), reign.window
+        window.hold(objection is None)
+        is_late = self._state.now >= self.deadline
+        objection = objection or self._lag(reign)
+        if objection is None:
+            return is_late or window.empty
+        if is_late:
+            self._successor, self.deadline = None, math.inf
+            self._state.emit(effects.HandoverRefused(objection))
+            window.hold(False)
+        return False
 
     def grant(self) -> None:
         """The elector names this node."""
@@ -47,13 +71,40 @@ class Handover:
         since = self._revoked_at
         return since is not None and self._state.now - since > self._state.config.hand_over_after_s
 
+    def _objection(self, reign: Reign) -> str | None:
+        """Why nobody that was asked for could take over now; None if somebody could, or none need to."""
+        named = self._successor
+        if not self._if_able or (named is None and self._able(reign)):
+            return None
+        if named is None:
+            return "no other node is reachable and can be primary"
+        follower = reign.progress.followers.get(named)
+        if follower is None:
+            return f"{named} is not another member of this cluster"
+        if not self._is_up(follower):
+            return f"{named} is not reachable"
+        return None if follower.can_lead else f"{named} cannot be primary: no engine is ready there"
+
+    def _lag(self, reign: Reign) -> str | None:
+        """What the named successor lacks yet, in words; None if nothing."""
+        follower = reign.progress.followers.get(self._successor) if self._successor else None
+        lacking = len(follower.lacking) if follower is not None else 0
+        return f"{self._successor} lacks the newest checkpoint of {lacking} streams" if lacking else None
+
     def successor(self, reign: Reign) -> NodeId | None:
-        """Who was named, else the follower heard lately that has room and lacks least."""
+        """Who was named, else the follower that could take over and lacks least."""
         if self._successor is not None:
             return self._successor
-        recent = self._state.now - self._state.config.lease_s
-        up = [f for f in reign.progress.followers.values() if f.heard_at >= recent and not f.full]
-        return min(up, key=lambda follower: (len(follower.lacking), follower.node)).node if up else None
+        able = self._able(reign)
+        return min(able, key=lambda each: (len(each.lacking), each.node)).node if able else None
+
+    def _able(self, reign: Reign) -> list[Follower]:
+        return [each for each in reign.progress.followers.values() if self._is_up(each) and each.can_lead]
+
+    def _is_up(self, follower: Follower) -> bool:
+        if self._if_able:
+            return follower.heard_at > self._asked_at
+        return follower.heard_at >= self._state.now - self._state.config.lease_s
 
     def clear(self) -> None:
         """The reign is over, or a new one begins."""

@@ -75,7 +75,7 @@ class Heartbeats:
         if follower is None or answer.epoch != reign.epoch:
             return
         follower.heard_at, follower.stuck_since = self._state.now, None
-        follower.full = answer.full
+        follower.full, follower.can_lead = answer.full, answer.can_lead
         if follower.hinted[0] == answer.question:
             for point in follower.hinted[1]:
                 if follower.hints.get(StreamName(point.stream)) == point:

@@ -212,13 +212,15 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag=True):
 
 
 class HeartbeatAnswer(Struct, frozen=True, array_like=True, tag=True):
-    """Whether the question was lent the lease; *full* says that the disk refuses new checkpoints."""
+    """Whether the question was lent the lease; *full* says that the disk refuses new checkpoints, *can_lead*
+    whether the sender could take a tenure now."""
 
     epoch: _Count
     question: _Count
     lends: bool
     echo: Echo
     full: bool
+    can_lead: bool
 
 
 class LeaseReturned(Struct, frozen=True, array_like=True, tag=True):

@@ -56,10 +56,10 @@ class Primary:
         self._commits: Commits
         self._heartbeats: Heartbeats
         self._unchanged = False
+        self.handover = Handover(state)
         self._withheld: frozenset[StreamName] = frozenset()  # streams that the tenure was not given (R8)
         self._differs = False  # what is held here is not what the open tenure was given
         self._lapsed_since: float | None = None
-        self.handover = Handover(state)
 
     def _change(self, new: Phase) -> None:
         assert new in PHASE_CHANGES[self.phase], f"{self.phase} -> {new}"
@@ -164,8 +164,6 @@ class Primary:
             self._step()
         if state.now >= self._heartbeats.deadline:
             self._beat(reign)
-        if state.now >= self.handover.deadline or (self.handover.is_asked and self.window.empty):
-            self.end("resigned", hand_over=True)
 
     def _beat(self, reign: Reign) -> None:
         self._heartbeats.beat()
@@ -184,13 +182,13 @@ class Primary:
             self.end("the lease lapsed for too long", hand_over=True)
             return
         if self.handover.is_revoked_steadily:
-            self.resign(None)
+            self.resign(None, if_able=False)
         stuck = stuck_for(reign, config.bump_after_s)
         if stuck and self.phase is Phase.SERVING and not self.claimant.bumping:
             self.claim_above(f"{', '.join(stuck)} promised a higher epoch")
 
     def claim_above(self, reason: str) -> None:
-        """Claim a higher epoch with the tenure still open, suspended once that is promised (R11)."""
+        """Claim a higher epoch with the tenure open, suspended once that is promised (R11)."""
         self._state.notice(f"{reason}: claiming above it (R11)")
         self.claimant.bump()
 
@@ -273,10 +271,9 @@ class Primary:
 
     def on_accepted(self, manifest: Manifest, epoch: Epoch) -> None:
         """The primary's own acceptance counts like a follower's, under the same fence (T8)."""
-        reign = self.reign
+        reign, stream = self.reign, StreamName(manifest.stream)
         if reign is None or epoch != reign.epoch:
             return
-        stream = StreamName(manifest.stream)
         was_lacking = not reign.recovery.holds(stream)
         self._held(reign, stream, reign.recovery.on_accepted(manifest))
         if self.window.stored(manifest) is not None:
@@ -350,8 +347,7 @@ class Primary:
             self.window.submit(flight)
 
     def on_published(self, event: Published) -> None:
-        reign = self.reign
-        if reign is None or event.epoch != self.window.epoch or not self._state.owns(event.epoch):
+        if self.reign is None or event.epoch != self.window.epoch or not self._state.owns(event.epoch):
             return
         flight = self.window.published(event.handle, event.manifest, event.publish_index)
         if flight is not None and flight.early:
@@ -371,11 +367,16 @@ class Primary:
         self._differs = True
         self.claim_above(f"stream {stream} was abandoned")
 
-    def resign(self, successor: NodeId | None) -> None:
+    def resign(self, successor: NodeId | None, if_able: bool) -> None:
         """Hand over once what is in flight has committed, or after a claim's time (R25, R26)."""
-        if self.reign is not None:
-            self.handover.ask(successor)
-            self.tick()
+        if self.reign:
+            self.handover.ask(successor, if_able)
+            self._heartbeats.beat()  # who answers is up
+
+    def hand_over(self) -> None:
+        """End the tenure if a handover has come so far; called after every event."""
+        if self.reign and self.handover.step(self.reign):
+            self.end("resigned", hand_over=True)
 
     # ── the end ──
 

@@ -36,6 +36,7 @@ class Follower:
         self.heard_at = -math.inf
         self.stuck_since: float | None = None
         self.full = False
+        self.can_lead = False
 
     @property
     def node(self) -> NodeId:

@@ -83,6 +83,7 @@ class Replica:
         state.now = now
         if state.role is not Role.FAULTY or isinstance(event, events.Received):
             _HANDLERS[type(event)](self, event)
+            self._primary.hand_over()
         wanted, state.effects = state.effects, []
         if self._has_news and any(isinstance(effect, effects.Durable) for effect in wanted):
             self._has_news = False  # it rides on what is written anyhow (R21)
@@ -114,6 +115,11 @@ class Replica:
     @property
     def role(self) -> Role:
         return self._state.role
+
+    @property
+    def can_lead(self) -> bool:
+        """Whether this replica could take a tenure now: the elector need not name it otherwise."""
+        return self._state.can_lead
 
     @property
     def counter(self) -> int:
@@ -330,7 +336,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.EngineReady: Replica._on_engine_ready,
     events.Submitted: Replica._on_submitted,
     events.DeleteAsked: Replica._on_delete_asked,
-    events.ResignAsked: lambda self, event: self._primary.resign(event.successor),
+    events.ResignAsked: lambda self, event: self._primary.resign(event.successor, event.if_able),
     events.AbandonAsked: lambda self, event: self._primary.abandon(event.stream),
 }
 

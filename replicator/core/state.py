@@ -78,6 +78,7 @@ class State:
         self.epoch_seen = Epoch(durable.promise.epoch if durable.promise else 0)
         self.role = Role.BACKUP if self.is_member else Role.JOINING if self.founded else Role.FOUNDING
         self.full = False
+        self.has_engine = config.has_engine
         self.fetching: dict[StreamName, Digest] = {}
         self._adopting: list[tuple[Epoch, frozenset[StreamName]]] = []  # bulk adoptions queued to the store
         self.effects: list[Effect] = []
@@ -95,6 +96,11 @@ class State:
     def may_promise(self) -> bool:
         """Whether a promise of this replica would count and be kept."""
         return self.is_member and self.role not in (Role.FAULTY, Role.JOINING)
+
+    @property
+    def can_lead(self) -> bool:
+        """Whether a grant is of use here (T17)."""
+        return self.has_engine and self.may_promise and not self.full
 
     @property
     def others(self) -> tuple[NodeId, ...]:

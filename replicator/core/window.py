@@ -46,6 +46,7 @@ class Window:
         self.epoch = Epoch(0)
         self.flights: dict[StreamName, Flight] = {}
         self._waiting: dict[StreamName, Flight] = {}
+        self._held: list[Flight] | None = None  # what comes during a handover; the engine's credit bounds it
         self._sequences: dict[StreamName, Sequence] = {}
         self.publish_index = 0
         self._seen: dict[ReplicaId, int] = {}
@@ -53,6 +54,7 @@ class Window:
 
     @property
     def empty(self) -> bool:
+        """Whether all that was taken, and is not held back, has committed."""
         return not self.flights and not self._waiting
 
     # ── epochs ──
@@ -71,19 +73,30 @@ class Window:
     def close(self, reason: str) -> None:
         """The tenure is over: every outcome still open is unknown (R17a)."""
         state = self._state
-        for flight in (*self.flights.values(), *self._waiting.values()):
+        for flight in (*self.flights.values(), *self._waiting.values(), *(self._held or ())):
             self._release(flight)
             for handle in (*flight.replaces, flight.handle):
                 state.emit(effects.Abort(handle, reason))
         self.flights.clear()
         self._waiting.clear()
+        self._held = None
         self._sequences.clear()
 
     # ── submissions ──
 
+    def hold(self, on: bool) -> None:
+        """Hold back what is submitted from now on, until all before has committed; or take it after all."""
+        if on != (self._held is not None):
+            held, self._held = self._held or (), [] if on else None
+            for flight in held:
+                self.submit(flight)
+
     def submit(self, flight: Flight) -> None:
         """Take a checkpoint: publish it, or let it wait, replacing an older one that waits (R17)."""
         state, stream = self._state, flight.stream
+        if self._held is not None:
+            self._held.append(flight)
+            return
         head = state.heads.get(stream)
         newest = max(self._sequences.get(stream, 0), head.sequence if head is not None else 0)
         if flight.sequence <= newest:

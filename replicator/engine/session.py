@@ -238,6 +238,8 @@ class Session(Generic[TenureT]):
                 self._start_tenure(message)
             case link.TenureEnded() if self._tenure is not None and self._tenure.epoch == message.epoch:
                 self._end_tenure(message.reason)
+            case link.ResignRefused() if self._tenure is not None and self._tenure.epoch == message.epoch:
+                self._go_on(self._tenure, message.reason)
             case link.StandbyOffered() if self._wanted.get(link.Follow) == link.Follow(True):
                 with self._lock:
                     self._offers[StreamName(message.stream)] = Arrival(message, parts)
@@ -336,6 +338,12 @@ class Session(Generic[TenureT]):
         log.info(
             "tenure started epoch=%d streams=%d unchanged=%s", epoch, len(tenure.restored), start.unchanged
         )
+
+    def _go_on(self, tenure: TenureT, reason: str) -> None:
+        with self._lock:
+            tenure.resign_refused = reason
+            self._resigned = False
+        log.warning("handover refused, the tenure goes on epoch=%d reason=%s", tenure.epoch, reason)
 
     def _end_tenure(self, reason: str) -> None:
         with self._lock:

@@ -51,6 +51,7 @@ class BaseTenure:
         self.unchanged = unchanged
         self.instants = dict(instants or {})
         self._ended = Latch()
+        self.resign_refused: str | None = None  # why the successor that was named last cannot take over
         self.ended_reason: str | None = None  # None until the tenure has ended
         self._session = session
         self._word = slot.word
@@ -89,7 +90,9 @@ class BaseTenure:
 
     def resign(self, successor: str | None = None) -> None:
         """Hand over to *successor*, or to whom it comes. Submits are refused from now on; what is with the
-        worker may still commit. Returns at once: wait for the end. Flush first to have it all committed."""
+        worker commits first. Returns at once: wait for the end, with a timeout if you name a successor. If
+        that one cannot take over within `REPLICATOR_CLAIM_TIMEOUT_S`, nobody does: `resign_refused` says
+        why, and submits are taken again."""
         self._session.check_process()
         self._session.resign(self.epoch, successor)
 

@@ -64,7 +64,8 @@ class Delete(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Resign(Struct, frozen=True, array_like=True, tag=True):
-    """End the tenure of *epoch* and hand over, to *successor* if one is named. Answered by TenureEnded."""
+    """End the tenure of *epoch* and hand over, to *successor* if one is named. Answered by TenureEnded, or by
+    ResignRefused if the named one cannot take over."""
 
     epoch: _Count
     successor: _Name | None = None
@@ -156,6 +157,13 @@ class TenureEnded(Struct, frozen=True, array_like=True, tag=True):
     reason: _Text
 
 
+class ResignRefused(Struct, frozen=True, array_like=True, tag=True):
+    """The named successor cannot take over: the tenure of *epoch* goes on."""
+
+    epoch: _Count
+    reason: _Text
+
+
 class Stored(Struct, frozen=True, array_like=True, tag=True):
     """The checkpoint is durable on this node; not committed yet."""
 
@@ -220,7 +228,8 @@ class StatusReply(Struct, frozen=True, array_like=True, tag=True):
 ToWorker = Ready | Submit | Delete | Resign | Follow | StandbyTaken | AskStatus | Close
 ToEngine = (
     Started | Failed | Restored | RestoredUnavailable | RestoredDeleted | TenureStarted | TenureEnded
-    | Stored | Committed | HeldByAll | Superseded | Aborted | Released | StandbyOffered | StatusReply
+    | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted | Released | StandbyOffered
+    | StatusReply
 )  # fmt: skip
 WithPayload = Submit | Restored | StandbyOffered
 

@@ -36,6 +36,7 @@ from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import Epoch, NodeId, Role, Sequence, StreamName
 from replicator.settings import Settings
+from replicator.worker.handover import Handovers, Reply
 from replicator.worker.inbox import Inbox, Loaded, Post
 from replicator.worker.mesh import Mesh
 from replicator.worker.silence import End
@@ -59,6 +60,9 @@ class Core(Protocol):
 
     @property
     def deadline(self) -> float: ...
+
+    @property
+    def can_lead(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ class Driver:
         self._tenancy = parts.tenancy
         self._node = parts.settings.node
         self._role = Role.FOUNDING
+        self._handovers = Handovers(self._node)
+        self._engine_ready = self._electable = False
         self._elector_at = self._core_at = -math.inf
         self._leaving = False
         self._leave_at = math.inf
@@ -116,6 +122,7 @@ class Driver:
     def run(self) -> None:
         """Pump until the engine closes the link, or `leave` is posted to the inbox."""
         self._elector.set_electable(False)  # until an engine is ready
+        self._handle(events.EngineReady(False))
         while not self._leaving or (self._leads and self._clock() < self._leave_at):
             self._turn()
         self._handle(events.EngineReady(False))  # if it could not hand over in time
@@ -129,8 +136,8 @@ class Driver:
         if not self._leaving:
             self._leaving = True
             self._leave_at = self._clock() + FAREWELL_S
-            self._elector.set_electable(False)
             self._handle(events.ResignAsked())
+            self._name_electable()
 
     @property
     def _leads(self) -> bool:
@@ -160,12 +167,13 @@ class Driver:
 
     @property
     def _deadline(self) -> float:
-        due = min(self._core_at, self._elector_at, self._leave_at)
+        due = min(self._core_at, self._elector_at, self._leave_at, self._handovers.deadline)
         return min(due, self._tenancy.deadline, self._parts.census.deadline)
 
     def _tick(self) -> None:
         now = self._clock()
         if now >= self._elector_at:
+            self._name_electable()
             self._elector.tick(now)
             self._elector_at = now + self._elector.tick_interval_s
         self._core_at = self._core.deadline  # nothing is handled between here and the next sleep
@@ -173,7 +181,15 @@ class Driver:
             self._handle(events.Tick())
             self._core_at = self._core.deadline
         self._tenancy.tick(now)
+        self._handovers.tick(now)
         self._parts.census.tick(now)
+
+    def _name_electable(self) -> None:
+        """Tell the elector whether this node may lead; a primary decides that by itself."""
+        able = self._engine_ready and not self._leaving and self._core.can_lead
+        if able != self._electable and (able or self._role is not Role.PRIMARY):
+            self._electable = able
+            self._elector.set_electable(able)
 
     def _handle(self, event: Event) -> None:
         """Hand one event to the core and do what it wants done."""
@@ -273,8 +289,9 @@ class Driver:
         self._handle(events.DeleteAsked(Epoch(message.epoch), stream, sequence, message.handle))
 
     def _on_ready(self, ready: bool) -> None:
-        self._elector.set_electable(ready and not self._leaving)
+        self._engine_ready = ready
         self._handle(events.EngineReady(ready))
+        self._name_electable()
 
     def _on_resign(self, message: link.Resign, _: list[memoryview]) -> None:
         if message.epoch == self._tenancy.epoch:
@@ -292,10 +309,13 @@ class Driver:
         """Have *reply* called with the members' status as JSON."""
         self._parts.census.ask(reply, self._clock())
 
-    def hand_over(self, to: str | None) -> None:
-        """End the tenure and hand over; raises `Unavailable` if this node is not primary."""
+    def hand_over(self, to: str | None, reply: Reply) -> None:
+        """End the tenure and hand over, if *to* (or anybody) can take over; *reply* is called with who did.
+        Raises `Unavailable` if this node is not primary, or is handing over already."""
         self._check_primary()
-        self._handle(events.ResignAsked(NodeId(to) if to else None))
+        successor = NodeId(to) if to else None
+        self._handovers.ask(successor, reply, self._clock())
+        self._handle(events.ResignAsked(successor, if_able=True))
 
     def abandon(self, stream: StreamName) -> None:
         """Give up the stream's head, which nobody can read (R8); raises `Unavailable` if it is not so."""
@@ -316,13 +336,11 @@ class Driver:
     def _make_performers(self) -> dict[type, Callable[[Any, float], object]]:
         """How each effect is performed."""
         store, data, tenancy = self._parts.store, self._parts.data, self._tenancy
-        kept = (
-            effects.WritePromise, effects.WriteRecord, effects.Accept, effects.ForgetTombstone,
-            effects.RememberCounters,
-        )  # fmt: skip
+        kept = (effects.WriteRecord, effects.Accept, effects.ForgetTombstone, effects.RememberCounters)
         return {
             effects.Send: lambda effect, _: self._mesh.send(effect.to, effect.message),
             **{kind: lambda effect, _: store.perform(effect) for kind in kept},
+            effects.WritePromise: self._promise,
             effects.AdoptHeads: self._adopt,
             effects.MarkCommitted: self._mark_committed,
             effects.Publish: self._publish,
@@ -340,9 +358,20 @@ class Driver:
             effects.Abort: tenancy.aborted,
             effects.Standby: self._parts.standbys.committed,
             effects.Transfer: lambda effect, _: self._elector.transfer(effect.to),
+            effects.HandoverRefused: self._handover_refused,
             effects.Changed: self._changed,
             effects.Notice: lambda effect, _: log.warning("notice node=%s text=%r", self._node, effect.text),
         }
+
+    def _promise(self, effect: effects.WritePromise, _: float) -> None:
+        self._parts.store.perform(effect)
+        self._handovers.promised(effect.promise.owner)
+
+    def _handover_refused(self, effect: effects.HandoverRefused, _: float) -> None:
+        log.warning("handover refused node=%s reason=%r", self._node, effect.reason)
+        self._handovers.refused(effect.reason)
+        if self._tenancy.epoch is not None:
+            self._end.send(link.ResignRefused(self._tenancy.epoch, effect.reason))
 
     def _adopt(self, effect: effects.AdoptHeads, now: float) -> None:
         self._tenancy.note("claimed", now)  # a claimant's first act after a majority has promised

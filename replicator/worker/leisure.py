@@ -96,7 +96,8 @@ class Leisure:
                     driver.ask_status(reply)
                     return
                 case "handover":
-                    driver.hand_over(request.to)
+                    driver.hand_over(request.to, reply)
+                    return
                 case "abandon":
                     driver.abandon(StreamName(request.stream))
                 case _:

@@ -111,3 +111,15 @@ def test_abandon_asks_first(command: Command, fake_node: StartNode, monkeypatch:
     assert outcome.status == 0
     assert outcome.out.endswith("orders: abandoned\n")
     assert node.asked == [{"command": "abandon", "stream": "orders"}]
+
+
+def test_handover_names_who_takes_over(command: Command, fake_node: StartNode) -> None:
+    """With a name it is that node or nobody; without one the answer says who it is."""
+    node, data_dir = fake_node({"ok": True, "primary": "edge-2"})
+    for arguments in ((), ("edge-2",)):
+        outcome = command("handover", *arguments, data_dir=data_dir)
+        assert (outcome.status, outcome.out) == (0, "edge-2 takes over\n")
+    assert node.asked == [{"command": "handover"}, {"command": "handover", "to": "edge-2"}]
+    _, data_dir = fake_node({"error": "edge-3 is not reachable"})
+    outcome = command("handover", "edge-3", data_dir=data_dir)
+    assert (outcome.status, outcome.out, outcome.err) == (1, "", "replicator: edge-3 is not reachable\n")

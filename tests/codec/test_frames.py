@@ -59,7 +59,7 @@ SAMPLES: list[tuple[Callable[[Any], object], list[bytes]]] = [
     (lambda frames: decode_envelope(frames[0]), [encode_envelope(envelope(Claim(3, 9)))]),
     (
         lambda frames: decode_envelope(frames[0]),
-        [encode_envelope(envelope(HeartbeatAnswer(3, 9, True, Echo(ID, 1.5), False)))],
+        [encode_envelope(envelope(HeartbeatAnswer(3, 9, True, Echo(ID, 1.5), False, True)))],
     ),
     (decode_publication, [bytes(frame) for frame in encode_publication(PUBLICATION, STORED)]),
     *(

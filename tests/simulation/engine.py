@@ -24,7 +24,7 @@ from replicator.core.effects import (
     Supersede,
 )
 from replicator.core.events import DeleteAsked, EngineReady, ResignAsked, Submitted
-from replicator.model import Digest, Epoch, Head, Sequence, StreamName
+from replicator.model import Digest, Epoch, Head, NodeId, Sequence, StreamName
 from tests.simulation.checkers import Violation
 from tests.simulation.data import report_rot
 from tests.simulation.disk import chunk_digests
@@ -85,10 +85,10 @@ class Engine:
             self.is_there = there
             self.node.deliver(EngineReady(ready=there))
 
-    def resign(self) -> None:
-        """Ask the worker to end the tenure, if there is one."""
+    def resign(self, successor: NodeId | None = None, if_able: bool = False) -> None:
+        """Ask the worker to end the tenure, if there is one; an operator says *if_able*."""
         if self.epoch:
-            self.node.deliver(ResignAsked())
+            self.node.deliver(ResignAsked(successor, if_able))
 
     # ── what the worker says ──
 

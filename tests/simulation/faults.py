@@ -224,8 +224,9 @@ class Faults:
         node = self._any()
         if node is None or not node.engine.epoch:
             return ""
-        node.engine.resign()
-        return node.name
+        successor = self.random.choice([None, None, *sorted(self.world.nodes)])
+        node.engine.resign(successor, if_able=self.random.random() < 0.5)
+        return f"{node.name} to {successor or 'anybody'}"
 
     def _clock(self) -> str:
         node = self._any(running=False)

@@ -24,6 +24,7 @@ from replicator.core.effects import (
     EndTenure,
     Fetch,
     ForgetTombstone,
+    HandoverRefused,
     HeldByAll,
     MarkCommitted,
     Notice,
@@ -335,5 +336,6 @@ _PERFORMERS: dict[type[Effect], Callable[[Node, Any], None]] = {
     CancelFetch: lambda node, effect: node.fetcher.cancel(effect.stream),
     Transfer: Node._transfer,
     Changed: lambda node, effect: None,
+    HandoverRefused: lambda node, effect: None,
     Notice: lambda node, effect: None,
 }

@@ -17,7 +17,8 @@ Nothing happens by itself here: what a core asks for waits until a command lets 
     settle             all of these, again and again, until nothing is left; no time passes
     advance 0.5        let time pass; timers that come due are handled
     live 0.5           let time pass in small steps, each followed by `settle`
-    submit a s 1, delete a s 2, resign a, engine a gone|there    what the engine asks
+    submit a s 1, delete a s 2, resign a [b], engine a gone|there    what the engine asks
+    handover a [b]     what an operator asks
     quiet ...          any command, without its log
     pause a, resume a  the control thread stands still; what comes for it waits
     crash a, start a, wipe a, rot a s, full a, room a, cut a b, mend a b, status a
@@ -127,7 +128,6 @@ class Bench(World):
             "start": self._start,
             "pause": lambda node: node.pause(disk_too=False),
             "resume": Node.resume,
-            "resign": lambda node: node.engine.resign(),
             "full": lambda node: node.disk.set_full(True),
             "room": lambda node: node.disk.set_full(False),
             "status": self._status,
@@ -158,6 +158,12 @@ class Bench(World):
     def _start(self, node: Node) -> None:
         node.start()
         self._let(lambda one: one.name == "_engine_ready")
+
+    def _do_resign(self, name: str, successor: str = "") -> None:
+        self.nodes[NodeId(name)].engine.resign(NodeId(successor) if successor else None)
+
+    def _do_handover(self, name: str, successor: str = "") -> None:
+        self.nodes[NodeId(name)].engine.resign(NodeId(successor) if successor else None, if_able=True)
 
     def _do_engine(self, name: str, what: str) -> None:
         self.nodes[NodeId(name)].engine.set_there(what == "there")

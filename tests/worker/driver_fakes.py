@@ -46,6 +46,7 @@ class FakeCore:
         self.instants: list[float] = []
         self.react: Callable[[Event], list[Effect]] = lambda event: []
         self.deadline = float("inf")
+        self.can_lead = True
         self.counter = 7
         self.streams: dict[Any, Any] = {}
 

@@ -6,12 +6,24 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec import json
 
 from replicator.core import effects, events
 from replicator.core.messages import Ack, Acked, Hello, Progress, Raft
 from replicator.errors import Unavailable
 from replicator.link import messages as link
-from replicator.model import Digest, Epoch, Generation, Payload, Position, Role, Sequence, StreamName
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Owner,
+    Payload,
+    Position,
+    Promise,
+    Role,
+    Sequence,
+    StreamName,
+)
 from tests.worker.driver_fakes import ID, A, B, Bench, C, head
 
 ORDERS = StreamName("orders")
@@ -160,6 +172,23 @@ def test_an_engine_that_is_ready_may_lead(bench: Bench) -> None:
     assert bench.core.events == [events.EngineReady(True), events.EngineReady(False)]
 
 
+def test_a_replica_that_cannot_lead_does_not_stand(bench: Bench) -> None:
+    """With an engine, but with a full disk or not a member yet, it is not elected for nothing (T17)."""
+    bench.core.can_lead = False
+    bench.end.waiting.append((link.Ready(True), []))
+    bench.turn()
+    assert bench.elector.electable == []
+    bench.core.can_lead = True
+    bench.clock.now += 0.02
+    bench.turn()
+    assert bench.elector.electable == [True]
+    bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
+    bench.core.can_lead = False  # a primary's disk is full: whether another does better is its own decision
+    bench.clock.now += 0.02
+    bench.turn()
+    assert bench.elector.electable == [True]
+
+
 def test_resign_is_for_its_own_tenure(bench: Bench) -> None:
     """A late Resign of an earlier tenure ends nothing."""
     bench.emit(effects.SetLease(Epoch(4), 1001.0))
@@ -170,14 +199,17 @@ def test_resign_is_for_its_own_tenure(bench: Bench) -> None:
 
 
 def test_a_primary_leaves_in_good_order(bench: Bench) -> None:
-    """Told to close, it resigns, waits until another leads, and no longer than `FAREWELL_S`."""
+    """Told to close, it resigns, waits until another leads, and no longer than `FAREWELL_S`.
+    Who takes over is the core's choice: the elector gives nothing away before the last commit."""
     bench.elector.leader = A
+    bench.end.waiting.append((link.Ready(True), []))
+    bench.turn()
     bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
     bench.core.events.clear()
     bench.end.waiting.append((link.Close(), []))
     bench.turn()
     assert bench.core.events == [events.ResignAsked()]
-    assert bench.elector.electable == [False]
+    assert bench.elector.electable == [True]
     bench.core.deadline = 0.0  # every turn has something to do, and takes a while
 
     def react(event: events.Event) -> list[effects.Effect]:
@@ -201,7 +233,7 @@ def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:
     """Handing over and abandoning are for the primary, and only what cannot be read can be abandoned."""
     bench.elector.leader = B
     with pytest.raises(Unavailable, match="not primary; ask b"):
-        bench.driver.hand_over(None)
+        bench.driver.hand_over(None, print)
     bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
     with pytest.raises(Unavailable, match="nothing to abandon"):
         bench.driver.abandon(ORDERS)
@@ -209,6 +241,35 @@ def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:
     bench.emit(effects.StartTenure(Epoch(4), (), (lost,), False))
     bench.driver.abandon(ORDERS)
     assert bench.core.events[-1] == events.AbandonAsked(ORDERS, Digest(lost.digest))
+
+
+@pytest.mark.parametrize(
+    ("happens", "answer"),
+    [
+        (effects.WritePromise(Promise(5, Owner(C, ID, ID))), {"ok": True, "primary": "c"}),
+        (effects.WritePromise(Promise(5, Owner(B, ID, ID))), {"error": "c did not take over in time, b did"}),
+        (effects.HandoverRefused("c is not reachable"), {"error": "c is not reachable"}),
+        (None, {"error": "nobody has taken over yet"}),
+    ],
+)
+def test_the_operator_is_told_who_took_over(
+    bench: Bench, happens: effects.Effect | None, answer: dict[str, object]
+) -> None:
+    """Whoever names a successor hears whether it took over, or why not; the own promises do not count."""
+    bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
+    told: list[bytes] = []
+    bench.driver.hand_over("c", told.append)
+    assert bench.core.events[-1] == events.ResignAsked(C, if_able=True)
+    with pytest.raises(Unavailable, match="under way already"):
+        bench.driver.hand_over("b", print)
+    bench.emit(effects.WritePromise(Promise(4, Owner(A, ID, ID))))
+    assert told == []
+    if happens is not None:
+        bench.emit(happens)
+    else:
+        bench.clock.now += 4.0
+        bench.turn()
+    assert [json.decode(line) for line in told] == [answer]
 
 
 def test_all_effects_can_be_performed(bench: Bench) -> None:

@@ -1,0 +1,96 @@
+"""R25 and R26: who may take over in good order, and when a tenure goes on instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.core.effects import Abort, Commit, EndTenure, HandoverRefused, Transfer
+from tests.rules.cluster import Cluster
+
+
+def _serving() -> Cluster:
+    """Primary a with a committed checkpoint that all hold, and heartbeats answered by both backups."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1", "settle")
+    return cluster.live(0.3).forget()
+
+
+def _refusals(cluster: Cluster) -> list[str]:
+    return [effect.reason for effect in cluster.effects("a", HandoverRefused)]
+
+
+def test_R26_the_named_node_takes_over() -> None:
+    """It is able and holds everything: the tenure ends at once, and leadership goes to it and nobody else."""
+    cluster = _serving().do("resign a c")
+    assert not cluster.effects("a", EndTenure)  # not before it is heard to be there
+    cluster.do("advance 0.001", "deliver a->c", "deliver c->a")
+    assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
+    assert _refusals(cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "successor", "reason"),
+    [
+        ("engine c gone", "c", "c cannot be primary: no engine is ready there"),
+        ("cut a c", "c", "c is not reachable"),
+        ("crash c", "c", "c is not reachable"),
+        ("advance 0.01", "a", "a is not another member of this cluster"),
+        ("advance 0.01", "x", "x is not another member of this cluster"),
+    ],
+)
+def test_R26_a_named_node_that_cannot_take_over_is_refused(before: str, successor: str, reason: str) -> None:
+    """Within the time of a claim, with the reason; the tenure goes on, and nobody else is handed anything."""
+    cluster = _serving().do(before).live(0.35).forget()
+    cluster.do(f"resign a {successor}").live(0.6)
+    assert _refusals(cluster) == [reason]
+    assert not cluster.effects("a", EndTenure)
+    assert not cluster.effects("a", Transfer)
+    cluster.do("submit a s 2", "settle")
+    assert [effect.position.sequence for effect in cluster.effects("a", Commit)] == [2]
+
+
+def test_R26_a_named_node_that_is_not_ready_is_waited_for() -> None:
+    """What stands against it passes within the time of a claim: then it takes over."""
+    cluster = _serving().do("engine c gone").live(0.1).do("resign a c").live(0.2)
+    assert not cluster.effects("a", Transfer)
+    cluster.do("engine c there").live(0.15)
+    assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
+
+
+def test_R26_the_last_checkpoint_commits_first_and_is_held_by_the_successor() -> None:
+    """The tenure does not end before the named node has what a majority has; what comes meanwhile is held
+    back, and is published after all when the handover comes to nothing."""
+    cluster = _serving().do("submit a s 2", "publish a", "drop a->c", "sync a b", "resign a c")
+    cluster.do("deliver b->a", "submit a t 1")
+    assert [effect.position.sequence for effect in cluster.effects("a", Commit)] == [2]
+    assert not cluster.effects("a", EndTenure)
+    cluster.do("cut a c").live(0.6)
+    (refusal,) = _refusals(cluster)
+    assert refusal in ("c is not reachable", "c lacks the newest checkpoint of 1 streams")
+    cluster.do("settle")
+    assert {effect.stream for effect in cluster.effects("a", Commit)} == {"s", "t"}
+    assert not cluster.effects("a", Abort)
+
+
+def test_R26_a_handover_ends_although_the_engine_goes_on() -> None:
+    """An engine that submits without a pause does not keep its tenure: what was submitted before commits."""
+    cluster = _serving().do("submit a s 2", "handover a c", "advance 0.001", "deliver a->c", "deliver c->a")
+    cluster.do("submit a s 3", "live 0.1")
+    assert [effect.position.sequence for effect in cluster.effects("a", Commit)] == [2]
+    assert len(cluster.effects("a", Abort)) == 1
+    assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
+
+
+def test_R26_an_operator_ends_no_tenure_that_nobody_could_go_on_with() -> None:
+    """Asked by an operator a primary stays where it is if nobody is able; asked by its engine it leaves."""
+    cluster = _serving().do("engine b gone", "engine c gone").live(0.3).do("handover a").live(0.6)
+    assert _refusals(cluster) == ["no other node is reachable and can be primary"]
+    assert not cluster.effects("a", EndTenure)
+    cluster.do("resign a")
+    assert cluster.effects("a", Transfer) == [Transfer(None)]
+
+
+def test_R26_without_a_name_who_can_best_takes_over() -> None:
+    """A node without an engine, or one that lacks more, is not chosen."""
+    assert _serving().do("resign a").effects("a", Transfer) == [Transfer("b")]  # type: ignore[arg-type]
+    cluster = _serving().do("engine b gone").live(0.15).do("resign a")
+    assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
