@@ -1,26 +1,55 @@
-"""The lock that keeps a second process off a data directory.
+"""The lock that keeps a second process off a data directory, and what else must not be in there.
 
 An flock on the file ``lock``, which holds the holder's process id for the message that the second one
 gets. It goes with the process however that ends. Read-only readers do not need it.
+
+What the store opens in there must be its own plain files: through a link it would write to a file that
+somebody else named, and a pipe would be waited for without end.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from replicator.errors import StoreError, StoreInUse
+
+FILES = ("lock", "meta/data.mdb", "meta/lock.mdb", "payload/data.mdb", "payload/lock.mdb")
+DIRECTORIES = ("meta", "payload")
+
+
+def check_directory(directory: Path) -> None:
+    """Raise `StoreError` if anybody could write to the data directory, or it holds links, pipes or such."""
+    if directory.stat().st_mode & stat.S_IWOTH:
+        raise StoreError(f"data directory {directory} can be written by anybody; do: chmod o-w {directory}")
+    for names, is_right, what in ((DIRECTORIES, stat.S_ISDIR, "directory"), (FILES, stat.S_ISREG, "file")):
+        for path in (directory / name for name in names):
+            try:
+                mode = path.lstat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if not is_right(mode):
+                raise StoreError(
+                    f"{path} is no plain {what}; remove it, or choose another REPLICATOR_DATA_DIR"
+                )
 
 
 class DirectoryLock:
     """Held from its making until `release`."""
 
     def __init__(self, directory: Path) -> None:
-        """Make the directory if need be and lock it; raises `StoreInUse` if another holds it."""
+        """Make the directory if need be and lock it.
+
+        Raises `StoreInUse` if another process holds it, `StoreError` if it cannot be used as it is.
+        """
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            check_directory(directory)
+            self._file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except FileExistsError as error:
+            raise StoreError(f"data directory {directory} cannot be used: it is a file") from error
         except OSError as error:
             raise StoreError(f"data directory {directory} cannot be used: {error.strerror}") from error
         try:
