@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,15 +42,16 @@ class Node:
         self.data_dir = directory / "data"
         self.environ = dict(environ)
         self.entries: list[Entry] = []
-        self._log = directory / "log.jsonl"
+        self.prefix: tuple[str, ...] = ()  # of every command: what puts it into another namespace
+        self.log = directory / "log.jsonl"
         self._output = directory / "output"
-        self._command = [sys.executable, str(SCRIPT), str(self._log), *arguments]
+        self._command = [sys.executable, str(SCRIPT), str(self.log), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._offset = 0
         self._stopped: list[int] = []
         self._orphans: list[int] = []  # workers whose engine was killed alone
         directory.mkdir(parents=True)
-        self._log.touch()
+        self.log.touch()
 
     def start(self, *command: str, **settings: str) -> None:
         """Begin a life, with another *command* than the engine's if one is given; *settings* are
@@ -59,7 +60,7 @@ class Node:
         environ = {**self.environ, **{f"REPLICATOR_{k.upper()}": v for k, v in settings.items()}}
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                command or self._command,
+                (*self.prefix, *(command or self._command)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -108,6 +109,11 @@ class Node:
         for pid in self._stopped:
             _signal(pid, signal.SIGSTOP)
 
+    def stop_engine(self) -> None:
+        """SIGSTOP for the engine alone: its worker goes on."""
+        self._stopped = [self.pid]
+        _signal(self.pid, signal.SIGSTOP)
+
     def stop(self) -> None:
         """SIGSTOP for all processes of the node."""
         self._stopped = [*self.worker_pids, self.pid]  # it still reads what its worker had told it
@@ -153,7 +159,7 @@ class Node:
 
     def poll(self) -> None:
         """Read what has been logged since the last call."""
-        with self._log.open("rb") as log:
+        with self.log.open("rb") as log:
             log.seek(self._offset)
             data = log.read()
         whole = data[: data.rfind(b"\n") + 1]
@@ -188,19 +194,20 @@ class Cluster:
         *,
         streams: int = 1,
         interval_s: float = 0.02,
-        payload_bytes: int = 1000,
+        payload_bytes: int | str = 1000,
         change_bytes: int = 1000,
         follow: bool = False,
+        addresses: Sequence[str] = (),
         **settings: str,
     ) -> None:
         names = [f"n{index + 1}" for index in range(size)]
-        ports = free_ports(size)
+        addresses = addresses or [f"127.0.0.1:{port}" for port in free_ports(size)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("REPLICATOR_")}
         environ |= {f"REPLICATOR_{name.upper()}": value for name, value in settings.items()}
         environ["PYTHONPATH"] = str(ROOT)
         if size > 1:
-            pairs = zip(names, ports, strict=True)
-            environ["REPLICATOR_PEERS"] = ",".join(f"{name}=127.0.0.1:{port}" for name, port in pairs)
+            pairs = zip(names, addresses, strict=True)
+            environ["REPLICATOR_PEERS"] = ",".join(map("=".join, pairs))
         arguments = [str(streams), str(interval_s), str(payload_bytes), str(change_bytes)]
         arguments += ["follow"] if follow else []
         self.nodes: dict[str, Node] = {}

@@ -5,7 +5,8 @@ hash chain: whether something committed was lost can be read from the logs of al
 written with one call before anything else happens, so a SIGKILL loses none.
 
 Usage: ``engine_script.py LOG [streams] [interval_s] [payload_bytes] [change_bytes] [follow]``; settings come
-by ``REPLICATOR_*``. With *follow* it also takes what commits while it is a backup.
+by ``REPLICATOR_*``. Sizes with commas between them are given to the streams in turn. With *follow* it also
+takes what commits while it is a backup.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from replicator import CommitUnknown, Replicator, ReplicatorError, Superseded, Tenure, Ticket
+from replicator import (
+    Checkpoint,
+    CheckpointUnreadable,
+    CommitUnknown,
+    Replicator,
+    ReplicatorError,
+    Superseded,
+    Tenure,
+    Ticket,
+)
 
 DEFAULTS = ("1", "0.02", "1000", "1000", "")
 
@@ -35,7 +45,7 @@ class Log:
 
     def write(self, kind: str, **facts: Any) -> None:
         """Append a line with the present instant of CLOCK_BOOTTIME."""
-        line = {"kind": kind, "at": time.clock_gettime(time.CLOCK_BOOTTIME), **facts}
+        line = {"kind": kind, "at": _now(), **facts}
         os.write(self._fd, json.dumps(line).encode() + b"\n")
 
 
@@ -50,24 +60,32 @@ class State:
         self._filler = bytearray(random.Random(stream).randbytes(payload_bytes))
         self.digest = ""
 
-    def load(self, parts: dict[str, bytes]) -> None:
-        """Go on from a restored checkpoint; raises ValueError if it is not what `parts` gave."""
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a restored checkpoint; raises ValueError if it is not what `next_parts` gave."""
+        parts = checkpoint.parts
         head = json.loads(parts["head"])
         self.count, self.parent = head["count"], head["parent"]
         self._filler = bytearray(parts["filler"])
         self.digest = _digest(parts)
-        if head["filler"] != hashlib.sha256(self._filler).hexdigest():
-            raise ValueError(f"the payload of {self.stream} is not what was submitted")
+        told = (head["stream"], head["filler"], checkpoint.meta.decode())
+        if told != (self.stream, hashlib.sha256(self._filler).hexdigest(), self.digest):
+            raise ValueError(f"the payload of {self.stream} is not what was submitted: {head}")
 
-    def next_parts(self) -> dict[str, bytes]:
-        """The next state, as a mapping of parts."""
+    def next_parts(self, position: tuple[int, int]) -> dict[str, bytes]:
+        """The next state, as a mapping of parts, for that position."""
         self.count, self.parent = self.count + 1, self.digest
         if self._filler:
             at = random.randrange(max(1, len(self._filler) - self._change_bytes))
             size = min(self._change_bytes, len(self._filler) - at)
             self._filler[at : at + size] = random.randbytes(size)
         filler = bytes(self._filler)
-        head = {"count": self.count, "parent": self.parent, "filler": hashlib.sha256(filler).hexdigest()}
+        head = {
+            "stream": self.stream,
+            "position": position,
+            "count": self.count,
+            "parent": self.parent,
+            "filler": hashlib.sha256(filler).hexdigest(),
+        }
         parts = {"head": json.dumps(head).encode(), "filler": filler}
         self.digest = _digest(parts)
         return parts
@@ -81,29 +99,31 @@ class Engine:
     """Works whenever its node is primary."""
 
     def __init__(
-        self, log: Log, streams: int, interval_s: float, payload_bytes: int, change_bytes: int
+        self, log: Log, streams: int, interval_s: float, sizes: list[int], change_bytes: int
     ) -> None:
         self._log = log
-        self._names = [f"stream-{index}" for index in range(streams)]
+        self._sizes = {f"stream-{index}": sizes[index % len(sizes)] for index in range(streams)}
         self._interval_s = interval_s
-        self._payload_bytes = payload_bytes
         self._change_bytes = change_bytes
 
     def follow(self, replicator: Replicator) -> None:
         """Note what commits while another node is primary, until the replicator is closed."""
         for checkpoint in replicator.follow():
-            state = State(checkpoint.stream, self._payload_bytes, self._change_bytes)
-            state.load(checkpoint.parts)
+            state = State(checkpoint.stream, 0, 0)
+            state.load(checkpoint)
             facts = {"stream": state.stream, "count": state.count, "digest": state.digest}
             self._log.write("followed", position=list(_pair(checkpoint.position)), **facts)
 
     def serve(self, replicator: Replicator) -> None:
         """Take one tenure after the other."""
         for tenure in replicator.tenures():
-            states = self._restore(tenure)
-            self._log.write("tenure", epoch=tenure.epoch, instants=tenure.instants)
             try:
+                states = self._restore(tenure)
+                self._log.write("tenure", epoch=tenure.epoch, pid=os.getpid(), instants=tenure.instants)
                 self._work(tenure, states)
+            except CheckpointUnreadable as error:  # who has it may come back under another primary
+                self._log.write("unreadable", epoch=tenure.epoch, error=str(error))
+                tenure.resign()
             except ReplicatorError as error:
                 self._log.write("error", epoch=tenure.epoch, error=f"{type(error).__name__}: {error}")
             tenure.wait_ended()
@@ -111,11 +131,11 @@ class Engine:
 
     def _restore(self, tenure: Tenure) -> list[State]:
         states = []
-        for name in self._names:
-            state = State(name, self._payload_bytes, self._change_bytes)
+        for name, size in self._sizes.items():
+            state = State(name, size, self._change_bytes)
             checkpoint = tenure.restored.get(name)
             if checkpoint is not None:
-                state.load(checkpoint.parts)
+                state.load(checkpoint)
                 self._log.write(
                     "restored",
                     epoch=tenure.epoch,
@@ -130,11 +150,12 @@ class Engine:
     def _work(self, tenure: Tenure, states: list[State]) -> None:
         while tenure.wait_active():
             for state in states:
-                parts = state.next_parts()
+                position = _pair(tenure.next_position(state.stream))
+                parts = state.next_parts(position)
                 facts = {"stream": state.stream, "count": state.count, "digest": state.digest}
-                position = tenure.next_position(state.stream)
-                self._log.write("submitted", parent=state.parent, position=list(_pair(position)), **facts)
-                ticket = tenure.submit(state.stream, parts)
+                active = [_now(), tenure.active, _now()]  # it was, or was not, at an instant between the two
+                self._log.write("submitted", parent=state.parent, position=position, active=active, **facts)
+                ticket = tenure.submit(state.stream, parts, meta=state.digest.encode())
                 ticket.add_done_callback(partial(self._note, facts))
             time.sleep(self._interval_s)
 
@@ -157,6 +178,10 @@ def _pair(position: Any) -> tuple[int, int]:
     return position.epoch, position.sequence
 
 
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def end(signum: int, frame: object) -> NoReturn:
     raise SystemExit(0)
 
@@ -166,7 +191,8 @@ def main() -> None:
     path, *given = sys.argv[1:]
     streams, interval_s, payload_bytes, change_bytes, follow = [*given, *DEFAULTS[len(given) :]]
     log = Log(Path(path))
-    engine = Engine(log, int(streams), float(interval_s), int(payload_bytes), int(change_bytes))
+    sizes = [int(size) for size in payload_bytes.split(",")]
+    engine = Engine(log, int(streams), float(interval_s), sizes, int(change_bytes))
     signal.signal(signal.SIGTERM, end)
     try:
         with Replicator.from_env() as replicator:
