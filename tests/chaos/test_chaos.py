@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.network import INSIDE
+from tests.chaos.network import INSIDE, missing
 from tests.integration.cluster import ROOT, is_alive, wait_until
 
 PROGRAM = (sys.executable, "-m", "tests.chaos")
@@ -83,6 +83,8 @@ def test_without_namespaces_processes_die_on_loopback(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, a service manager's end, and a kill: all processes are gone; of a kill only files stay."""
+    if number == signal.SIGKILL and (reason := missing()):
+        pytest.skip(f"nothing ends by itself without namespaces: {reason}")
 
     def engines_run() -> bool:
         logs = list(tmp_path.glob("*/*/log.jsonl"))
