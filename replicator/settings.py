@@ -24,6 +24,7 @@ from replicator.addresses import Address, format_address, format_peers, parse_pe
 from replicator.core.config import Config
 from replicator.errors import SettingsError
 from replicator.model import NodeId
+from replicator.profiles import PROFILES
 from replicator.relations import RELATIONS
 
 PREFIX = "REPLICATOR_"
@@ -63,7 +64,10 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of one node. Raises `SettingsError` if they are wrong, one line per wrong one."""
+    """All settings of one node. Raises `SettingsError` if they are wrong, one line per wrong one.
+
+    What is not given is at its default; only `from_env` looks the timers of *profile* up (`profiles`).
+    """
 
     # fmt: off
     node: Annotated[NodeId, _name(
@@ -87,6 +91,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     peer_keys_file: Annotated[Path | None, _text(
         "the public keys of all nodes, a line node=key each; nobody else is let in")] = None
 
+    profile: Annotated[Literal["default", "fast", "wan"], _text(
+        "a set of timers; a timer that is set itself overrides it")] = "default"
     heartbeat_interval_s: Annotated[float, _seconds(0.001, 20,
         "between the primary's heartbeats")] = 0.06
     lease_s: Annotated[float, _seconds(0.005, 60,
@@ -180,6 +186,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     problems[name] = str(error)
         if "peers" in values and not {"node"} & (values.keys() | problems.keys()):
             problems["node"] = f"not set; it must be one of the peers: {', '.join(values['peers'])}"
+        if "profile" not in problems:
+            values = dict(PROFILES[values.get("profile", "default")]) | values
         drafted = {name: _default(info) for name, info in _FIELDS.items()} | values
         problems.update(_misfits(drafted, set(problems)))
         _raise(problems, _unknown(environ))
@@ -210,7 +218,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Row(Struct, frozen=True):
-    """One setting as people read it: all texts."""
+    """One setting as people read it: all texts. *default* is the profile's."""
 
     name: str
     value: str
@@ -240,11 +248,12 @@ def variable(name: str) -> str:
 
 def table(settings: Settings | None = None) -> list[Row]:
     """All settings in their order; without *settings*, at their defaults."""
+    profile = "default" if settings is None else settings.profile
     return [
         Row(
             name=variable(name),
             value=_format(_default(info) if settings is None else getattr(settings, name)),
-            default=_format(_default(info)),
+            default=_format(_default(info, profile)),
             unit=_unit(info),
             allowed=_allowed(info),
             meaning=_meta(info).description or "",
@@ -254,11 +263,17 @@ def table(settings: Settings | None = None) -> list[Row]:
 
 
 def markdown() -> str:
-    """The README's table of settings; it names no directory of the machine it was made on."""
+    """The README's tables of settings and of profiles; they name no directory of this machine."""
     lines = ["| variable | default | unit | meaning |", "|---|---|---|---|"]
     for row in table():
         default = f"`{row.default}`" if row.default and row.name != variable("data_dir") else ""
         lines.append(f"| `{row.name}` | {default} | {row.unit} | {row.meaning} |")
+    lines += ["", "| `REPLICATOR_PROFILE` | " + " | ".join(f"`{name}`" for name in PROFILES) + " |"]
+    lines.append("|---" * (len(PROFILES) + 1) + "|")
+    for name, info in _FIELDS.items():
+        if any(name in timers for timers in PROFILES.values()):
+            values = " | ".join(f"{_format(_default(info, profile))} s" for profile in PROFILES)
+            lines.append(f"| `{variable(name)}` | {values} |")
     return "\n".join(lines)
 
 
@@ -280,7 +295,9 @@ def _unit(info: FieldInfo) -> str:
     return str((_meta(info).extra or {}).get("unit", ""))
 
 
-def _default(info: FieldInfo) -> Any:
+def _default(info: FieldInfo, profile: str = "default") -> Any:
+    if info.name in PROFILES[profile]:
+        return PROFILES[profile][info.name]
     return info.default_factory() if callable(info.default_factory) else info.default
 
 

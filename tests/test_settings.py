@@ -14,6 +14,7 @@ from replicator.addresses import format_address, format_peers, is_loopback, pars
 from replicator.core.config import Config
 from replicator.errors import SettingsError
 from replicator.model import NodeId
+from replicator.profiles import PROFILES
 from replicator.relations import RELATIONS
 from replicator.settings import Settings, core_config, markdown, table, variable
 
@@ -215,7 +216,7 @@ def test_the_table_tells_everything() -> None:
     assert all(row.unit == "bytes" for row in rows if "_BYTES" in row.name)
     (keep,) = (row for row in rows if row.name == "REPLICATOR_KEEP")
     assert (keep.value, keep.default) == ("7", "1")
-    assert markdown().count("\n") == len(rows) + 1
+    assert markdown().partition("\n\n")[0].count("\n") == len(rows) + 1
 
 
 @steady
@@ -247,3 +248,30 @@ def test_reading_settings_loads_no_heavy_library() -> None:
     code = "import sys, replicator.settings; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"zmq", "lmdb", "pysyncobj", "uvloop", "typer", "rich", "asyncio"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_is_a_set_of_timers_that_fit(profile: str) -> None:
+    """Each profile keeps all relations (R26 among them), and names nothing but spans of time."""
+    settings = Settings.from_env({"REPLICATOR_PROFILE": profile})
+    assert {name: getattr(settings, name) for name in PROFILES[profile]} == PROFILES[profile]
+    assert all(name.endswith("_s") for name in PROFILES[profile])
+    assert settings.lease_s + settings.heartbeat_interval_s <= settings.election_timeout_min_s
+    assert Settings.from_env(settings.to_env()) == settings
+    assert settings.to_env().keys() <= {"REPLICATOR_PROFILE"}
+
+
+def test_a_timer_that_is_set_overrides_the_profile() -> None:
+    """Also when it is set to what the default profile has; the others stay the profile's."""
+    environ = {"REPLICATOR_PROFILE": "wan", "REPLICATOR_HELLO_INTERVAL_S": "0.5"}
+    settings = Settings.from_env(environ)
+    assert (settings.hello_interval_s, settings.lease_s) == (0.5, 2.5)
+    assert settings.to_env() == environ
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+def test_a_profile_that_there_is_not() -> None:
+    """One line, with those that there are, and no complaint about timers."""
+    assert problems({"REPLICATOR_PROFILE": "quick"}) == [
+        "REPLICATOR_PROFILE: 'quick' is not one of: default, fast, wan"
+    ]

@@ -11,6 +11,8 @@ whose election it hears, so that a returning node or a busy process disturbs nob
   election timeout, and so long after a start; a leader refuses always. Only an election that the leader
   itself has asked for (a transfer) is marked and passes. A node left behind in a term that nobody leads
   comes back down to the term of the leader that it hears.
+- **Who is behind lets others go first.** A node that lacks what its leader has committed waits a timeout
+  longer before it stands: the others could take over without fetching anything.
 - **Time in which nobody looked is nobody's silence.** A tick that comes late by half an election timeout
   starts all clocks anew, the follower's and the leader's, a few times in a row at most.
 
@@ -108,21 +110,21 @@ class PySyncObjElector:
         electable: bool = True,
     ) -> None:
         self._node = node
-        self._peers = peers - {node}
-        self._send = send
+        self._peers, self._send = peers - {node}, send
         self._on_grant = on_grant
         self._on_revoke = on_revoke
         self._timeout_min_s = election_timeout_min_s
         self._timeout_max_s = election_timeout_max_s
         self._append_interval_s = append_interval_s
         self.tick_interval_s = tick_interval_s
-        self._electable = electable
+        self._electable, self._behind = electable, False
 
         self._now = -math.inf  # of the latest tick: nothing happens between ticks, however late they are
         self._deadline = math.inf  # when a leader's silence has lasted too long
         self._heard_at = math.inf  # when a leader was heard last, or the clocks were started
         self._stalls = 0
         self._asks = 0  # pre-votes asked since the deadline
+        self.stood_at = -math.inf  # when the newest candidacy of this node began
         self._ask_at = -math.inf
         self._nonce = 0
         self._granted: set[NodeId] = set()
@@ -173,7 +175,7 @@ class PySyncObjElector:
         with self._contained():
             if self._raft.leading:
                 self._give_away()
-            elif self._leaderless and self._electable:
+            elif self._electable and self._leaderless and self._now >= self._deadline + self._handicap_s:
                 self._ask()
             self._raft.tick()
         self._report()
@@ -214,6 +216,10 @@ class PySyncObjElector:
         if self._raft.leading and not electable and self._give_up_at == math.inf:
             self.transfer(None)
 
+    def set_behind(self, behind: bool) -> None:
+        """Whether this node lacks what others may hold: it stands all the same, but after them."""
+        self._behind = behind
+
     def close(self) -> None:
         """Stop for good; `leading` is false from here on. Safe to call twice."""
         if not self._closed:
@@ -228,6 +234,10 @@ class PySyncObjElector:
     def _leaderless(self) -> bool:
         """Whether the leader has been silent for this node's whole timeout."""
         return self._now >= self._deadline and not self._raft.leading
+
+    @property
+    def _handicap_s(self) -> float:
+        return self._timeout_max_s if self._behind else 0.0
 
     @property
     def _free(self) -> bool:
@@ -254,6 +264,7 @@ class PySyncObjElector:
         if not self._peers:
             self._stand()
         elif self._asks == 0 or self._now >= self._ask_at:
+            self.stood_at = self.stood_at if self._asks else self._now
             self._asks += 1
             self._ask_at = self._now + self._append_interval_s * random.uniform(0.75, 1.25)
             self._nonce = random.getrandbits(32)
@@ -284,6 +295,7 @@ class PySyncObjElector:
         self._voted.clear()
         self._granted.clear()
         self._transferring = transfer
+        self.stood_at = self._now if transfer else self.stood_at
         try:
             self._raft.stand(self._term_seen)
         finally:

@@ -110,8 +110,15 @@ class Elector(Protocol):
     def set_electable(self, electable: bool) -> None:
         """Whether this node may stand for election at all; it votes in any case."""
 
+    def set_behind(self, behind: bool) -> None:
+        """Whether this node lacks what others may hold, so that it had better let them go first."""
+
     @property
     def tick_interval_s(self) -> float: ...
+
+    @property
+    def stood_at(self) -> float:
+        """When this node's newest candidacy began, for display."""
 
     @property
     def leader(self) -> NodeId | None:

@@ -41,6 +41,7 @@ class StaticElector:
         self._running = False
         self._closed = False
         self._leading = False
+        self.stood_at = 0.0
 
     @property
     def leading(self) -> bool:
@@ -81,6 +82,9 @@ class StaticElector:
         """Hold the grant back while this node cannot lead; it is the leader again as soon as it can."""
         self._electable = electable
         self._report()
+
+    def set_behind(self, behind: bool) -> None:
+        """Ignored: nobody else stands."""
 
     def close(self) -> None:
         """Stop for good; `leading` is false from here on. Safe to call twice."""

@@ -90,6 +90,11 @@ class Backup:
         """Whether a live primary has been heard within one lease (R11)."""
         return self.owner is not None and self._state.now - self._heard_at < self._state.config.lease_s
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something is known to be lacking here that others hold."""
+        return bool(self._points or self._wanted)
+
     def _follows(self, node: NodeId, epoch: int) -> bool:
         """Whether *node* owns *epoch*, which is durably promised, and nothing newer is about to be."""
         promise, owner = self._state.promise, self.owner
@@ -170,6 +175,8 @@ class Backup:
                 state.mark_committed(head)
                 if not head.tombstone:
                     state.emit(effects.Standby(head))
+        elif head is not None and head.sequence > point.position.sequence:
+            self._points.pop(stream, None)  # superseded here already
         else:
             self._points[stream] = point
 

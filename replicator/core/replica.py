@@ -122,6 +122,11 @@ class Replica:
         return self._state.can_lead
 
     @property
+    def is_behind(self) -> bool:
+        """Whether others could take over without fetching what this replica would have to fetch."""
+        return self._backup.is_behind
+
+    @property
     def counter(self) -> int:
         """The store's counter that goes into every envelope (R21)."""
         return self._state.counter

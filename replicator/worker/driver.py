@@ -36,6 +36,7 @@ from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import Epoch, NodeId, Role, Sequence, StreamName
 from replicator.settings import Settings
+from replicator.worker.candidacy import Able, Candidacy
 from replicator.worker.handover import Handovers, Reply
 from replicator.worker.inbox import Inbox, Loaded, Post
 from replicator.worker.mesh import Mesh
@@ -53,16 +54,13 @@ SLICE_S = 0.01  # how long one source is drained before the others, and what is 
 FAREWELL_S = 0.1  # how long a leaving primary waits until its leadership has gone to another
 
 
-class Core(Protocol):
+class Core(Able, Protocol):
     """What the driver needs of `core.replica.Replica`."""
 
     def handle(self, event: Event, now: float) -> list[Effect]: ...
 
     @property
     def deadline(self) -> float: ...
-
-    @property
-    def can_lead(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +100,8 @@ class Driver:
         self._node = parts.settings.node
         self._role = Role.FOUNDING
         self._handovers = Handovers(self._node)
-        self._engine_ready = self._electable = False
-        self._elector_at = self._core_at = -math.inf
+        self._candidacy = Candidacy(parts.elector, parts.core)
+        self._core_at = -math.inf
         self._leaving = False
         self._leave_at = math.inf
         self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
@@ -121,7 +119,6 @@ class Driver:
 
     def run(self) -> None:
         """Pump until the engine closes the link, or `leave` is posted to the inbox."""
-        self._elector.set_electable(False)  # until an engine is ready
         self._handle(events.EngineReady(False))
         while not self._leaving or (self._leads and self._clock() < self._leave_at):
             self._turn()
@@ -134,10 +131,10 @@ class Driver:
         On the control thread; post it to the inbox from any other.
         """
         if not self._leaving:
-            self._leaving = True
+            self._leaving = self._candidacy.is_leaving = True
             self._leave_at = self._clock() + FAREWELL_S
             self._handle(events.ResignAsked())
-            self._name_electable()
+            self._candidacy.tell()
 
     @property
     def _leads(self) -> bool:
@@ -167,15 +164,12 @@ class Driver:
 
     @property
     def _deadline(self) -> float:
-        due = min(self._core_at, self._elector_at, self._leave_at, self._handovers.deadline)
+        due = min(self._core_at, self._candidacy.deadline, self._leave_at, self._handovers.deadline)
         return min(due, self._tenancy.deadline, self._parts.census.deadline)
 
     def _tick(self) -> None:
         now = self._clock()
-        if now >= self._elector_at:
-            self._name_electable()
-            self._elector.tick(now)
-            self._elector_at = now + self._elector.tick_interval_s
+        self._candidacy.tick(now)
         self._core_at = self._core.deadline  # nothing is handled between here and the next sleep
         if now >= self._core_at:
             self._handle(events.Tick())
@@ -183,13 +177,6 @@ class Driver:
         self._tenancy.tick(now)
         self._handovers.tick(now)
         self._parts.census.tick(now)
-
-    def _name_electable(self) -> None:
-        """Tell the elector whether this node may lead; a primary decides that by itself."""
-        able = self._engine_ready and not self._leaving and self._core.can_lead
-        if able != self._electable and (able or self._role is not Role.PRIMARY):
-            self._electable = able
-            self._elector.set_electable(able)
 
     def _handle(self, event: Event) -> None:
         """Hand one event to the core and do what it wants done."""
@@ -289,9 +276,9 @@ class Driver:
         self._handle(events.DeleteAsked(Epoch(message.epoch), stream, sequence, message.handle))
 
     def _on_ready(self, ready: bool) -> None:
-        self._engine_ready = ready
+        self._candidacy.has_engine = ready
         self._handle(events.EngineReady(ready))
-        self._name_electable()
+        self._candidacy.tell()
 
     def _on_resign(self, message: link.Resign, _: list[memoryview]) -> None:
         if message.epoch == self._tenancy.epoch:
@@ -392,8 +379,10 @@ class Driver:
 
     def _changed(self, effect: effects.Changed, now: float) -> None:
         self._role = effect.new
+        self._candidacy.is_primary = effect.new is Role.PRIMARY
         if effect.new is Role.CANDIDATE and effect.old is Role.BACKUP:
             self._tenancy.note("granted", now)
+            self._tenancy.note("detected", self._elector.stood_at)
         log.info(
             "role changed node=%s old=%s new=%s reason=%r", self._node, effect.old, effect.new, effect.reason
         )

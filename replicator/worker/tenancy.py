@@ -148,7 +148,7 @@ class Tenancy:
     # ── the start and the end of a tenure ──
 
     def note(self, moment: str, now: float) -> None:
-        """A moment of a takeover: granted, claimed, fetched. The grant begins a new one."""
+        """A moment of a takeover: granted, detected, claimed, fetched. The grant begins a new one."""
         if moment == "granted":
             self._instants = {}
         self._instants[moment] = now

@@ -233,6 +233,39 @@ def test_an_unelectable_node_votes_but_never_leads(monkeypatch: pytest.MonkeyPat
     assert {node for _, node, granted in cluster.history if granted} == {"b", "c"}
 
 
+def test_who_is_behind_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that lacks what others hold is elected only when none of them stands (R8: less to fetch)."""
+    for seed in range(10):
+        cluster = Cluster(monkeypatch, seed=seed)
+        leader = cluster.elect()
+        behind, best = cluster.followers()
+        cluster[behind].set_behind(True)
+        cluster.run(1)
+        cluster.kill(leader)
+        assert cluster.elect(limit_s=1.0) == best
+        cluster.run(1)
+        assert cluster.leaders() == [best]
+        cluster.kill(best)
+        cluster.start(leader)
+        cluster[leader].set_electable(False)
+        assert cluster.elect(limit_s=3.0) == behind
+
+
+def test_a_node_named_before_it_has_heard_its_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has just started stands when it is told to: no heartbeat has to come first."""
+    cluster = Cluster(monkeypatch)
+    leader = cluster.elect()
+    target = cluster.followers()[0]
+    cluster.run(1)
+    cluster.kill(target)
+    cluster.run(0.05)
+    cluster.start(target)
+    cluster.run_until(lambda: cluster[target]._now > 0)
+    assert cluster[target].term == 0  # it has heard nobody
+    cluster[leader].transfer(NodeId(target))
+    assert cluster.run_until(lambda: cluster.leaders() == [target], limit_s=0.1)
+
+
 def test_only_the_leader_can_name_a_successor_and_only_an_electable_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,6 +47,7 @@ class FakeCore:
         self.react: Callable[[Event], list[Effect]] = lambda event: []
         self.deadline = float("inf")
         self.can_lead = True
+        self.is_behind = False
         self.counter = 7
         self.streams: dict[Any, Any] = {}
 
@@ -101,12 +102,14 @@ class FakeElector:
     """Notes what it is asked for."""
 
     tick_interval_s = 0.02
+    stood_at = 999.0
 
     def __init__(self) -> None:
         self.leader: NodeId | None = None
         self.ticks = 0
         self.received: list[tuple[NodeId, bytes]] = []
         self.electable: list[bool] = []
+        self.behind = False
         self.transfers: list[NodeId | None] = []
 
     def tick(self, now: float) -> None:
@@ -120,6 +123,9 @@ class FakeElector:
 
     def set_electable(self, electable: bool) -> None:
         self.electable.append(electable)
+
+    def set_behind(self, behind: bool) -> None:
+        self.behind = behind
 
     def close(self) -> None:
         pass

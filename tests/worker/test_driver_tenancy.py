@@ -54,7 +54,14 @@ def test_a_tenure_starts_when_every_head_is_loaded(bench: Bench) -> None:
     started = bench.end.told[-1]
     assert isinstance(started, link.TenureStarted)
     assert started.epoch == FOUR
-    moments = {"granted": 1000, "claimed": 1001, "fetched": 1001, "adopted": 1001, "restored": 1001}
+    moments = {
+        "detected": 999,
+        "granted": 1000,
+        "claimed": 1001,
+        "fetched": 1001,
+        "adopted": 1001,
+        "restored": 1001,
+    }
     assert started.instants == moments
 
 
