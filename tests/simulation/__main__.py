@@ -1,29 +1,52 @@
-"""Run whole simulated clusters, each from one seed; the first broken promise ends it with its seed.
+"""Run whole simulated clusters, each from one seed; a broken promise is shown with its seed and trace.
 
-scripts/simulate --seeds 1000            the seeds 0 to 999
-scripts/simulate --seeds 1 --seed 4711   one seed again
-scripts/simulate --minutes 10            as many seeds as fit
+scripts/simulate --seeds 1000                       the seeds 0 to 999
+scripts/simulate --seeds 1 --seed 4711              one seed again, with its trace if it fails
+scripts/simulate --minutes 10 --jobs 2              as many seeds as fit, on two cores
+scripts/simulate --minutes 60 --state FILE          the same, written down; goes on where FILE ends
+scripts/simulate --report FILE                      what FILE holds, summed up
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import ctypes
+import itertools
+import multiprocessing
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 
+from tests.simulation.batches import (
+    BATCH_SEEDS,
+    Batch,
+    DirtyTree,
+    Sum,
+    append_record,
+    commit_here,
+    missing_batches,
+    read_record,
+    report,
+    run_batch,
+)
 from tests.simulation.run import run_seed
 
-TWICE_EVERY = 100
+PROGRESS_EVERY_S = 10.0
+PR_SET_PDEATHSIG = 1  # of prctl(2), Linux
 
 
 def main() -> int:
     """Run the seeds that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="how many seeds")
+    parser.add_argument("--seeds", type=int, help="how many seeds (100 unless --minutes is given)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--minutes", type=float, help="stop after so long")
+    parser.add_argument("--minutes", type=float, help="begin no further batch after so long")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="write every batch down and resume")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="sum a record up, and run nothing")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failing seed")
     parser.add_argument("--trace", type=int, default=60, help="lines of trace shown of a failing seed")
     parser.add_argument("--hash", action="store_true", help="print the trace hash of one seed")
@@ -31,41 +54,111 @@ def main() -> int:
     if options.hash:
         print(run_seed(options.seed, hashed=True).trace_hash)
         return 0
-    count = options.seeds if options.seeds is not None else (10**9 if options.minutes else 100)
-    end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    started, failed, done, simulated_s, faults, commits = time.monotonic(), [], 0, 0.0, 0, 0
-    for seed in range(options.seed, options.seed + count):
-        if time.monotonic() > end:
-            break
-        outcome = run_seed(seed, trace_lines=options.trace)
-        done += 1
-        simulated_s += outcome.simulated_s
-        faults += outcome.faults
-        commits += outcome.commits
-        violation = outcome.violation
-        if violation is None and seed % TWICE_EVERY == 0 and len(hashes(seed)) > 1:
-            violation = "the same seed has run differently in two interpreters"
-        if violation is not None:
-            failed.append(seed)
-            print(*outcome.trace, f"seed {seed}: {violation}", sep="\n", flush=True)
-            if not options.keep_going:
-                break
-        if done % 20 == 0:
-            rate = done / (time.monotonic() - started)
-            print(f"{done} seeds, {len(failed)} failed, {rate:.1f}/s", file=sys.stderr, flush=True)
-    hours = simulated_s / 3600
-    print(f"{done} seeds, {hours:.2f} simulated hours, {faults} faults, {commits} commits, failed: {failed}")
-    return 1 if failed else 0
+    if options.report:
+        print(*report(read_record(options.report)), sep="\n")
+        return 0
+    try:
+        commit = commit_here() if options.state else ""
+    except DirtyTree as error:
+        print(error, file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    return Run(options, commit).run()
 
 
-def hashes(seed: int) -> set[str]:
-    """The trace hashes of a seed in two interpreters that order their sets differently."""
-    command = [sys.executable, "-m", "tests.simulation", "--hash", "--seed", str(seed)]
-    found = set()
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        found.add(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-    return found
+def batches_asked(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
+    """First seed and number of seeds of each batch; recorded ones are whole and not run twice."""
+    count = options.seeds if options.seeds is not None else 10**9 if options.minutes else BATCH_SEEDS
+    end = options.seed + count
+    if options.state:
+        start = options.seed - options.seed % BATCH_SEEDS
+        firsts = missing_batches(read_record(options.state), start)
+        yield from ((first, BATCH_SEEDS) for first in itertools.islice(firsts, -(-count // BATCH_SEEDS)))
+        return
+    size = BATCH_SEEDS if options.minutes else max(1, min(BATCH_SEEDS, -(-count // options.jobs)))
+    yield from ((first, min(size, end - first)) for first in range(options.seed, end, size))
+
+
+class Run:
+    """One call of the script: batches handed out to processes, taken in and summed up."""
+
+    def __init__(self, options: argparse.Namespace, commit: str) -> None:
+        self._options = options
+        self._commit = commit
+        self._sum = Sum()
+        self._started = self._told = time.monotonic()
+        self._end = self._started + 60 * options.minutes if options.minutes else float("inf")
+        self._stop = False
+
+    def run(self) -> int:
+        """Hand out batches until there are no more, the time is over, or it is interrupted."""
+        asked = batches_asked(self._options)
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(self._options.jobs, context, initializer=_begin_child)
+        running: set[Future[Batch]] = set()
+        try:
+            while True:
+                while len(running) < self._options.jobs and not self._is_over():
+                    first, seeds = next(asked, (0, 0))
+                    if not seeds:
+                        self._stop = True
+                        break
+                    twice = seeds == BATCH_SEEDS
+                    running.add(
+                        pool.submit(run_batch, self._commit, first, seeds, self._options.trace, twice=twice)
+                    )
+                if not running:
+                    break
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._take(future.result())
+        except KeyboardInterrupt:
+            print("interrupted: batches that were not finished are not counted", file=sys.stderr)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self._tell(sys.stdout)
+        print(*self._sum.lines(), sep="\n")
+        return 1 if self._sum.failures else 0
+
+    def _is_over(self) -> bool:
+        return self._stop or time.monotonic() > self._end
+
+    def _take(self, batch: Batch) -> None:
+        self._sum.add(batch)
+        for failure in batch.failures:
+            print(*failure.trace, f"seed {failure.seed}: {failure.violation}", sep="\n", flush=True)
+            print(f"scripts/simulate --seeds 1 --seed {failure.seed}", flush=True)
+        if batch.failures and not (self._options.keep_going or self._options.state):
+            self._stop = True
+        if self._options.state:
+            append_record(self._options.state, batch)
+        if time.monotonic() - self._told > PROGRESS_EVERY_S:
+            self._told = time.monotonic()
+            self._tell(sys.stderr)
+
+    def _tell(self, where: object) -> None:
+        """How fast it goes."""
+        took = max(time.monotonic() - self._started, 1e-9)
+        total = self._sum
+        print(
+            f"{total.seeds:,} seeds, {len(total.failures)} failed, {total.seeds / took:.1f} seeds/s, "
+            f"simulated to real {total.simulated_s / took:,.0f}:1, {took / 60:.1f} min",
+            file=where,  # type: ignore[call-overload]
+            flush=True,
+        )
+
+
+def _begin_child() -> None:
+    """The parent alone hears interrupts, and says when it is over; nobody outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

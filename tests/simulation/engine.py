@@ -192,6 +192,11 @@ class Engine:
 
     # ── what the engine does ──
 
+    def begin(self, stream: StreamName) -> None:
+        """Work on one more stream in the tenure that there is."""
+        if self.epoch:
+            self._plan(stream)
+
     def _plan(self, stream: StreamName) -> None:
         world = self.node.world
         delay = 0.01 + world.random.expovariate(1.0) * world.submit_mean_s * world.paces[stream]

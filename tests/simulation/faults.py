@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.node import Node
     from tests.simulation.world import World
 
+TRIES = 4  # draws until a kind of fault can be injected in the present state
 COPY_AGE_MIN_S = 6.0  # peers need some seconds until what they heard of a store is on their own disks
 
 
@@ -53,6 +54,11 @@ class Faults:
             if kind.__name__ == world.plan.favoured:
                 self._weights[index] = sum(self._weights)
 
+    @property
+    def injected_count(self) -> int:
+        """All faults so far."""
+        return sum(self.injected.values())
+
     def start(self) -> None:
         """The first fault comes after the cluster had some time to found itself, mostly."""
         self.world.schedule(self.random.choice((0.0, 2.0, 3.0)), self._next)
@@ -60,12 +66,13 @@ class Faults:
     def _next(self) -> None:
         if not self.is_on:
             return
-        kind = self.random.choices(self._kinds, self._weights)[0]
-        what = kind()
-        if what:
-            name = kind.__name__.strip("_")
-            self.injected[name] = self.injected.get(name, 0) + 1
-            self.world.trace.add(self.world.now, "fault", name, what)
+        for kind in self.random.choices(self._kinds, self._weights, k=TRIES):
+            what = kind()
+            if what:
+                name = kind.__name__.strip("_")
+                self.injected[name] = self.injected.get(name, 0) + 1
+                self.world.trace.add(self.world.now, "fault", name, what)
+                break
         self.world.schedule(self.random.expovariate(1.0) * self.world.plan.fault_mean_s, self._next)
 
     def for_a_while(self, mend: Callable[..., object], *args: object, mean_s: float = 1.5) -> float:
@@ -139,6 +146,8 @@ class Faults:
     def _split(self) -> str:
         """Two sides that do not hear each other."""
         names = sorted(self.world.nodes)
+        if len(names) < 2:
+            return ""
         side = set(self.random.sample(names, self.random.randint(1, max(1, len(names) - 1))))
         node = self._any()
         if node is not None and self.random.random() < 0.4:
@@ -149,6 +158,8 @@ class Faults:
     def _one_way(self) -> str:
         """Some directions work no longer: all into or out of a node, or a random few."""
         names = sorted(self.world.nodes)
+        if len(names) < 2:
+            return ""
         node = self._any() or self.world.nodes[names[0]]
         links = [(a, b) for a in names for b in names if a != b]
         kind = self.random.choice(("into", "out of", "some around"))
@@ -181,6 +192,8 @@ class Faults:
 
     def _storm(self) -> str:
         random = self.random
+        if len(self.world.nodes) < 2:
+            return ""
         self.world.network.weather = Weather(
             loss=random.choice((0.0, 0.02, 0.1, 0.3)),
             duplicate=random.choice((0.0, 0.05, 0.3)),

@@ -1,8 +1,14 @@
-"""One seed from its first event to its verdict."""
+"""One seed from its first event to its verdict.
+
+Every seed is at least SIMULATED_MIN_S of simulated time, FAULTS_MIN injected faults and COMMITS_MIN
+commits: faults go on until there have been enough of them, and the healed cluster works on until there is
+enough of the rest. A seed that falls short of it has failed.
+"""
 
 from __future__ import annotations
 
 import time
+import traceback
 from random import Random
 
 from msgspec import Struct, structs
@@ -14,6 +20,11 @@ from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
 from tests.simulation.world import DiskType, Plan, ReplicaType, World, draw_plan
 
+SIMULATED_MIN_S = 60.0
+FAULTS_MIN = 30
+COMMITS_MIN = 100
+FAULTS_WITHIN_S = 600.0
+
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """What came of a seed."""
@@ -23,7 +34,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     simulated_s: float
     wall_s: float
     events: int
-    faults: int
+    faults: dict[str, int]
     commits: int
     tenures: int
     trace_hash: str | None
@@ -51,8 +62,6 @@ def run_seed(
         violation = str(exc)
         cause = exc.__cause__
         if cause is not None:
-            import traceback
-
             violation += "\n" + "".join(traceback.format_exception(cause)[-12:])
     return Outcome(
         seed=seed,
@@ -60,7 +69,7 @@ def run_seed(
         simulated_s=world.now,
         wall_s=time.perf_counter() - started,
         events=world.event_count,
-        faults=sum(faults.injected.values()),
+        faults=dict(sorted(faults.injected.items())),
         commits=world.history.commit_count,
         tenures=len(world.history.tenures),
         trace_hash=world.trace.trace_hash if hashed else None,
@@ -71,6 +80,11 @@ def run_seed(
 def _play(world: World, faults: Faults) -> None:
     faults.start()
     world.run_until(world.plan.fault_s)
+    while faults.injected_count < FAULTS_MIN and world.now < FAULTS_WITHIN_S:
+        world.run_until(world.now + 1.0)
     faults.heal()
-    Liveness(world, faults).require()
+    Liveness(world, faults).require(SIMULATED_MIN_S, COMMITS_MIN)
     world.check("finished")
+    done = (world.now, faults.injected_count, world.history.commit_count)
+    if any(is_ < least for is_, least in zip(done, (SIMULATED_MIN_S, FAULTS_MIN, COMMITS_MIN), strict=True)):
+        raise Violation("seed", f"{done[0]:.0f} s, {done[1]} faults, {done[2]} commits are too few")

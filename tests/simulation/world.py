@@ -38,7 +38,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     stream_count: int
     engine_chance: float
     fault_s: float
-    heal_s: float
     fault_mean_s: float
     submit_mean_s: float
     delete_chance: float
@@ -54,8 +53,7 @@ def draw_plan(random: Random) -> Plan:
         node_count=random.choice((1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 7)),
         stream_count=random.choice((1, 2, 2, 4)),
         engine_chance=random.choice((1.0, 1.0, 0.7)),
-        fault_s=38.0,
-        heal_s=22.0,
+        fault_s=52.0,
         fault_mean_s=random.choice((0.4, 0.8, 1.1)),
         submit_mean_s=random.choice((0.1, 0.2, 0.4)),
         delete_chance=random.choice((0.0, 0.01, 0.05)),
@@ -121,6 +119,14 @@ class World:
         return done is not None and done()
 
     # ── nodes ──
+
+    def add_stream(self) -> None:
+        """One more stream, which whatever tenure there is begins at once."""
+        stream = StreamName(f"s{len(self.streams)}")
+        self.streams.append(stream)
+        self.paces[stream] = 1.0
+        for node in self.nodes.values():
+            node.engine.begin(stream)
 
     def _make_nodes(self, disk_type: DiskType) -> None:
         plan, random = self.plan, self.random

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SERVING_WITHIN_S = 20.0
+WORKING_WITHIN_S = 60.0
 RESTING_WITHIN_S = 10.0
 REPLACE_AFTER_S = 3.0
+QUICK_MEAN_S = 0.1
 
 
 class Liveness:
@@ -27,8 +29,9 @@ class Liveness:
         self._healed_at = world.now
         self._commits_before = 0
 
-    def require(self) -> None:
-        """Serving with a fresh commit; then all tickets have ended and all members hold the same heads."""
+    def require(self, until: float, commits: int) -> None:
+        """Serving with a fresh commit; working on *until* then and for so many *commits* in all; then all
+        tickets have ended and all members hold the same heads."""
         world = self._world
         world.delete_chance = 0.0
         world.run_until(world.now + REPLACE_AFTER_S)
@@ -37,6 +40,7 @@ class Liveness:
         if not world.run_until(self._healed_at + SERVING_WITHIN_S, self._is_serving):
             raise Violation("I8", f"not serving {SERVING_WITHIN_S} s after the faults: {self._roles()}")
         self._faults.replace_faulty()  # who learned of it from its peers only now
+        self._work_on(until, commits)
         for node in world.nodes.values():
             node.engine.rests = True
         if not world.run_until(world.now + RESTING_WITHIN_S, lambda: not self._unrest()):
@@ -45,8 +49,19 @@ class Liveness:
     def _is_serving(self) -> bool:
         active = [node for node in self._world.nodes.values() if node.engine.is_active]
         if len(active) == 1 and set(self._world.streams) <= self._lost(active[0]):
-            return True  # no disk can read any of them: serving nothing is right (R8)
+            # No disk can read any of them: they wait, but a stream of its own must be served (R8).
+            self._world.add_stream()
         return bool(active) and self._world.history.commit_count > self._commits_before
+
+    def _work_on(self, until: float, commits: int) -> None:
+        """The engine works, rather faster than before, as long as the seed has to last."""
+        world = self._world
+        world.submit_mean_s = min(world.submit_mean_s, QUICK_MEAN_S)
+        world.paces = dict.fromkeys(world.streams, 1.0)
+        world.run_until(until)
+        bound = world.now + WORKING_WITHIN_S
+        if not world.run_until(bound, lambda: world.history.commit_count >= commits):
+            raise Violation("I8", f"{world.history.commit_count} commits in all: {self._roles()}")
 
     def _lost(self, primary: Node) -> frozenset[StreamName]:
         """The streams whose newest checkpoint nobody can read: they wait, each alone (R8)."""

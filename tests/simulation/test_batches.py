@@ -1,0 +1,88 @@
+"""Long runs add up: batches are written down once, resumed where they end, and summed up by commit."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.simulation import batches
+from tests.simulation.batches import (
+    BATCH_SEEDS,
+    Batch,
+    DirtyTree,
+    Failure,
+    append_record,
+    commit_here,
+    missing_batches,
+    read_record,
+    report,
+    run_batch,
+)
+
+
+def batch(first: int, commit: str = "a" * 40, failures: tuple[Failure, ...] = ()) -> Batch:
+    """A batch as a run would write it down."""
+    return Batch(
+        commit=commit,
+        first=first,
+        seeds=BATCH_SEEDS,
+        simulated_s=6000.0,
+        cpu_s=10.0,
+        faults={"kill": 7, "split": 3},
+        commits=500,
+        events=9000,
+        twice=1,
+        failures=failures,
+    )
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """A line cut off by a crash is skipped, and what is appended after it is not lost."""
+    path = tmp_path / "record"
+    assert read_record(path) == []
+    append_record(path, batch(0))
+    with path.open("ab") as file:
+        file.write(b'{"commit":"a')
+    append_record(path, batch(100, failures=(Failure(111, "I3: lost\nand more", ("a line",)),)))
+    assert read_record(path) == [batch(0), batch(100, failures=(Failure(111, "I3: lost"),))]
+
+
+def test_a_run_goes_on_with_what_is_missing() -> None:
+    """Holes are filled first, and no batch is run twice, at whatever commit it was run."""
+    done = [batch(0), batch(200, "b" * 40)]
+    assert list(itertools.islice(missing_batches(done, 0), 3)) == [100, 300, 400]
+
+
+def test_a_report_adds_up() -> None:
+    """The sum in all and by commit, with the faults by kind and every failure."""
+    lines = report([batch(0), batch(100, "b" * 40, (Failure(111, "I3: lost"),))])
+    assert lines[0].startswith("200 seeds, 3.3 simulated hours, 20 faults, 1,000 commits")
+    assert "faults: kill 14, split 6" in lines
+    assert "at bbbbbbbbbbbb: 100 seeds, 1.7 simulated hours, 10 faults, 500 commits, failed [111]" in lines
+    assert lines[-1] == "seed 111: I3: lost"
+
+
+def test_a_changed_tree_is_not_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A recorded run names the commit that it was run at, and refuses to run anything else."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "one.py").write_text("1\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(batches, "ROOT", tmp_path)
+    assert len(commit_here()) == 40
+    (tmp_path / "tests" / "one.py").write_text("2\n")
+    with pytest.raises(DirtyTree, match=r"one\.py"):
+        commit_here()
+
+
+def test_a_batch_counts_what_its_seeds_did() -> None:
+    """Seeds, faults by kind and commits of a batch are those of its seeds."""
+    one = run_batch("c", 7, 2, 10, twice=False)
+    assert (one.first, one.seeds, one.failures) == (7, 2, ())
+    assert one.simulated_s >= 2 * 60
+    assert sum(one.faults.values()) >= 2 * 30
+    assert one.commits >= 2 * 100
