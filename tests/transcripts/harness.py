@@ -45,7 +45,7 @@ from tests.simulation.trace import show
 from tests.simulation.world import DiskType, Plan, World
 
 PLAN = Plan(
-    node_count=0, stream_count=0, engine_chance=1.0, fault_s=0.0, heal_s=0.0, fault_mean_s=1.0,
+    node_count=0, stream_count=0, engine_chance=1.0, fault_s=0.0, fault_mean_s=1.0,
     submit_mean_s=1e9, delete_chance=0.0, heartbeat_interval_s=0.06, lease_s=0.3,
 )  # fmt: skip
 ROUNDS_MAX = 200
