@@ -72,7 +72,7 @@ class System:
         def work(number: int, put: Callable[[int, bytearray], None]) -> None:
             own = bytearray(payload)
             try:
-                while time.perf_counter() < until:
+                while not done[number] or time.perf_counter() < until:
                     freshen(own)
                     put(number, own)
                     done[number] += 1
