@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from bench.kit.run import parser
 
 
 class Fake(System):
-    """A system that takes everything at once."""
+    """A system that takes everything."""
 
     name = "replicator, process"
     durability = "synced on a majority"
@@ -27,6 +28,7 @@ class Fake(System):
         self.spawn([sys.executable, "-c", "import time; time.sleep(600)"], base / "log")
 
     def put(self, stream: int, payload: bytearray) -> None:
+        time.sleep(0.001)
         with self.lock:
             self.puts.append((stream, len(payload)))
 
