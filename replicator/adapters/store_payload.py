@@ -4,13 +4,16 @@ A batch of store effects is planned in memory (`Plan`), then written in one tran
 the disk. Only the writer's thread writes, so nothing comes between the check of the fence and the write
 (R4). Memory follows the disk: what cannot be written is undone.
 
-Commits leave LMDB's own root page unsynced, which can undo the last transaction at a power loss but never
-damages it: enough for chunks. A batch with something to acknowledge is synced once more, before its
-completions are delivered (R13).
+A small batch with something to acknowledge goes to the journal (`store_journal`), which waits for the disk
+once, and to the environment later along with others. Any other goes to the environment. Its commits leave
+LMDB's own root page unsynced, which can undo the last transaction at a power loss but never damages it:
+enough for chunks, and for what the journal still has. A large batch with something to acknowledge is synced
+once more. All before the completions are delivered (R13).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -18,8 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
+from msgspec import structs
 
 from replicator.adapters.store_chunks import Change, Chunks
+from replicator.adapters.store_journal import BATCH_BYTES_MAX, JOURNAL_NAME, Journal, View, is_used, replay
 from replicator.adapters.store_plan import Fence, Hints, Item, Memory, Plan, Put
 from replicator.adapters.store_record import (
     BULK_KEY,
@@ -47,7 +52,11 @@ from replicator.core.events import Event
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Digest, Head, Incarnation, StreamName
 
+NEWER_BYTES_MAX = 2**20  # what the journal is ahead of the environment; a transaction of any other kind
+NEWER_KEYS_MAX = 1024
 _PAGES_IN_DOUBT = 16  # the free list's own pages, which LMDB does not report
+
+logger = logging.getLogger(__name__)
 
 
 class Payload:
@@ -78,23 +87,41 @@ class Payload:
         self._readers = 0
         self._is_moving = False
         self._unreadable: set[StreamName] = set()
+        self._newer = _Newer({})
+        self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
         try:
             self._environment.reader_check()
             if new:
-                self._commit({STATE_KEY: seal(STATE_KEY, self.memory.state)})
-            self._load(incarnation)
+                self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
+            self._replay(incarnation)
+            self._load()
             self.sync()
+            self._journal = self._open_journal(incarnation) if synced else None
         except BaseException:
             self._environment.close()
             raise
 
-    def _load(self, incarnation: Incarnation) -> None:
+    def _open_journal(self, incarnation: Incarnation) -> Journal | None:
+        try:
+            return Journal(self._path / JOURNAL_NAME, incarnation)
+        except StoreFull as error:
+            logger.warning("no journal, commits take longer: %s", error)
+            return None
+
+    def _replay(self, incarnation: Incarnation) -> None:
+        """Bring into the environment what a process that died had only in its journal."""
+        with lmdb_errors(self._path), self._environment.begin() as txn:
+            state = load(State, txn, STATE_KEY)
+        if state is None or state.incarnation != incarnation:
+            raise StoreDamaged(f"store {self._path} is lost or not the one that belongs to its meta")
+        self._apply(replay(self._path / JOURNAL_NAME, incarnation, state.journaled))
+
+    def _load(self) -> None:
         memory = self.memory
         with lmdb_errors(self._path), self._environment.begin() as txn:
             state = load(State, txn, STATE_KEY)
-            if state is None or state.incarnation != incarnation:
-                raise StoreDamaged(f"store {self._path} is lost or not the one that belongs to its meta")
+            assert state is not None
             memory.state = state
             memory.bulk = load(Bulk, txn, BULK_KEY)
             total = fingerprint(txn.get(BULK_KEY))
@@ -130,14 +157,18 @@ class Payload:
     # ── from any thread ──
 
     @contextmanager
-    def reading(self) -> Iterator[Transaction]:
-        """A read transaction; meanwhile the map does not move and the environment stays open."""
+    def reading(self) -> Iterator[View]:
+        """A read transaction; meanwhile the map does not move and the environment stays open.
+
+        What only the journal has lies over it, unless the transaction has it by now.
+        """
         with self._gate:
             self._gate.wait_for(lambda: not self._is_moving)
             self._readers += 1
         try:
+            newer = self._newer
             with lmdb_errors(self._path), self._environment.begin() as txn:
-                yield txn
+                yield View(txn, newer.writes if txn.id() < newer.applied_by else {})
         finally:
             with self._gate:
                 self._readers -= 1
@@ -163,34 +194,74 @@ class Payload:
         in this process (R21).
         """
         memory = self.memory
-        with lmdb_errors(self._path), self._environment.begin() as txn:
-            plan = Plan(memory, txn, fence)
+        with self.reading() as view:
+            plan = Plan(memory, view, fence)
             plan.run(items, hints)
-        if plan.state != memory.state:
-            plan.change.writes[STATE_KEY] = seal(STATE_KEY, plan.state)
+        acknowledges = plan.state.counter != memory.state.counter
         try:
-            self._commit(plan.change.writes)
+            self._commit(plan, acknowledges and self._synced)
         except StoreFull:
             plan.change.undo()
             raise
-        acknowledges = plan.state.counter != memory.state.counter
         memory.state, memory.bulk = plan.state, plan.bulk
         memory.chunks.tidy()
-        if acknowledges and self._synced:
-            self.sync()
         return plan.change.events
 
-    def _commit(self, writes: dict[bytes, bytes | None]) -> None:
-        """Write in one transaction, with a larger map if need be."""
+    def _commit(self, plan: Plan, durably: bool) -> None:
+        """By the journal if the batch has to be durable and is small; else by the environment."""
+        writes = plan.change.writes
+        small = sum(len(value) for value in writes.values() if value) <= BATCH_BYTES_MAX
+        journal = self._journal if durably and small else None
+        if journal is not None:
+            plan.state = structs.replace(plan.state, journaled=plan.state.journaled + 1)
+        if plan.state != self.memory.state:
+            writes[STATE_KEY] = seal(STATE_KEY, plan.state)
+        if journal is not None:
+            self._append(journal, plan.state.journaled, writes)
+        else:
+            self._apply(writes)
+            if durably:
+                self.sync()
+
+    def _append(self, journal: Journal, number: int, writes: dict[bytes, bytes | None]) -> None:
+        """Make a batch durable in the journal; at its end it begins at the front again."""
+        if not journal.append(number, writes):
+            self._apply({})
+            self.sync()
+            journal.rewind()
+            fits = journal.append(number, writes)
+            assert fits
+        self._newer = _Newer({**self._newer.writes, **writes})
+
+    def catch_up(self, *, idle: bool) -> None:
+        """Bring into the environment what only the journal has, if it is much or there is time for it."""
+        newer = self._newer.writes
+        if newer and (idle or len(newer) >= NEWER_KEYS_MAX or self._newer.size_bytes >= NEWER_BYTES_MAX):
+            try:
+                self._apply({})
+            except StoreFull as error:  # the journal keeps it until there is room
+                logger.debug("no room: %s", error)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal has something that the environment lacks."""
+        return bool(self._newer.writes)
+
+    def _apply(self, writes: dict[bytes, bytes | None]) -> None:
+        """Write in one transaction, after all that only the journal had, with a larger map if need be."""
+        newer = self._newer
+        writes = {**newer.writes, **writes}
         while writes:
             with lmdb_errors(self._path):
                 try:
                     with self._environment.begin(write=True) as txn:
+                        newer.applied_by = txn.id()
                         for key, value in writes.items():
                             if value is None:
                                 txn.delete(key)
                             else:
                                 txn.put(key, value)
+                    self._newer = _Newer({})
                     return
                 except lmdb.MapFullError:
                     self._environment.reader_check()  # a reader that died would hold pages for ever
@@ -230,10 +301,28 @@ class Payload:
     def close(self) -> None:
         with self._alone():
             self._environment.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+class _Newer:
+    """What only the journal has, never changed once it is here, so that a reader may keep it.
+
+    The environment has it from transaction *applied_by* on.
+    """
+
+    __slots__ = ("applied_by", "size_bytes", "writes")
+
+    def __init__(self, writes: dict[bytes, bytes | None]) -> None:
+        self.writes = writes
+        self.size_bytes = sum(len(value) for value in writes.values() if value)
+        self.applied_by = 2**63
 
 
 def has_streams(path: Path) -> bool:
-    """Whether the payload environment in *path* holds any checkpoint."""
+    """Whether the payload environment in *path* holds any checkpoint, or may get one from its journal."""
+    if is_used(path / JOURNAL_NAME):
+        return True
     environment = open_environment(path, 2**20)
     try:
         with lmdb_errors(path), environment.begin() as txn:

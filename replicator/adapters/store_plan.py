@@ -21,9 +21,9 @@ from replicator.adapters.store_record import (
     Bulk,
     CommitMark,
     Entry,
+    Readable,
     State,
     StreamRecord,
-    Transaction,
     accepted_epoch_of,
     chunk_key,
     chunks_of,
@@ -100,7 +100,7 @@ def retained(record: StreamRecord, keep: int) -> tuple[Entry, ...]:
 class Plan:
     """One batch: *change* and the new *state* and *bulk* are what has to be written."""
 
-    def __init__(self, memory: Memory, txn: Transaction, fence: Fence) -> None:
+    def __init__(self, memory: Memory, txn: Readable, fence: Fence) -> None:
         self.change = Change()
         self.state = memory.state
         self.bulk = memory.bulk

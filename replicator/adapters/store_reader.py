@@ -13,6 +13,7 @@ from pathlib import Path
 import lmdb
 from msgspec import Struct
 
+from replicator.adapters.store_journal import JOURNAL_NAME, View, records
 from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_record import (
     BULK_KEY,
@@ -31,7 +32,6 @@ from replicator.adapters.store_record import (
     open_environment,
     read_chunk,
     read_manifest,
-    scan,
     stream_key,
     unseal,
 )
@@ -39,12 +39,13 @@ from replicator.errors import StoreError
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, Promise, StreamName
 
 MAP_BYTES = 2**20
+ATTEMPTS_MAX = 10
 
 
 class Reads:
     """Manifests and chunks by name; every call is one read transaction, and copies what it returns."""
 
-    def __init__(self, reading: Callable[[], AbstractContextManager[Transaction]]) -> None:
+    def __init__(self, reading: Callable[[], AbstractContextManager[View]]) -> None:
         self._reading = reading
 
     def manifest(self, stream: StreamName, digest: Digest | None = None) -> Manifest | None:
@@ -105,20 +106,38 @@ class StoreReader:
         except StoreError:
             self._meta.close()
             raise
+        self._applied = -1  # up to where the environment was when the journal was read
+        self._newer: dict[bytes, bytes | None] = {}  # what only the journal had then
         reads = Reads(self._reading)
         self.manifest = reads.manifest
         self.chunk = reads.chunk
 
     @contextmanager
-    def _reading(self) -> Iterator[Transaction]:
+    def _reading(self) -> Iterator[View]:
         with lmdb_errors(self._path):
-            try:
-                txn = self._environment.begin()
-            except lmdb.MapResizedError:  # the node's writer has grown the map
-                self._environment.set_mapsize(0)
-                txn = self._environment.begin()
-            with txn:
-                yield txn
+            for _ in range(ATTEMPTS_MAX):
+                with self._begin() as txn:
+                    state = load(State, txn, STATE_KEY)
+                    applied = state.journaled if state else 0
+                    if applied == self._applied:  # nothing has moved since the journal was read
+                        yield View(txn, self._newer)
+                        return
+                self._read_journal(applied)
+        raise StoreError(f"store {self._path} changes too fast to be read; try again")
+
+    def _begin(self) -> Transaction:
+        try:
+            return self._environment.begin()
+        except lmdb.MapResizedError:  # the node's writer has grown the map
+            self._environment.set_mapsize(0)
+            return self._environment.begin()
+
+    def _read_journal(self, applied: int) -> None:
+        """Take in what only the journal has, if the environment still ends at number *applied*."""
+        self._applied, self._newer = applied, {}
+        for number, writes in records(self._path / "payload" / JOURNAL_NAME, self._identity.incarnation):
+            if number > applied:
+                self._newer.update(writes)
 
     def identity(self) -> Identity:
         """Cluster, node and incarnation."""
@@ -131,12 +150,11 @@ class StoreReader:
         """
         with self._reading() as txn:
             bulk = load(Bulk, txn, BULK_KEY)
-            records = [unseal(StreamRecord, *found) for found in scan(txn, STREAM_PREFIX)]
+            records = [unseal(StreamRecord, *found) for found in txn.scan(STREAM_PREFIX)]
             found = []
             for record in sorted(records, key=lambda record: record.stream):
                 manifest = read_manifest(txn, record.stream, record.head)
-                with txn.cursor() as cursor:
-                    readable = all(cursor.set_key(chunk_key(digest)) for digest in chunks_of(manifest))
+                readable = all(txn.has(chunk_key(digest)) for digest in chunks_of(manifest))
                 head = head_of(record, bulk, readable=readable)
                 found.append((head, manifest, record.is_committed(record.head)))
             return found
@@ -146,7 +164,7 @@ class StoreReader:
         self._meta.read()
         with self._reading() as txn:
             state = load(State, txn, STATE_KEY)
-            retained = [len(unseal(StreamRecord, *found).entries) for found in scan(txn, STREAM_PREFIX)]
+            retained = [len(unseal(StreamRecord, *found).entries) for found in txn.scan(STREAM_PREFIX)]
         session, membership = self._meta.session, self._meta.membership
         return StoreStatus(
             identity=self._identity,

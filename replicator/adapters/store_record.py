@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import lmdb
 import msgspec
@@ -132,12 +132,16 @@ class Bulk(Struct, frozen=True, array_like=True):
 
 
 class State(Struct, frozen=True, array_like=True):
-    """What every acknowledged payload transaction moves forward."""
+    """What every acknowledged payload transaction moves forward.
+
+    *journaled* is the number of the journal's newest batch that this state comes with or after.
+    """
 
     incarnation: Incarnation
     counter: int = 0
     fingerprint: int = 0
     remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+    journaled: int = 0
 
 
 def accepted_epoch_of(record: StreamRecord, bulk: Bulk | None) -> Epoch:
@@ -217,13 +221,19 @@ def unseal(kind: type[_T], key: bytes, sealed: bytes) -> _T:
         raise StoreDamaged(f"record {key.hex()} of the store is no {kind.__name__}: {error}") from error
 
 
-def load(kind: type[_T], txn: Transaction, key: bytes) -> _T | None:
+class Readable(Protocol):
+    """What records are read from: a transaction, or one under what only the journal has."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+
+def load(kind: type[_T], txn: Readable, key: bytes) -> _T | None:
     """The record under *key*, verified; None if there is none."""
     sealed = txn.get(key)
     return None if sealed is None else unseal(kind, key, sealed)
 
 
-def read_manifest(txn: Transaction, stream: StreamName, entry: Entry) -> Manifest:
+def read_manifest(txn: Readable, stream: StreamName, entry: Entry) -> Manifest:
     """The manifest of a retained checkpoint; raises `StoreDamaged` if it is gone or not the one."""
     manifest = load(Manifest, txn, manifest_key(stream, entry.sequence))
     if manifest is None or manifest.digest != entry.digest:
@@ -231,7 +241,7 @@ def read_manifest(txn: Transaction, stream: StreamName, entry: Entry) -> Manifes
     return manifest
 
 
-def read_chunk(txn: Transaction, stored_digest: Digest) -> bytes | None:
+def read_chunk(txn: Readable, stored_digest: Digest) -> bytes | None:
     """A chunk as stored, verified (R22); None if it is absent or rotten."""
     stored = txn.get(chunk_key(stored_digest))
     return stored if stored is not None and blake3(stored).digest() == stored_digest else None

@@ -184,7 +184,8 @@ class Writer:
             return LINGER_S
         if self._payload.memory.chunks.garbage and self._is_idle and not self._full_until_bytes:
             return SWEEP_S
-        return IDLE_S if self._full_until_bytes or self._payload.memory.chunks.garbage else None
+        has_more = self._full_until_bytes or self._payload.memory.chunks.garbage or self._payload.is_behind
+        return IDLE_S if has_more else None
 
     def _write(self, items: list[Item]) -> None:
         with self._wakeup:
@@ -207,6 +208,7 @@ class Writer:
                 self._hints = hints.updated(self._hints)
         self._finish(items)
         self._deliver_all(events)
+        self._payload.catch_up(idle=not items)
 
     def _try(self, items: list[Item], hints: Hints, *, room: bool) -> list[Event] | None:
         fence = Fence(self._meta.promised, self._meta.counter, room)

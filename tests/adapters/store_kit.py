@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ class Opened:
         """Return when everything queued so far is written; payload is first in, first out."""
         manifest, _ = checkpoint("barrier", 1, tombstone=True)
         assert self.refusal(manifest, 2**40) is Why.FENCED
+
+    def settle(self) -> None:
+        """Return when the environment has what the journal has: the writer does that when it is idle."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.store._payload.is_behind:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def mark(self, manifest: Manifest) -> None:
         """Tell it that the checkpoint is committed."""

@@ -179,6 +179,7 @@ def test_r22_a_rotten_chunk_is_never_given_out(stores: Stores) -> None:
     opened.promise(1)
     sound = opened.accept("a", 1, b"sound" * 2000)
     rotten = opened.accept("b", 1, b"rotten" * 2000, b"second" * 2000)
+    opened.settle()
     spoil(stores.path, b"rotten" * 2000, b"R")
     assert opened.is_readable(sound)
     assert not opened.is_readable(rotten)
@@ -192,6 +193,7 @@ def test_r22_a_discarded_chunk_is_replaced(stores: Stores) -> None:
     manifest, chunks = checkpoint("s", 1, b"rotten" * 2000, b"second" * 2000)
     opened.put(manifest, chunks, 1)
     assert isinstance(opened.ask(manifest, 1), Accepted)
+    opened.settle()
     spoil(stores.path, b"rotten" * 2000, b"R")
     chunk = chunks[0][0]
     opened.store.discard_chunk(Digest(chunk.stored_digest))
@@ -222,6 +224,7 @@ def test_r6_a_head_without_all_its_chunks_is_reported_unreadable(stores: Stores)
     opened = stores.open()
     opened.promise(1)
     manifest = opened.accept("s", 1, b"rotten" * 2000)
+    opened.settle()
     spoil(stores.path, b"rotten" * 2000, b"R")
     opened.store.discard_chunk(Digest(manifest.parts[0].chunks[0].stored_digest))
     opened = stores.reopen()
@@ -235,6 +238,7 @@ def test_r22_the_scrub_goes_on_where_it_stopped(stores: Stores) -> None:
     opened = stores.open()
     opened.promise(1)
     manifests = [opened.accept(stream, 1, stream.encode() * 5000) for stream in "abcdef"]
+    opened.settle()
     for manifest in manifests:
         spoil(stores.path, manifest.stream.encode() * 5000, b"R")
     for _ in range(2):

@@ -13,6 +13,8 @@ import lmdb
 import pytest
 
 from replicator.adapters import store_payload, store_writer
+from replicator.adapters.store_journal import BATCH_BYTES_MAX
+from replicator.adapters.store_plan import Plan
 from replicator.core.effects import Accept, AdoptHeads
 from replicator.core.events import Accepted, AcceptRefused, Event, HeadsAdopted, StoreFailed, StoreRoom, Why
 from replicator.errors import StoreError, StoreFull
@@ -29,11 +31,11 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB; skipped where none can be mounted."""
+    """A file system of 32 MiB; skipped where none can be mounted."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "replicator-test", path], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "replicator-test", path], capture_output=True, check=False
     )
     if mount.returncode:
         pytest.skip("no file system can be mounted here")
@@ -140,10 +142,10 @@ def test_r21_adoptions_wait_for_room(stores: Stores, monkeypatch: pytest.MonkeyP
     commit = store_payload.Payload._commit
     room = 0
 
-    def full(self: store_payload.Payload, writes: dict[bytes, bytes | None]) -> None:
+    def full(self: store_payload.Payload, plan: Plan, durably: bool) -> None:
         if not room:
             raise StoreFull("no room")
-        commit(self, writes)
+        commit(self, plan, durably)
 
     monkeypatch.setattr(store_payload.Payload, "_commit", full)
     monkeypatch.setattr(store_payload.Payload, "room_bytes", lambda self: room)
@@ -156,20 +158,24 @@ def test_r21_adoptions_wait_for_room(stores: Stores, monkeypatch: pytest.MonkeyP
     assert isinstance(opened.next(), HeadsAdopted)
 
 
-def test_r13_an_acceptance_is_told_after_its_sync(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Durable before ack."""
-    opened = stores.open()
+@pytest.mark.parametrize(("where", "size"), [("_append", 1000), ("sync", BATCH_BYTES_MAX + 1)])
+def test_r13_an_acceptance_is_told_after_its_sync(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, where: str, size: int
+) -> None:
+    """Durable before ack, in the journal or in the environment."""
+    opened = stores.open(transaction_bytes_max=2 * size)
     opened.promise(1)
     entered, leave = threading.Event(), threading.Event()
-    sync = store_payload.Payload.sync
+    sync = getattr(store_payload.Payload, where)
 
-    def slow(self: store_payload.Payload) -> None:
-        sync(self)
+    def slow(*arguments: object) -> None:
+        sync(*arguments)
         entered.set()
         assert leave.wait(DEADLINE_S)
 
-    monkeypatch.setattr(store_payload.Payload, "sync", slow)
-    manifest, _ = checkpoint("s", 1, tombstone=True)
+    monkeypatch.setattr(store_payload.Payload, where, slow)
+    manifest, chunks = checkpoint("s", 1, os.urandom(size))
+    opened.put(manifest, chunks, 1)
     opened.store.perform(Accept(manifest, Epoch(1)))
     assert entered.wait(DEADLINE_S)
     assert opened.events.empty()
@@ -177,12 +183,13 @@ def test_r13_an_acceptance_is_told_after_its_sync(stores: Stores, monkeypatch: p
     assert isinstance(opened.next(), Accepted)
 
 
-@pytest.mark.parametrize("where", ["_commit", "sync"])
+@pytest.mark.parametrize("where", ["_commit", "_append", "_apply", "sync"])
 def test_r21_after_a_failure_nothing_is_written_or_acknowledged(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """It is told once; what waits is dropped, and nobody is left waiting."""
-    opened = stores.open(writer_queue_bytes_max=1000)
+    size = 10 if where in ("_commit", "_append") else BATCH_BYTES_MAX + 1
+    opened = stores.open(writer_queue_bytes_max=2 * size, transaction_bytes_max=2 * size)
     opened.promise(1)
     kept = opened.accept("s", 1)
     calls = []
@@ -192,11 +199,11 @@ def test_r21_after_a_failure_nothing_is_written_or_acknowledged(
         raise StoreError("sync failed: Input/output error")
 
     monkeypatch.setattr(store_payload.Payload, where, fail)
-    manifest, chunks = checkpoint("s", 2)
+    manifest, chunks = checkpoint("s", 2, os.urandom(size))
     opened.put(manifest, chunks, 1)
     assert opened.ask(manifest, 1) == StoreFailed("sync failed: Input/output error")
     for sequence in range(3, 10):
-        manifest, chunks = checkpoint("s", sequence, bytes([sequence]) * 900)
+        manifest, chunks = checkpoint("s", sequence, os.urandom(size))
         opened.put(manifest, chunks, 1)
         opened.store.perform(Accept(manifest, Epoch(1)))
     assert opened.is_readable(kept), "it may still be read"

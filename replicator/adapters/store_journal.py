@@ -1,0 +1,188 @@
+"""The journal: small changes made durable by one wait for the disk, before LMDB has them.
+
+LMDB waits for the disk twice in each transaction, data first and its root page next; an acknowledgment
+needs one wait. So a small batch is appended to this file, which is made once, full of zeros, and then
+written over again and again from the front: no wait changes its length or its place on the disk. LMDB gets
+many batches in one transaction later. Until then what was appended lies over the environment as `newer`,
+and every reader looks there first.
+
+A record starts at a block: number (one more than the record before), length of the body, 16 bytes of
+BLAKE3 over incarnation, number and body; then the body, a MessagePack map of key to value, nil for a key
+that is deleted. The environment's state says up to which number it has everything, so a replay begins
+after it. It ends at the first record that is not whole: torn by a power loss, never acknowledged. If a
+later record is whole all the same, one that was acknowledged has rotted, and the store is damaged (R21).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from replicator.adapters.store_record import Transaction, scan
+from replicator.errors import StoreDamaged, StoreError, StoreFull
+from replicator.model import Incarnation
+
+JOURNAL_NAME = "journal"
+JOURNAL_BYTES = 8 * 2**20
+BLOCK_BYTES = 4096
+BATCH_BYTES_MAX = 2**18  # a larger one gains nothing here: its bytes would be written twice
+
+Writes = Mapping[bytes, bytes | None]
+
+_HEADER = struct.Struct("<QQ16s")
+_PADDING = bytes(BLOCK_BYTES)
+_encode = msgspec.msgpack.Encoder().encode
+_bodies = msgspec.msgpack.Decoder(dict[bytes, bytes | None])
+
+
+class Journal:
+    """The file, appended to by the store's writer alone."""
+
+    def __init__(self, path: Path, incarnation: Incarnation) -> None:
+        """Open it, or make it; raises `StoreFull` or `StoreError`."""
+        self._path = path
+        self._incarnation = incarnation
+        self._position = 0
+        with _file_errors(path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(self._file).st_size < JOURNAL_BYTES:
+                    os.pwrite(self._file, bytes(JOURNAL_BYTES), 0)
+                    os.fsync(self._file)
+            except BaseException:
+                os.close(self._file)
+                raise
+
+    def append(self, number: int, writes: Writes) -> bool:
+        """Make a batch durable; False, and nothing done, if it does not fit before the journal's end.
+
+        Raises `StoreFull` with nothing acknowledged; after any other `StoreError` nothing may be written.
+        """
+        body = _encode(writes)
+        header = _HEADER.pack(number, len(body), _checksum(self._incarnation, number, body))
+        size = _HEADER.size + len(body)
+        padding = -size % BLOCK_BYTES
+        if self._position + size + padding > JOURNAL_BYTES:
+            return False
+        with _file_errors(self._path):
+            written = os.pwritev(self._file, (header, body, _PADDING[:padding]), self._position)
+        if written != size + padding:
+            raise StoreFull(f"no room in {self._path}: {written} of {size + padding} bytes were taken")
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            # For want of room or not: what was appended may be lost, so this is never `StoreFull`.
+            raise StoreError(f"store {self._path}: sync failed: {error}") from error
+        self._position += size + padding
+        return True
+
+    def rewind(self) -> None:
+        """Begin at the front again; everything appended is in the environment, synced with its root."""
+        self._position = 0
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def records(path: Path, incarnation: Incarnation) -> Iterator[tuple[int, Writes]]:
+    """The batches with their numbers, oldest first, up to the first that is not whole."""
+    content = path.read_bytes() if path.exists() else b""
+    position = newest = 0
+    while (found := _record(content, position, incarnation)) and newest in (0, found[0] - 1):
+        newest, writes, size = found
+        yield newest, writes
+        position += size + -size % BLOCK_BYTES
+
+
+def replay(path: Path, incarnation: Incarnation, applied: int) -> dict[bytes, bytes | None]:
+    """What the environment lacks that has everything up to number *applied*.
+
+    Raises `StoreDamaged` if a batch is gone that was acknowledged.
+    """
+    lacking: dict[bytes, bytes | None] = {}
+    newest = applied
+    for number, writes in records(path, incarnation):
+        if number > newest + 1:
+            raise StoreDamaged(f"store {path} begins at {number}, the environment ends at {newest}")
+        if number > applied:
+            lacking.update(writes)
+        newest = max(newest, number)
+    content = path.read_bytes() if path.exists() else b""
+    for position in range(0, len(content), BLOCK_BYTES):
+        later = _record(content, position, incarnation)
+        if later and later[0] > newest:
+            raise StoreDamaged(f"store {path} has lost what came before number {later[0]}")
+    return lacking
+
+
+def is_used(path: Path) -> bool:
+    """Whether anything was ever appended to the journal in *path*, if there is one."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return any(file.read(_HEADER.size))
+
+
+def _record(content: bytes, position: int, incarnation: Incarnation) -> tuple[int, Writes, int] | None:
+    """Number, writes and size in bytes of the whole record at *position*, if there is one."""
+    if position + _HEADER.size > len(content):
+        return None
+    number, length, checksum = _HEADER.unpack_from(content, position)
+    start = position + _HEADER.size
+    if not number or start + length > len(content):
+        return None
+    body = content[start : start + length]
+    if _checksum(incarnation, number, body) != checksum:
+        return None
+    return number, _bodies.decode(body), _HEADER.size + length
+
+
+def _checksum(incarnation: Incarnation, number: int, body: bytes) -> bytes:
+    return blake3(incarnation + number.to_bytes(8, "little") + body).digest(16)
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's error into `StoreFull` or `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (ENOSPC, EDQUOT)
+        raise (StoreFull if full else StoreError)(f"store {path}: {error}") from error
+
+
+class View:
+    """A read transaction as everybody sees it: under the changes that only the journal has."""
+
+    def __init__(self, txn: Transaction, newer: Writes) -> None:
+        self._txn = txn
+        self._newer = newer
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of *key*, if there is one."""
+        if key in self._newer:
+            return self._newer[key]
+        return self._txn.get(key)
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is a value of *key*; it is not read."""
+        if key in self._newer:
+            return self._newer[key] is not None
+        with self._txn.cursor() as cursor:
+            return bool(cursor.set_key(key))
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values under *prefix*, in no order."""
+        for key, value in scan(self._txn, prefix):
+            if key not in self._newer:
+                yield key, value
+        for key, newer in self._newer.items():
+            if newer is not None and key.startswith(prefix):
+                yield key, newer

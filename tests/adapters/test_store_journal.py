@@ -1,0 +1,193 @@
+"""The journal: what it acknowledged is there after a crash, whatever the environment has (R13, R21)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.adapters import store_journal, store_payload
+from replicator.adapters.store_journal import BLOCK_BYTES, JOURNAL_NAME, Journal, records, replay
+from replicator.adapters.store_reader import StoreReader
+from replicator.adapters.store_record import read_manifest
+from replicator.errors import StoreDamaged, StoreFull
+from replicator.model import Digest, Epoch, Incarnation, Manifest, Sequence, StreamName
+from tests.adapters.store_kit import Opened, Stores, checkpoint
+
+ME = Incarnation(b"i" * 16)
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    """Opens the test's store; whatever is open at the end is closed."""
+    with Stores(tmp_path / "store") as stores:
+        yield stores
+
+
+def crashed(opened: Opened, to: Path) -> Stores:
+    """The store's files as they are now, somewhere else: as after the death of the process."""
+    shutil.copytree(opened.path, to)
+    return Stores(to)
+
+
+def test_r13_what_was_accepted_is_there_after_a_crash(stores: Stores, tmp_path: Path) -> None:
+    """Heads, chunks and the counter come back from the journal; what was replaced does not."""
+    opened = stores.open()
+    opened.promise(1)
+    kept = [opened.accept(stream, 1, os.urandom(1000)) for stream in "ab"]
+    for sequence in range(2, 30):
+        newest = opened.accept("c", sequence, os.urandom(500))
+        opened.mark(newest)
+    assert opened.store._payload.is_behind, "only the journal has it"
+    with crashed(opened, tmp_path / "crashed") as found:
+        again = found.open()
+        assert {head.stream: head.sequence for head in again.durable.heads} == {"a": 1, "b": 1, "c": 29}
+        assert all(again.is_readable(manifest) for manifest in (*kept, newest))
+        assert again.durable.counter >= 31
+        again.accept("a", 2)
+        again = found.reopen()
+        assert {head.stream: head.sequence for head in again.durable.heads} == {"a": 2, "b": 1, "c": 29}
+
+
+def test_r13_the_journal_begins_at_its_front_again(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round after round, and a crash at any moment of them."""
+    monkeypatch.setattr(store_journal, "JOURNAL_BYTES", 8 * BLOCK_BYTES)
+    opened = stores.open()
+    opened.promise(1)
+    for sequence in range(1, 40):
+        manifest = opened.accept("s", sequence, os.urandom(100))
+        with crashed(opened, tmp_path / str(sequence)) as found:
+            again = found.open()
+            (head,) = again.durable.heads
+            assert head.sequence == sequence
+            assert again.is_readable(manifest)
+
+
+def test_a_reader_sees_what_only_the_journal_has(stores: Stores, tmp_path: Path) -> None:
+    """The node's threads, and the command line after a crash."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("a", 1, os.urandom(3000))
+    opened.settle()
+    newest = opened.accept("a", 2, os.urandom(3000))
+    assert opened.is_readable(newest)
+    assert opened.store.head_manifest(StreamName("a")) == newest
+    assert opened.store.scrub(2**20) == []
+    reader = StoreReader(crashed(opened, tmp_path / "crashed").path)
+    ((head, manifest, _),) = reader.streams()
+    assert (head.sequence, manifest, head.readable) == (2, newest, True)
+    assert reader.chunk(Digest(newest.parts[0].chunks[0].stored_digest)) is not None
+    assert reader.status().counter == opened.store._payload.memory.state.counter + 1
+    reader.close()
+
+
+def test_a_reader_keeps_what_it_began_with(stores: Stores) -> None:
+    """Its view does not move while the journal grows and the environment takes it over."""
+    opened = stores.open()
+    opened.promise(1)
+    first = opened.accept("a", 1)
+    with opened.store._payload.reading() as view:
+        opened.accept("a", 2)
+        opened.settle()
+        opened.accept("a", 3)
+        entry = opened.store._payload.memory.streams[StreamName("a")].entries[0]
+        assert entry.sequence == 1
+        assert read_manifest(view, StreamName("a"), entry) == first
+
+
+def test_r21_a_torn_record_ends_the_journal(tmp_path: Path) -> None:
+    """What a power loss tore was not acknowledged: it is as if it had never been."""
+    path = fill(tmp_path, 5)
+    tear(path, 4)
+    assert list(replay(path, ME, 0)) == [b"1", b"2", b"3", b"4"]
+    assert list(replay(path, ME, 3)) == [b"4"]
+
+
+def test_r21_a_rotten_record_is_noticed(tmp_path: Path) -> None:
+    """One that comes before another was acknowledged: the store is damaged, never silently shorter."""
+    path = fill(tmp_path, 5)
+    tear(path, 2)
+    with pytest.raises(StoreDamaged, match="lost what came before number 4"):
+        replay(path, ME, 0)
+    assert list(replay(path, ME, 5)) == [], "the environment has everything: nothing is lost"
+
+
+def test_r21_an_environment_older_than_the_journal_is_noticed(tmp_path: Path) -> None:
+    """Somebody has put back last week's copy of one of the two."""
+    path = fill(tmp_path, 5, first=100)
+    with pytest.raises(StoreDamaged, match="begins at 100"):
+        replay(path, ME, 50)
+    assert list(replay(path, ME, 99)) == [b"100", b"101", b"102", b"103", b"104"]
+
+
+def test_another_stores_journal_is_none(tmp_path: Path) -> None:
+    """The checksum covers whose it is."""
+    assert list(records(fill(tmp_path, 5), Incarnation(b"j" * 16))) == []
+
+
+def test_r21_without_room_for_a_journal_the_store_works(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits take longer, that is all."""
+
+    def no_room(*_: object) -> Journal:
+        raise StoreFull("no room")
+
+    monkeypatch.setattr(store_payload, "Journal", no_room)
+    opened = stores.open()
+    opened.promise(1)
+    manifest = opened.accept("s", 1)
+    assert not opened.store._payload.is_behind
+    assert stores.reopen().is_readable(manifest)
+
+
+def test_r20_checkpoints_that_only_the_journal_has_are_checkpoints(stores: Stores) -> None:
+    """A store whose identity is lost is not made anew over them."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1)
+    assert store_payload.has_streams(opened.path / "payload")
+
+
+def test_memory_durability_needs_no_journal(stores: Stores) -> None:
+    """Nothing waits for the disk anyhow."""
+    opened = stores.open(durability="memory")
+    opened.promise(1)
+    opened.accept("s", 1)
+    assert not (opened.path / "payload" / JOURNAL_NAME).exists()
+
+
+def test_r4_large_and_small_keep_their_order(stores: Stores, tmp_path: Path) -> None:
+    """What goes past the journal takes along what waits in it."""
+    opened = stores.open()
+    opened.promise(1)
+    newest: list[Manifest] = []
+    for sequence in range(1, 5):
+        opened.accept("s", sequence, os.urandom(100))
+        _, chunks = checkpoint("s", sequence + 10, os.urandom(2**19))
+        opened.store.put_chunks(StreamName("s"), Epoch(1), Sequence(sequence + 10), chunks)
+        newest.append(opened.accept("t", sequence, os.urandom(2**19), os.urandom(300)))
+    with crashed(opened, tmp_path / "crashed") as found:
+        assert found.open().is_readable(newest[-1])
+
+
+def fill(directory: Path, count: int, first: int = 1) -> Path:
+    """A journal with so many records, each of one block and one key: its number."""
+    path = directory / JOURNAL_NAME
+    journal = Journal(path, ME)
+    for number in range(first, first + count):
+        assert journal.append(number, {str(number).encode(): b"value"})
+    journal.close()
+    return path
+
+
+def tear(path: Path, index: int) -> None:
+    """Spoil the record at that block."""
+    with path.open("r+b") as file:
+        file.seek(index * BLOCK_BYTES + 40)
+        file.write(b"\xff\xff")
