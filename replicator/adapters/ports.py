@@ -57,6 +57,9 @@ class Store(Protocol):
         Accept are written before it. Blocks the calling data thread while the queue holds more than its
         bound. Dropped silently if *epoch* is below the promised one when they are written (R3)."""
 
+    def is_crowded(self) -> bool:
+        """Whether `put_chunks` would wait now."""
+
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Those that are neither stored nor queued."""
 

@@ -147,6 +147,9 @@ class LmdbStore:
         stored = [(Digest(chunk.stored_digest), bytes(buffer)) for chunk, buffer in chunks]
         self._writer.put(stream, epoch, sequence, stored)
 
+    def is_crowded(self) -> bool:
+        return self._writer.is_crowded
+
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         return [chunk for chunk in chunks if not self._writer.has(Digest(chunk.stored_digest))]
 

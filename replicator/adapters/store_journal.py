@@ -63,7 +63,7 @@ class Journal:
     def append(self, number: int, writes: Writes) -> bool:
         """Make a batch durable; False, and nothing done, if it does not fit before the journal's end.
 
-        Raises `StoreFull` with nothing acknowledged; after any other `StoreError` nothing may be written.
+        After a `StoreError` nothing may be written any more (R21); the room was taken when it was made.
         """
         body = _encode(writes)
         header = _HEADER.pack(number, len(body), _checksum(self._incarnation, number, body))
@@ -71,15 +71,13 @@ class Journal:
         padding = -size % BLOCK_BYTES
         if self._position + size + padding > JOURNAL_BYTES:
             return False
-        with _file_errors(self._path):
-            written = os.pwritev(self._file, (header, body, _PADDING[:padding]), self._position)
-        if written != size + padding:
-            raise StoreFull(f"no room in {self._path}: {written} of {size + padding} bytes were taken")
         try:
-            os.fdatasync(self._file)
+            written = os.pwritev(self._file, (header, body, _PADDING[:padding]), self._position, os.RWF_DSYNC)
         except OSError as error:
             # For want of room or not: what was appended may be lost, so this is never `StoreFull`.
             raise StoreError(f"store {self._path}: sync failed: {error}") from error
+        if written != size + padding:
+            raise StoreError(f"store {self._path}: {written} of {size + padding} bytes were taken")
         self._position += size + padding
         return True
 

@@ -53,7 +53,7 @@ from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Digest, Head, Incarnation, StreamName
 
 NEWER_BYTES_MAX = 2**20  # what the journal is ahead of the environment; a transaction of any other kind
-NEWER_KEYS_MAX = 1024
+NEWER_KEYS_MAX = 256  # each batch copies the table of them
 _PAGES_IN_DOUBT = 16  # the free list's own pages, which LMDB does not report
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Payload:
     def _commit(self, plan: Plan, durably: bool) -> None:
         """By the journal if the batch has to be durable and is small; else by the environment."""
         writes = plan.change.writes
-        small = sum(len(value) for value in writes.values() if value) <= BATCH_BYTES_MAX
+        small = _size_bytes(writes) <= BATCH_BYTES_MAX
         journal = self._journal if durably and small else None
         if journal is not None:
             plan.state = structs.replace(plan.state, journaled=plan.state.journaled + 1)
@@ -231,7 +231,7 @@ class Payload:
             journal.rewind()
             fits = journal.append(number, writes)
             assert fits
-        self._newer = _Newer({**self._newer.writes, **writes})
+        self._newer = self._newer.plus(writes)
 
     def catch_up(self, *, idle: bool) -> None:
         """Bring into the environment what only the journal has, if it is much or there is time for it."""
@@ -313,10 +313,18 @@ class _Newer:
 
     __slots__ = ("applied_by", "size_bytes", "writes")
 
-    def __init__(self, writes: dict[bytes, bytes | None]) -> None:
+    def __init__(self, writes: dict[bytes, bytes | None], size_bytes: int = 0) -> None:
         self.writes = writes
-        self.size_bytes = sum(len(value) for value in writes.values() if value)
+        self.size_bytes = size_bytes  # of all that was appended, also what has been replaced since
         self.applied_by = 2**63
+
+    def plus(self, writes: dict[bytes, bytes | None]) -> _Newer:
+        """This with another batch over it."""
+        return _Newer({**self.writes, **writes}, self.size_bytes + _size_bytes(writes))
+
+
+def _size_bytes(writes: dict[bytes, bytes | None]) -> int:
+    return sum(len(value) for value in writes.values() if value)
 
 
 def has_streams(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 First in, first out, but promises and member records overtake payload; everything that waits, up to
 `transaction_bytes_max` of chunks, goes into one transaction with one sync (so a promise waits for one
-small transaction at most). Completions are delivered by this thread in the order of the writes: what was
+small transaction at most). Chunks below that size are nothing to wake up for: they wait for the acceptance
+that names them. Completions are delivered by this thread in the order of the writes: what was
 accepted before a promise is delivered before it (R2).
 
 A full disk refuses what needs room and goes on by itself when there is room again. After any other
@@ -33,9 +34,8 @@ from replicator.errors import ReplicatorError, StoreFull
 from replicator.model import Digest, Epoch, Sequence, StreamName
 
 BATCH_ITEMS_MAX = 256
-IDLE_S = 1.0  # after it garbage is swept, and on a full disk it is looked for room
+IDLE_S = 1.0  # after it what waits is written, garbage swept, and on a full disk it is looked for room
 CHUNK_NAMED_BYTES = 80  # what a manifest says of one chunk
-LINGER_S = 0.02  # chunks below a transaction's size wait for the acceptance that names them
 SWEEP_S = 0.01  # between one sweep and the next, so that other threads get on
 
 logger = logging.getLogger(__name__)
@@ -112,18 +112,21 @@ class Writer:
 
     def _put(self, put: Put) -> None:
         with self._wakeup:
-            self._wakeup.wait_for(
-                lambda: self.queued_bytes <= self._queue_bytes_max or self._failed or self._closing
-            )
+            self._wakeup.wait_for(lambda: not self.is_crowded or self._failed or self._closing)
             if self._failed or self._closing:
                 return
             for digest, _ in put.chunks:
                 self._queued[digest] = self._queued.get(digest, 0) + 1
             self.queued_bytes += put.size_bytes
             self._queue.append(put)
-            self._is_due = self._is_due or self.queued_bytes > self._transaction_bytes_max
-            if self._is_due or len(self._queue) == 1:
+            if self.queued_bytes > self._transaction_bytes_max:
+                self._is_due = True
                 self._wakeup.notify_all()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more chunks would have to wait."""
+        return self.queued_bytes > self._queue_bytes_max
 
     def has(self, stored_digest: Digest) -> bool:
         """Whether the chunk is stored, as far as is known in good order, or waits to be written."""
@@ -178,14 +181,11 @@ class Writer:
             self._is_idle = not urgent and not items
             return urgent, items
 
-    def _patience_s(self) -> float | None:
-        """How long to wait for something due; None while there is nothing to do without it."""
-        if self._queue:
-            return LINGER_S
+    def _patience_s(self) -> float:
+        """How long to wait for something due: then it is time to sweep, to catch up, or to look for room."""
         if self._payload.memory.chunks.garbage and self._is_idle and not self._full_until_bytes:
             return SWEEP_S
-        has_more = self._full_until_bytes or self._payload.memory.chunks.garbage or self._payload.is_behind
-        return IDLE_S if has_more else None
+        return IDLE_S
 
     def _write(self, items: list[Item]) -> None:
         with self._wakeup:

@@ -267,14 +267,17 @@ class SubscribeSockets:
             node: transport.connect(zmq.SUB, node, PUBLISH, transport.publish_queue_messages)
             for node in transport.others
         }
-
-    def receive(self, bell: int, timeout_s: float | None) -> Iterator[tuple[NodeId, list[memoryview]]]:
-        """Wait for messages, the bell or time; give what has come, a bounded number from each peer."""
-        poller = zmq.Poller()
-        poller.register(bell, zmq.POLLIN)
+        self._poller = zmq.Poller()
         for socket in self._sockets.values():
-            poller.register(socket, zmq.POLLIN)
-        ready = dict(poller.poll(_milliseconds(timeout_s)))
+            self._poller.register(socket, zmq.POLLIN)
+
+    def watch(self, bell: int) -> None:
+        """Let `receive` return when the bell rings, too."""
+        self._poller.register(bell, zmq.POLLIN)
+
+    def receive(self, timeout_s: float | None) -> Iterator[tuple[NodeId, list[memoryview]]]:
+        """Wait for messages, the bell or time; give what has come, a bounded number from each peer."""
+        ready = dict(self._poller.poll(_milliseconds(timeout_s)))
         for node, socket in self._sockets.items():
             for _ in range(MESSAGES_PER_TURN if socket in ready else 0):
                 try:

@@ -54,7 +54,7 @@ class _End(Generic[_Outgoing, _Incoming]):
         """
         # ZeroMQ keeps a reference to the object only; a view keeps its memory in place, too.
         frames: list[Buffer] = [self._encoder.encode(message), *(memoryview(part) for part in parts)]
-        shares = len(frames) > 1
+        shares = sum(map(len, frames[1:])) >= zmq.COPY_THRESHOLD  # to copy less is cheaper than to track it
         try:
             tracker: Tracker | None
             tracker = self.socket.send_multipart(frames, zmq.DONTWAIT, copy=not shares, track=shares)

@@ -62,10 +62,13 @@ class DataThread(ABC):
         try:
             self._run()
         except Exception as error:
-            log.exception("data thread failed thread=%s", self._thread.name)
-            self._deliver(StoreFailed(f"{self._thread.name} failed: {error!r}"))
+            self._fail(error)
         finally:
             self._end()
+
+    def _fail(self, error: Exception) -> None:
+        log.exception("data thread failed thread=%s", self._thread.name)
+        self._deliver(StoreFailed(f"{self._thread.name} failed: {error!r}"))
 
     def _ring(self) -> None:
         """Wake the thread."""

@@ -4,6 +4,10 @@ Only chunks that the stream's head does not have are compressed, sent and stored
 pipeline: two helpers hash and compress a bounded way ahead (both release the interpreter's lock), while
 finished chunks are batched, broadcast and given to the store. The manifest rides on the last message.
 
+A small checkpoint takes less time than waking a thread for it. While nothing else is being published it is
+done in the control thread's own call, which reads no disk and waits for nothing: what it compares with is
+what it has published lately.
+
 No message leaves before the core has allowed its index: the window follows the fastest majority, not the
 slowest subscriber (R16). A publication of an older epoch than the newest one heard of is abandoned.
 """
@@ -49,6 +53,9 @@ log = logging.getLogger(__name__)
 
 HELPERS = 2
 INLINE_BYTES_MAX = 2**18  # below, handing chunks to helpers costs more than it gains
+IN_CALL_BYTES_MAX = 2**16  # of a checkpoint that is published without a change of threads
+IN_CALL_PARTS_MAX = 64
+RECENT_MAX = 1024
 LOOK_AHEAD_BYTES_MAX = 8 * 2**20  # what the helpers may hold beyond the payload itself
 
 Stored = tuple[Chunk, bytes]
@@ -88,13 +95,34 @@ class Publisher(DataThread):
         self._newest = Epoch(0)  # the newest epoch heard of
         self._allowed: tuple[Epoch, int] = (Epoch(0), 0)
         self._epoch, self._index = Epoch(0), 0  # of the last message sent
+        self._is_busy = False  # the thread has a task
+        self._recent: dict[StreamName, Manifest] = {}  # small checkpoints, the newest of their streams
 
     def publish(self, task: Task) -> None:
-        """Queue a task; any thread."""
+        """Queue a task; the control thread's call. A small one that need not wait is published in it."""
         with self._changed:
             self._newest = max(self._newest, task.epoch)
-            self._tasks.append(task)
-            self._changed.notify()
+            if not self._is_free_for(task):
+                self._tasks.append(task)
+                self._changed.notify()
+                return
+        try:
+            self._publish(task, self._recent.get(task.stream))
+        except Exception as error:  # nothing of this is the caller's fault
+            self._fail(error)
+
+    def _is_free_for(self, task: Task) -> bool:
+        """Whether the caller may publish the task in no time, and nobody else is at it.
+
+        Then nobody comes meanwhile either: tasks come from the caller's thread alone.
+        """
+        payload = task.payload
+        if self._tasks or self._is_busy or not self._thread.is_alive() or self._store.is_crowded():
+            return False
+        small = payload is None or (
+            payload.size_bytes <= IN_CALL_BYTES_MAX and len(payload.parts) <= IN_CALL_PARTS_MAX
+        )
+        return small and self._is_allowed(task.epoch, 1 if task.epoch != self._epoch else self._index + 1)
 
     def allow(self, epoch: Epoch, publish_index: int) -> None:
         """Let messages of *epoch* up to that index leave; any thread. Never falls within an epoch."""
@@ -126,16 +154,30 @@ class Publisher(DataThread):
             if self._closed.is_set():
                 return False
             task = self._tasks.popleft()
+            self._is_busy = True
         try:
-            manifest = self._broadcast(task)
-        except _Abandoned:
-            log.debug("publication abandoned stream=%s sequence=%d", task.stream, task.sequence)
-        else:
-            self.counters["published"] += 1
-            self._deliver(Published(task.handle, manifest, task.epoch, self._index))
+            self._publish(task, self._store.head_manifest(task.stream))
+        finally:
+            with self._changed:
+                self._is_busy = False
         return True
 
-    def _broadcast(self, task: Task) -> Manifest:
+    def _publish(self, task: Task, base: Manifest | None) -> None:
+        """Publish a task, and tell so; what *base* has and is stored here is not sent again."""
+        try:
+            manifest = self._broadcast(task, base)
+        except _Abandoned:
+            log.debug("publication abandoned stream=%s sequence=%d", task.stream, task.sequence)
+            return
+        self.counters["published"] += 1
+        if manifest.raw_bytes <= IN_CALL_BYTES_MAX:
+            self._recent.pop(task.stream, None)
+            self._recent[task.stream] = manifest
+            if len(self._recent) > RECENT_MAX:
+                del self._recent[next(iter(self._recent))]
+        self._deliver(Published(task.handle, manifest, task.epoch, self._index))
+
+    def _broadcast(self, task: Task, base: Manifest | None) -> Manifest:
         """Send and store all that is new in the task; the batch kept back goes with the manifest."""
         payload = task.payload
         if payload is None:
@@ -145,7 +187,7 @@ class Publisher(DataThread):
         size = self._settings.chunk_bytes
         views = [(name, view) for name, part in payload.parts.items() for view in split(part, size)]
         chunks: dict[str, list[Chunk]] = {name: [] for name in payload.parts}
-        known = self._known(task.stream)
+        known = self._known(base)
         batch, room = list[Stored](), PUBLICATION_BYTES_MAX
         packed = self._packed([view for _, view in views], known)
         for (name, view), (chunk, stored) in zip(views, packed, strict=True):
@@ -174,10 +216,9 @@ class Publisher(DataThread):
             tombstone=task.payload is None,
         )
 
-    def _known(self, stream: StreamName) -> dict[Digest, Chunk]:
-        """The chunks of the stream's head that are stored here, by raw digest."""
-        head = self._store.head_manifest(stream)
-        chunks = [chunk for part in head.parts for chunk in part.chunks] if head else []
+    def _known(self, base: Manifest | None) -> dict[Digest, Chunk]:
+        """The chunks of an earlier checkpoint that are stored here, by raw digest."""
+        chunks = [chunk for part in base.parts for chunk in part.chunks] if base else []
         missing = {chunk.stored_digest for chunk in self._store.missing(chunks)}
         return {Digest(chunk.raw_digest): chunk for chunk in chunks if chunk.stored_digest not in missing}
 
@@ -238,11 +279,11 @@ class Publisher(DataThread):
         def over() -> bool:
             return self._closed.is_set() or epoch < self._newest
 
-        def allowed() -> bool:
-            limit = self._allowed[1] if self._allowed[0] == epoch else self._window
-            return self._socket is None or index <= limit
-
         with self._changed:
-            self._changed.wait_for(lambda: over() or allowed())
+            self._changed.wait_for(lambda: over() or self._is_allowed(epoch, index))
             if over():
                 raise _Abandoned
+
+    def _is_allowed(self, epoch: Epoch, index: int) -> bool:
+        limit = self._allowed[1] if self._allowed[0] == epoch else self._window
+        return self._socket is None or index <= limit

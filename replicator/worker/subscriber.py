@@ -44,12 +44,13 @@ class Subscriber(DataThread):
         self._cluster = settings.cluster
         self._store = store
         self._sockets = sockets
+        sockets.watch(self._bell)
         self._unsaid: dict[NodeId, _Unsaid] = {}
 
     def _run(self) -> None:
         while not self._closed.is_set():
             idle = True
-            for node, frames in self._sockets.receive(self._bell, IDLE_S if self._unsaid else None):
+            for node, frames in self._sockets.receive(IDLE_S if self._unsaid else None):
                 idle = False
                 try:
                     self._take(node, frames)

@@ -63,6 +63,9 @@ class MemoryStore:
                 if epoch >= self.promised:
                     self.chunks.setdefault(Digest(chunk.stored_digest), bytes(stored))
 
+    def is_crowded(self) -> bool:
+        return not self.gate.is_set()
+
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         return [chunk for chunk in chunks if chunk.stored_digest not in self.chunks]
 

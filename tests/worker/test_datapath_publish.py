@@ -197,7 +197,7 @@ def test_publications_of_an_older_epoch_are_abandoned(by: str) -> None:
 
 def test_subscribers_tell_what_they_have_seen() -> None:
     """The last index is told when nothing more comes, each one at most once, and not for every message."""
-    with running(2) as (primary, backup):
+    with running(2, publish_queue_messages=1000) as (primary, backup):
         for sequence in range(1, 101):
             last = primary.publish(b"%d" % sequence, sequence, epoch=2)
         backup.wait_for(Seen, lambda event: event.epoch == 2 and event.publish_index == last.publish_index)
@@ -306,3 +306,43 @@ def test_streams_of_all_names_are_carried() -> None:
         for name in ("a", "tür/9", "x" * 255):
             published = primary.publish(b"state", stream=StreamName(name))
             assert backup.received(published.manifest.digest).manifest.stream == name
+
+
+def test_a_small_checkpoint_is_published_in_the_call() -> None:
+    """When nothing else is: no other thread is woken. An earlier large one, or no allowance, comes first."""
+    with running(2, publish_queue_messages=1000) as (primary, backup):
+        primary.publish(b"warm", 1)
+        primary.path.publish(7, ORDERS, 1, Epoch(1), Sequence(2), Payload({"": b"small"}))
+        published = primary.all(Published)[-1]
+        assert published.handle == 7
+        assert primary.path.usage()["sent_bytes"] > 0
+        take(backup, published)
+        large = Payload({"": noise(8 * MIB)})
+        primary.path.publish(8, ORDERS, 1, Epoch(1), Sequence(3), large)
+        primary.path.publish(9, ORDERS, 1, Epoch(1), Sequence(4), Payload({"": b"small again"}))
+        primary.wait_for(Published, lambda event: event.handle == 9)
+        assert [event.handle for event in primary.all(Published)][-2:] == [8, 9]
+        primary.path.allow_publish(Epoch(2), 0)
+        primary.path.publish(10, ORDERS, 1, Epoch(2), Sequence(5), Payload({"": b"waits"}))
+        assert primary.all(Published)[-1].handle == 9
+        primary.path.allow_publish(Epoch(2), 1)
+        primary.wait_for(Published, lambda event: event.handle == 10)
+
+
+def test_a_small_checkpoint_waits_for_no_store() -> None:
+    """While the store's queue is full the call leaves it to the publisher's thread, which waits."""
+    with running(2) as (primary, _):
+        primary.store.gate.clear()
+        primary.path.publish(7, ORDERS, 1, Epoch(1), Sequence(2), Payload({"": b"small"}))
+        assert not [event for event in primary.all(Published) if event.handle == 7]
+        primary.store.gate.set()
+        primary.wait_for(Published, lambda event: event.handle == 7)
+
+
+def test_a_small_checkpoint_that_did_not_change_sends_no_chunk() -> None:
+    """What was published lately is known without a look at the disk."""
+    with running(2) as (primary, backup):
+        take(backup, primary.publish(b"content" * 1000, 1))
+        sent = primary.path.usage()["sent_bytes"]
+        take(backup, primary.publish(b"content" * 1000, 2))
+        assert primary.path.usage()["sent_bytes"] == sent
