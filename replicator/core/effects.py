@@ -235,7 +235,7 @@ class Notice(Struct, frozen=True):
     text: str
 
 
-Durable = WritePromise | WriteRecord | Accept | AdoptHeads
+DURABLE = frozenset({WritePromise, WriteRecord, Accept, AdoptHeads})  # synced, and counted by the store
 
 Effect = (
     Send | WritePromise | WriteRecord | Accept | AdoptHeads | MarkCommitted | ForgetTombstone

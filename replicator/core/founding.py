@@ -200,8 +200,12 @@ class Founding:
             self._settle(record)
 
     def _settle(self, record: MemberRecord) -> None:
-        """The record names this store. One that has promised already waits for it in a primary's epoch."""
-        if self._state.promising is None and self._settling != record:
+        """The record names this store. One that has promised already waits for it in a primary's epoch.
+
+        Peers that lag behind tell older records: of what is queued already only a newer one is written.
+        """
+        settling = self._settling.version if self._settling is not None else 0
+        if self._state.promising is None and record.version > settling:
             self._settling = record
             self._state.write_record(record, Epoch(0), True)
 

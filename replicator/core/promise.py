@@ -129,7 +129,9 @@ class Promiser:
     @property
     def deadline(self) -> float:
         """When the next parked probe is due."""
-        return min((self._lease_until(parked.owner) for parked in self._parked.values()), default=math.inf)
+        if not self._parked:
+            return math.inf
+        return min(self._lease_until(parked.owner) for parked in self._parked.values())
 
     def lease_until_me(self) -> float:
         """Before which instant this replica may not even promise itself."""

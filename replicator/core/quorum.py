@@ -6,12 +6,14 @@ A replica is named here by node *and* incarnation: only the members' present inc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 from replicator.model import Incarnation, MemberRecord, NodeId, Sequence
 
 ReplicaId = tuple[NodeId, Incarnation]
 
 
+@lru_cache(maxsize=256)  # records are few and asked for with every message
 def quorum_sets(record: MemberRecord) -> tuple[frozenset[ReplicaId], ...]:
     """The sets of which each quorum holds a majority: the members, and during a change the old ones too."""
     sets = (record.members, record.old) if record.old else (record.members,)
@@ -29,7 +31,8 @@ def _holds_majority(replicas: Collection[ReplicaId], each: frozenset[ReplicaId])
 
 def is_quorum(replicas: Collection[ReplicaId], record: MemberRecord) -> bool:
     """Whether *replicas* hold a majority of every set of *record*; others in it are ignored."""
-    return all(_holds_majority(replicas, each) for each in quorum_sets(record))
+    sets = quorum_sets(record)
+    return _holds_majority(replicas, sets[0]) and (len(sets) == 1 or _holds_majority(replicas, sets[1]))
 
 
 def could_have_committed(possible: Collection[ReplicaId], record: MemberRecord) -> bool:

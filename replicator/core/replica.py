@@ -85,7 +85,7 @@ class Replica:
             _HANDLERS[type(event)](self, event)
             self._primary.hand_over()
         wanted, state.effects = state.effects, []
-        if self._has_news and any(isinstance(effect, effects.Durable) for effect in wanted):
+        if self._has_news and any(type(effect) in effects.DURABLE for effect in wanted):
             self._has_news = False  # it rides on what is written anyhow (R21)
             wanted.insert(0, effects.RememberCounters(dict(state.remembered)))
         return wanted

@@ -27,8 +27,7 @@ class Cluster(Bench):
     def __init__(self, *names: str, founded: bool = True) -> None:
         super().__init__()
         # No checkers: rules are tested with words that no honest replica would say.
-        self.looks.clear()
-        self._checks.clear()
+        self.stop_checking()
         self._from = 0
         self.do(("founded " if founded else "new ") + " ".join(names))
         if not founded:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from replicator.core.effects import (
     Accept,
     Changed,
@@ -44,6 +46,24 @@ def test_R20_the_record_is_durable_on_all_before_it_is_declared() -> None:
     assert not cluster.sent("a", Founded)
     cluster.live(1.5)
     assert cluster.sent("a", Founded)
+
+
+def test_R27_a_founder_that_missed_the_declaration_never_goes_back_to_an_older_record() -> None:
+    """It hears the newest record from one peer and an older one from another while the first is written:
+    the newer one stays, on its disk too."""
+    cluster = Cluster("a", "b", "c", founded=False)
+    for _ in range(12):
+        cluster.do("advance 0.1", "deliver *->* Found", "sync a b c", "drop")
+        cluster.hear("a", "b", Hello(False, None, "", ""))
+        cluster.hear("a", "c", Hello(False, None, "", ""))
+    record = cluster.node("c").disk.image.record
+    assert record is not None
+    assert not cluster.state("c").founded
+    newer = structs.replace(record, version=record.version + 2)
+    for told in (newer, record):
+        cluster.hear("c", "b", Founded(told))
+    cluster.do("sync c")
+    assert cluster.node("c").disk.image.record == cluster.state("c").record == newer
 
 
 def test_R20_a_wiped_founder_does_not_found_again() -> None:

@@ -40,6 +40,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     simulated_s: float
     cpu_s: float
     faults: dict[str, int]
+    frames: dict[str, int]
     commits: int
     events: int
     twice: int  # seeds of it that were run in a second interpreter too
@@ -53,6 +54,7 @@ class Sum:
         self.seeds = self.commits = self.events = self.twice = 0
         self.simulated_s = self.cpu_s = 0.0
         self.faults: Counter[str] = Counter()
+        self.frames: Counter[str] = Counter()
         self.failures: list[Failure] = []
 
     def add(self, batch: Batch) -> None:
@@ -64,12 +66,16 @@ class Sum:
         self.simulated_s += batch.simulated_s
         self.cpu_s += batch.cpu_s
         self.faults.update(batch.faults)
+        self.frames.update(batch.frames)
         self.failures.extend(batch.failures)
 
     def lines(self) -> list[str]:
         """The sum, for people."""
         each = max(self.seeds, 1)
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.faults.most_common())
+        kinds, frames = (
+            ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
+            for counts in (self.faults, self.frames)
+        )
         failed = ", ".join(str(failure.seed) for failure in self.failures) or "none"
         return [
             f"{self.seeds:,} seeds, {self.simulated_s / 3600:,.1f} simulated hours, "
@@ -79,6 +85,7 @@ class Sum:
             f"{self.commits / each:.0f} commits, {1000 * self.cpu_s / each:.0f} ms of a core "
             f"({self.simulated_s / max(self.cpu_s, 1e-9):,.0f} simulated seconds to one)",
             f"faults: {kinds}",
+            f"single frames: {frames}",
             f"failed seeds: {failed}",
         ]
 
@@ -86,7 +93,7 @@ class Sum:
 def run_batch(commit: str, first: int, seeds: int, trace_lines: int, *, twice: bool = True) -> Batch:
     """Run so many seeds; the first of them *twice*, to see that a seed replays exactly."""
     started = time.process_time()
-    total, faults, failures = Sum(), Counter[str](), list[Failure]()
+    total, failures = Sum(), list[Failure]()
     for seed in range(first, first + seeds):
         again = twice and seed == first
         outcome = run_seed(seed, hashed=again, trace_lines=trace_lines)
@@ -95,7 +102,8 @@ def run_batch(commit: str, first: int, seeds: int, trace_lines: int, *, twice: b
             violation = "the same seed has run differently in another interpreter"
         if violation is not None:
             failures.append(Failure(seed, violation, outcome.trace))
-        faults.update(outcome.faults)
+        total.faults.update(outcome.faults)
+        total.frames.update(outcome.frames)
         total.simulated_s += outcome.simulated_s
         total.commits += outcome.commits
         total.events += outcome.events
@@ -105,7 +113,8 @@ def run_batch(commit: str, first: int, seeds: int, trace_lines: int, *, twice: b
         seeds=seeds,
         simulated_s=total.simulated_s,
         cpu_s=time.process_time() - started,
-        faults=dict(faults),
+        faults=dict(total.faults),
+        frames=dict(total.frames),
         commits=total.commits,
         events=total.events,
         twice=int(twice),

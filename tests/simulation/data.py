@@ -30,8 +30,8 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
-from tests.simulation.disk import chunk_digests
 from tests.simulation.history import CHUNK_BYTES
+from tests.simulation.image import chunk_digests
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -124,7 +124,7 @@ class Publisher:
         for peer in self._world.others(node.name):
             if (node.name, peer.name) in network.cuts or not node.is_running:
                 continue
-            if self._world.random.random() < network.weather.publication_loss:
+            if network.loses_publication(node.name, peer.name):
                 continue
             arrival = max(self._world.now + network.delay(), peer.last_frame.get(node.name, 0.0) + 1e-6)
             peer.last_frame[node.name] = arrival

@@ -2,16 +2,16 @@
 
 The writer takes promises and records before payload, applies a batch at the instant its sync ends, and
 then hands in the completions in order. As one batch runs at a time, that instant is also when the fence
-is checked (R4). A crash during a sync keeps a random part of the batch and completes none of it.
+is checked (R4). A crash during a sync, or a sync that fails, keeps a random part of the batch, tears the
+write after it, and completes none of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import NamedTuple
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from replicator.adapters.ports import StoreEffect
 from replicator.core.effects import (
@@ -35,34 +35,19 @@ from replicator.core.events import (
     StoreRoom,
     Why,
 )
-from replicator.core.state import head_of
 from replicator.model import (
     Digest,
     Epoch,
     Generation,
-    Head,
     Incarnation,
-    Manifest,
-    MemberRecord,
     NodeId,
-    Promise,
     Sequence,
     StreamName,
 )
+from tests.simulation.image import Image, Retained, chunk_digests
 
 KEEP = 1
 BATCH_MAX = 8
-
-
-class Retained(NamedTuple):
-    """A checkpoint on disk."""
-
-    manifest: Manifest
-    accepted_epoch: Epoch
-
-    def head(self, readable: bool) -> Head:
-        """How it is reported when it is the newest of its stream."""
-        return structs.replace(head_of(self.manifest, self.accepted_epoch), readable=readable)
 
 
 class PutChunks(Struct, frozen=True):
@@ -75,59 +60,6 @@ class PutChunks(Struct, frozen=True):
 
 
 Operation = StoreEffect | PutChunks
-
-
-class Image:
-    """Everything that survives."""
-
-    def __init__(self, incarnation: Incarnation) -> None:
-        self.incarnation = incarnation
-        self.promise: Promise | None = None
-        self.record: MemberRecord | None = None
-        self.record_epoch = Epoch(0)
-        self.founded = False
-        self.counter = 0
-        self.remembered: dict[NodeId, tuple[Incarnation, int]] = {}
-        self.streams: dict[StreamName, tuple[Retained, ...]] = {}
-        self.committed: dict[StreamName, tuple[Generation, Sequence]] = {}
-        self.chunks: dict[Digest, bytes] = {}
-        self.damaged: set[Digest] = set()
-
-    def copy(self) -> Image:
-        """An independent copy, as of a disk image taken now."""
-        other = Image(self.incarnation)
-        other.__dict__.update(self.__dict__)
-        for name in ("remembered", "streams", "committed", "chunks", "damaged"):
-            setattr(other, name, getattr(self, name).copy())
-        return other
-
-    @property
-    def promised_epoch(self) -> int:
-        return self.promise.epoch if self.promise else 0
-
-    def newest(self, stream: StreamName) -> Retained | None:
-        """The stream's head."""
-        retained = self.streams.get(stream)
-        return retained[-1] if retained else None
-
-    def has_all(self, manifest: Manifest) -> bool:
-        """Whether every chunk is there, whole or damaged."""
-        return all(digest in self.chunks for digest in chunk_digests(manifest))
-
-    def readable(self, manifest: Manifest) -> bool:
-        """Whether every chunk is there and whole."""
-        return self.has_all(manifest) and not any(d in self.damaged for d in chunk_digests(manifest))
-
-    def payload(self, manifest: Manifest) -> bytes | None:
-        """The bytes of a checkpoint, or None if they cannot be read."""
-        if not self.readable(manifest):
-            return None
-        return b"".join(self.chunks[digest] for digest in chunk_digests(manifest))
-
-
-def chunk_digests(manifest: Manifest) -> list[Digest]:
-    """The stored digests of all chunks, in order."""
-    return [Digest(chunk.stored_digest) for part in manifest.parts for chunk in part.chunks]
 
 
 class Disk:
@@ -181,15 +113,28 @@ class Disk:
 
     def crash(self) -> None:
         """The process dies: what is not synced is lost, but for a random part of the running batch."""
-        for operation in (self._batch or [])[: self.random.randint(0, len(self._batch or []))]:
-            self._write(operation)
+        self._tear()
         self._life += 1
         self._deliver = None
-        self._batch = None
         self._stopped = self.fails_next = False
         self._urgent.clear()
         self._payload.clear()
         self._transfers.clear()
+
+    def _tear(self) -> None:
+        """A part of the running batch is on the disk; of chunks the next write may have left a torn one."""
+        batch = self._batch or []
+        count = self.random.randint(0, len(batch))
+        for operation in batch[:count]:
+            self._write(operation)
+        torn = batch[count] if count < len(batch) else None
+        if isinstance(torn, PutChunks):
+            written = self.random.randint(0, len(torn.chunks) - 1)
+            new = [one for one in torn.chunks[: written + 1] if one[0] not in self.image.chunks]
+            self._write(PutChunks(torn.stream, torn.epoch, torn.sequence, tuple(new)))
+            if new and new[-1][0] in self.image.chunks:
+                self.image.damaged.add(new[-1][0])  # no manifest names it: whoever opens the store drops it
+        self._batch = None
 
     def replace(self, image: Image) -> None:
         """Another disk is put in while the node is down."""
@@ -210,7 +155,7 @@ class Disk:
     def damage(self, stream: StreamName) -> bool:
         """Let a chunk of the stream's head rot; False if there is none."""
         newest = self.image.newest(stream)
-        digests = chunk_digests(newest.manifest) if newest else []
+        digests = chunk_digests(newest.manifest) if newest else {}
         present = [digest for digest in digests if digest in self.image.chunks]
         if present:
             self.image.damaged.add(self.random.choice(present))
@@ -220,7 +165,7 @@ class Disk:
 
     def perform(self, effect: StoreEffect) -> None:
         """Queue a store effect."""
-        urgent = isinstance(effect, WritePromise | WriteRecord)
+        urgent = type(effect) is WritePromise or type(effect) is WriteRecord
         (self._urgent if urgent else self._payload).append(effect)
         self._start_batch()
 
@@ -268,7 +213,8 @@ class Disk:
             self.schedule(0.01, self._synced, life)
             return
         if self.fails_next:
-            self._batch, deliver = None, self._deliver
+            deliver = self._deliver
+            self._tear()
             self._life += 1
             self._deliver = None
             assert deliver is not None
@@ -352,6 +298,7 @@ class Disk:
         for digest in [one for one, sequence in transfer.items() if sequence <= manifest.sequence]:
             del transfer[digest]
         self._retire(stream)
+        self._sweep()
         return Accepted(manifest, epoch, self._count())
 
     def _adopt(self, effect: AdoptHeads) -> Event | None:
@@ -374,22 +321,22 @@ class Disk:
         """Drop what is older than the newest committed checkpoint and *keep* more (R23)."""
         retained = self.image.streams[stream]
         committed = self.image.committed.get(stream)
-        if committed is not None:
+        if committed is not None and len(retained) > KEEP:
             first = next(
                 (i for i, one in enumerate(retained) if one.manifest.sequence >= committed[1]), len(retained)
             )
-            self.image.streams[stream] = retained[max(0, first - KEEP) :]
-        self._sweep()
+            if first > KEEP:
+                self.image.streams[stream] = retained[first - KEEP :]
+                self._sweep()
 
     def _sweep(self) -> None:
         """Remove the chunks that no retained manifest and no running transfer names."""
-        named = {
-            digest
-            for retained in self.image.streams.values()
-            for one in retained
-            for digest in chunk_digests(one.manifest)
-        }
+        named: set[Digest] = set()
+        for retained in self.image.streams.values():
+            for one in retained:
+                named.update(chunk_digests(one.manifest))
         for transfer in self._transfers.values():
             named.update(transfer)
-        for digest in [one for one in self.image.chunks if one not in named]:
-            self.discard_chunk(digest)
+        if len(named) < len(self.image.chunks) or not named.issuperset(self.image.chunks):
+            for digest in [one for one in self.image.chunks if one not in named]:
+                self.discard_chunk(digest)

@@ -23,6 +23,7 @@ class Mood(enum.Enum):
     ANYBODY = "anybody"  # grants and revokes anybody at random, several at once
     TWO = "two"  # two nodes both believe that they lead
     RESTLESS = "restless"  # another leader again and again
+    STUCK = "stuck"  # whoever is named stays named, also when nobody hears it any longer
 
 
 class Elector:
@@ -116,12 +117,13 @@ class Elector:
 
     def _step_calm(self) -> None:
         world, random = self._world, self._world.random
-        fit = [name for name in sorted(world.nodes) if self._is_fit(name)]
         leader = self.leader
         self._let_go([name for name in sorted(self.granted) if name != leader])
-        if leader in fit:
+        if leader is not None and self._is_fit(leader):
             self._lost_since = None
-        elif self._lost_since is None:
+            return
+        fit = [name for name in sorted(world.nodes) if self._is_fit(name)]
+        if self._lost_since is None:
             self._lost_since = world.now
             self._patience = random.uniform(ELECTION_MIN_S, ELECTION_MAX_S)
         elif world.now - self._lost_since >= self._patience and fit:

@@ -27,15 +27,16 @@ from replicator.core.events import DeleteAsked, EngineReady, ResignAsked, Submit
 from replicator.model import Digest, Epoch, Head, NodeId, Sequence, StreamName
 from tests.simulation.checkers import Violation
 from tests.simulation.data import report_rot
-from tests.simulation.disk import chunk_digests
 from tests.simulation.history import Content
+from tests.simulation.image import chunk_digests
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
 
-FILLERS = (b"", b"x" * 96, b"x" * 96 + b"y" * 96)
+FILLERS = (b"", b"", b"x" * 96, b"x" * 96 + b"y" * 96, b"".join(bytes([letter]) * 96 for letter in b"uvwxyz"))
 STEPS = (1, 1, 1, 2, 2, 9)  # from one sequence to the next
 REREAD_S = 0.2
+SUBMIT_WITHIN_S = 5.0
 
 
 class Line(Struct):
@@ -199,7 +200,8 @@ class Engine:
 
     def _plan(self, stream: StreamName) -> None:
         world = self.node.world
-        delay = 0.01 + world.random.expovariate(1.0) * world.submit_mean_s * world.paces[stream]
+        mean_s = world.submit_mean_s * world.paces[stream]
+        delay = min(0.01 + world.random.expovariate(1.0) * mean_s, SUBMIT_WITHIN_S)
         world.schedule(delay, self._work, self._round, stream)
 
     def _work(self, round_: int, stream: StreamName) -> None:

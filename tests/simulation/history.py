@@ -65,6 +65,7 @@ class History:
         self.accepted_contents: dict[tuple[StreamName, Epoch], dict[Sequence, Content]] = {}
         self.tenures: dict[Epoch, Tenure] = {}
         self.commits: dict[StreamName, list[Committed]] = {}
+        self._newest_commits: dict[StreamName, Committed] = {}
         self.commit_count = 0
         self.records: set[MemberRecord] = set()  # all founded ones that were ever on a disk
         self.handles: dict[int, Content] = {}
@@ -136,8 +137,14 @@ class History:
 
     def newest_commit(self, stream: StreamName) -> Committed | None:
         """The commit of the stream that no other commit descends from."""
-        commits = self.commits.get(stream)
-        return max(commits, key=lambda one: (one.epoch, one.position.sequence)) if commits else None
+        return self._newest_commits.get(stream)
+
+    def commit(self, stream: StreamName, commit: Committed) -> None:
+        """An engine is told that this is committed, or is restored to it."""
+        self.commits.setdefault(stream, []).append(commit)
+        newest = self._newest_commits.setdefault(stream, commit)
+        if (newest.epoch, newest.position.sequence) < (commit.epoch, commit.position.sequence):
+            self._newest_commits[stream] = commit
 
 
 def is_quorum(record: MemberRecord, who: set[Incarnation]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 
@@ -43,10 +44,11 @@ class Network:
         self._now: Callable[[], float] = lambda: 0.0
         self.weather = CALM
         self.cuts: dict[tuple[NodeId, NodeId], int] = {}
+        self.deaf: set[tuple[NodeId, ...]] = set()  # directions in which publications are lost
+        self.counts: Counter[str] = Counter()  # what has happened to single frames
         self.lags: dict[tuple[NodeId, NodeId], float] = {}  # seconds that a direction takes more
         self._last_arrival: dict[tuple[NodeId, NodeId], float] = {}
         self._kept: list[tuple[NodeId, NodeId, bytes]] = []
-        self.sent_count = 0
 
     def watch(self, now: Callable[[], float]) -> None:
         """Take the true time from *now*."""
@@ -69,12 +71,20 @@ class Network:
         """Mend everything."""
         self.cuts.clear()
         self.lags.clear()
+        self.deaf.clear()
         self.weather = CALM
         self._kept.clear()
 
     def connected(self, left: NodeId, right: NodeId) -> bool:
         """Whether both directions between the two work."""
         return (left, right) not in self.cuts and (right, left) not in self.cuts
+
+    def loses_publication(self, source: NodeId, to: NodeId) -> bool:
+        """Whether a frame published now is lost on this way."""
+        loss = self.weather.publication_loss
+        lost = (source, to) in self.deaf or (loss > 0 and self._random.random() < loss)
+        self.counts["publications lost"] += lost
+        return lost
 
     def delay(self) -> float:
         """One draw of the present delay."""
@@ -83,28 +93,38 @@ class Network:
 
     def send(self, source: NodeId, to: NodeId, frame: bytes) -> None:
         """Send a control frame; it may be lost, or come twice, late or out of order."""
-        self.sent_count += 1
         random, weather = self._random, self.weather
-        if (source, to) in self.cuts:
+        if self.cuts and (source, to) in self.cuts:
+            self.counts["cut off"] += 1
             return
         if weather is CALM:
             self._arrive_later(source, to, frame, ordered=True)
             return
         if random.random() < weather.loss:
+            self.counts["lost"] += 1
             return
         if random.random() < weather.garbage:
             frame = frame[: random.randrange(len(frame))]
+            self.counts["cut short"] += 1
         copies = 2 if random.random() < weather.duplicate else 1
+        self.counts["doubled"] += copies - 1
         for _ in range(copies):
-            self._arrive_later(source, to, frame, ordered=random.random() >= weather.reorder)
+            ordered = random.random() >= weather.reorder
+            self.counts["out of order"] += not ordered
+            self._arrive_later(source, to, frame, ordered=ordered)
         self._keep_or_replay(source, to, frame)
 
     def _arrive_later(self, source: NodeId, to: NodeId, frame: bytes, *, ordered: bool) -> None:
-        arrival = self._now() + self.delay() + self.lags.get((source, to), 0.0)
+        now, link = self._now(), (source, to)
+        arrival = now + self.delay()
+        if self.lags:
+            arrival += self.lags.get(link, 0.0)
         if ordered:
-            arrival = max(arrival, self._last_arrival.get((source, to), 0.0) + 1e-6)
-            self._last_arrival[source, to] = arrival
-        self._schedule(arrival - self._now(), self._arrive, source, to, frame)
+            earliest = self._last_arrival.get(link, 0.0) + 1e-6
+            if arrival < earliest:
+                arrival = earliest
+            self._last_arrival[link] = arrival
+        self._schedule(arrival - now, self._arrive, source, to, frame)
 
     def _arrive(self, source: NodeId, to: NodeId, frame: bytes) -> None:
         if (source, to) not in self.cuts:
@@ -114,6 +134,7 @@ class Network:
         random = self._random
         if random.random() < self.weather.replay and self._kept:
             old = random.choice(self._kept)
+            self.counts["replayed"] += 1
             self._arrive_later(*old, ordered=False)
         if len(self._kept) < KEPT_FRAMES_MAX:
             self._kept.append((source, to, frame))

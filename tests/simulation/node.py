@@ -74,6 +74,7 @@ STORE_EFFECTS = (
 ENGINE_EFFECTS = (
     StartTenure, EndTenure, SetLease, Commit, StoredLocally, HeldByAll, Supersede, Abort, Standby, Release,
 )  # fmt: skip
+COUNTED = frozenset({PromiseWritten, RecordWritten, Accepted, HeadsAdopted})  # they carry the store's counter
 EFFECTS_AT_ONCE_MAX = 2000
 TICKS_AT_ONCE_MAX = 1000
 
@@ -212,10 +213,8 @@ class Node:
         """Hand in an event; it waits while the process is paused."""
         if self.replica is None:
             return
-        if self._paused or self._inbox:
-            self._inbox.append(event)
-        else:
-            self._inbox.append(event)
+        self._inbox.append(event)
+        if not self._paused and len(self._inbox) == 1:
             self._drain()
 
     def _drain(self) -> None:
@@ -227,17 +226,18 @@ class Node:
     def _handle(self, event: Event) -> None:
         world, replica = self.world, self.replica
         assert replica is not None
-        world.trace.add(world.now, self.name, "handle", event)
+        now, kind = world.now, type(event)
+        world.note((now, self.name, "handle", event))
         world.event_count += 1
-        if isinstance(event, PromiseWritten | RecordWritten | Accepted | HeadsAdopted):
-            self._counter = event.counter
-        elif isinstance(event, Received):
-            self._remember(event)
-        elif isinstance(event, StoreFailed):
+        if kind is Received:
+            self._remember(event)  # type: ignore[arg-type]
+        elif kind in COUNTED:
+            self._counter = event.counter  # type: ignore[union-attr]
+        elif kind is StoreFailed:
             self._store_failed = True
             world.store_failed(self)
         try:
-            effects = replica.handle(event, self.clock.local(world.now))
+            effects = replica.handle(event, self.clock.local(now))
         except CHECKED:
             raise
         except Exception as exc:
@@ -251,7 +251,7 @@ class Node:
                     self.crash()
                     world.restart_later(self)
                     return
-            self._perform(effect)
+            self._perform(effect, type(effect))
         self._set_timer()
 
     def _remember(self, event: Received) -> None:
@@ -288,13 +288,13 @@ class Node:
 
     # ── effects ──
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: Effect, kind: type[Effect]) -> None:
         """Do what the core wants; the checkers look on."""
         world = self.world
-        world.trace.add(world.now, self.name, "do", effect)
-        for look in world.looks[type(effect)]:
+        world.note((world.now, self.name, "do", effect))
+        for look in world.looks[kind]:
             look(self, effect)
-        _PERFORMERS[type(effect)](self, effect)
+        _PERFORMERS[kind](self, effect)
 
     def _send(self, effect: Send) -> None:
         peer = self._remembered.get(effect.to)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replicator.model import NodeId, Role
@@ -26,6 +27,13 @@ class Plots:
         self._faults = faults
         self._world = faults.world
         self._random = faults.random
+
+    def kinds(self) -> list[tuple[float, Callable[[], str]]]:
+        """The kinds of fault with their weights."""
+        return [
+            (2.0, self.usurp), (0.7, self.orphan), (1.5, self.lag_behind), (1.0, self.duel),
+            (1.0, self.comeback),
+        ]  # fmt: skip
 
     def _primary(self) -> Node | None:
         active = [node for node in self._world.nodes.values() if node.role is Role.PRIMARY]
@@ -77,7 +85,7 @@ class Plots:
     def orphan(self) -> str:
         """Those that hold a stream's newest checkpoint go down, all but one, whose copy rots."""
         streams = [s for node in self._world.nodes.values() for s in node.disk.image.streams]
-        if not streams or not self._faults.may_rot():
+        if not streams or not self._faults.disks.may_rot():
             return ""
         stream = self._random.choice(sorted(streams))
         heads = {
@@ -93,7 +101,7 @@ class Plots:
         for name in down[: (len(self._world.nodes) - 1) // 2]:
             self._faults.take_down(self._world.nodes[name], power=False, mean_s=3.0)
         if keeper.disk.damage(stream):
-            self._faults.scrub(keeper)
+            self._faults.disks.scrub(keeper)
         return f"{stream} at {keeper.name}, of {' '.join(holders)}"
 
     def comeback(self) -> str:

@@ -35,6 +35,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     wall_s: float
     events: int
     faults: dict[str, int]
+    frames: dict[str, int]  # what happened to single frames
     commits: int
     tenures: int
     trace_hash: str | None
@@ -53,16 +54,17 @@ def run_seed(
     """Run a seed to its end. *changes* override the plan; the trace is kept if a promise is broken."""
     started = time.perf_counter()
     plan: Plan = structs.replace(draw_plan(Random(f"plan {seed}")), **(changes or {}))
-    world = World(seed, plan, replica_type, disk_type)
+    world = World(seed, plan, replica_type, disk_type, None if hashed else trace_lines)
     faults = Faults(world)
     violation = None
     try:
         _play(world, faults)
     except Violation as exc:
         violation = str(exc)
-        cause = exc.__cause__
-        if cause is not None:
-            violation += "\n" + "".join(traceback.format_exception(cause)[-12:])
+        if exc.__cause__ is not None:
+            violation += "\n" + "".join(traceback.format_exception(exc.__cause__)[-12:])
+    except Exception as exc:  # the seed is to be known whatever happens
+        violation = f"the simulator: {exc!r}\n" + "".join(traceback.format_exception(exc)[-12:])
     return Outcome(
         seed=seed,
         violation=violation,
@@ -70,6 +72,7 @@ def run_seed(
         wall_s=time.perf_counter() - started,
         events=world.event_count,
         faults=dict(sorted(faults.injected.items())),
+        frames=dict(world.network.counts),
         commits=world.history.commit_count,
         tenures=len(world.history.tenures),
         trace_hash=world.trace.trace_hash if hashed else None,

@@ -32,6 +32,7 @@ def batch(first: int, commit: str = "a" * 40, failures: tuple[Failure, ...] = ()
         simulated_s=6000.0,
         cpu_s=10.0,
         faults={"kill": 7, "split": 3},
+        frames={"lost": 9},
         commits=500,
         events=9000,
         twice=1,

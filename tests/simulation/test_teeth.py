@@ -24,8 +24,9 @@ from replicator.core.recovery import Recovery
 from replicator.core.reign import Reign
 from replicator.core.state import State
 from replicator.model import Epoch, Head, Incarnation, Member, MemberRecord, Owner, Sequence, StreamName
-from tests.simulation.disk import Disk, Image, Operation
-from tests.simulation.faults import Faults
+from tests.simulation.disk import Disk, Operation
+from tests.simulation.disk_faults import DiskFaults
+from tests.simulation.image import Image
 from tests.simulation.node import Node
 from tests.simulation.run import run_seed
 
@@ -138,12 +139,12 @@ def commit_without_own(patch: Patch) -> None:
 def amnesia(patch: Patch) -> None:
     """An empty disk passes for the old one (against R20, T9)."""
 
-    def replace_disk(self: Faults, node: Node) -> None:
+    def replace_disk(self: DiskFaults, node: Node) -> None:
         image = Image(node.disk.image.incarnation)
         image.record, image.founded = node.disk.image.record, node.disk.image.founded
         node.disk.replace(image)
 
-    patch.setattr(Faults, "replace_disk", replace_disk)
+    patch.setattr(DiskFaults, "replace_disk", replace_disk)
 
 
 def lend_twice(patch: Patch) -> None:

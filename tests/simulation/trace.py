@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, MutableSequence
 from typing import Any
 
 import msgspec
@@ -11,14 +12,15 @@ import msgspec
 from replicator.core.messages import Acked, CommitPoint, Echo
 from replicator.model import Head, Manifest, Member, MemberRecord, Owner, Position, Promise
 
+Entry = tuple[float, str, str, object]
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class Trace:
-    """Every event handled, effect performed and fault injected, in order."""
+    """Events handled, effects performed and faults injected, in order: all, or the last *kept* of them."""
 
-    def __init__(self) -> None:
-        self.entries: list[tuple[float, str, str, object]] = []
+    def __init__(self, kept: int | None = None) -> None:
+        self.entries: MutableSequence[Entry] = [] if kept is None else deque(maxlen=kept)
 
     def add(self, time: float, who: str, verb: str, subject: object = "") -> None:
         """Note that at *time* (true seconds) *who* did *verb* with *subject*."""
@@ -26,7 +28,7 @@ class Trace:
 
     def lines(self, last: int | None = None) -> list[str]:
         """The last so many entries (all: None), one line each."""
-        entries = self.entries if last is None else self.entries[max(0, len(self.entries) - last) :]
+        entries = list(self.entries)[-last if last else 0 :]
         return [f"{time:10.6f} {who:6} {verb:7} {show(subject)}" for time, who, verb, subject in entries]
 
     @property

@@ -38,7 +38,8 @@ from replicator.core.replica import Replica
 from replicator.model import Digest, Incarnation, Member, MemberRecord, NodeId, Process, Sequence, StreamName
 from tests.simulation.clock import Clock
 from tests.simulation.data import report_rot
-from tests.simulation.disk import Disk, Image
+from tests.simulation.disk import Disk
+from tests.simulation.image import Image
 from tests.simulation.network import Weather
 from tests.simulation.node import Node
 from tests.simulation.trace import show

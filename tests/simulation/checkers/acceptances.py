@@ -12,6 +12,8 @@ from tests.simulation.disk import Disk, Operation
 class Acceptances(Checker):
     """Follows every disk's heads, and tells the history who accepted what."""
 
+    writes = (Accept, AdoptHeads, ForgetTombstone)
+
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self._orders: dict[tuple[Incarnation, StreamName], tuple[int, int]] = {}

@@ -24,7 +24,7 @@ class Ancestry(Checker):
             content = tenure.restored[StreamName(head.stream)]
             commit = Committed(tenure.time, node.name, tenure.epoch, head.position, content)
             self._compare_later(StreamName(head.stream), commit)
-            self.history.commits.setdefault(StreamName(head.stream), []).append(commit)
+            self.history.commit(StreamName(head.stream), commit)
 
     def performed(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, Commit):

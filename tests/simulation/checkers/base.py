@@ -25,9 +25,11 @@ CHECKED = (Violation,)
 
 
 class Checker:
-    """Looks on; a subclass overrides what it wants to see, and names the effects that it *watches*."""
+    """Looks on; a subclass overrides what it wants to see, and names the effects that it *watches* and the
+    disk operations whose *writes* it wants to see."""
 
     watches: tuple[type, ...] = ()
+    writes: tuple[type, ...] = ()
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -37,7 +39,7 @@ class Checker:
         """One of the watched effects of a core is about to be performed."""
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
-        """An operation has just become durable, with that completion."""
+        """One of the operations named in *writes* has just become durable, with that completion."""
 
     def tenure(self, node: Node, tenure: Tenure, effect: StartTenure) -> None:
         """An engine is handed a tenure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from replicator.core.effects import Accept
 from replicator.core.events import Event
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.disk import Disk, Operation
@@ -11,6 +12,8 @@ QUEUED_MAX = 400
 
 class Bounds(Checker):
     """Counts what waits for the disk."""
+
+    writes = (Accept,)
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
         if disk.queued_count > QUEUED_MAX:

@@ -42,14 +42,13 @@ class Chains(Checker):
         epoch = node.reign
         if not node.engine.epoch or (node.name, node.engine.epoch) in self._ended:
             raise Violation("R17a", f"{node.name} commits {stream}@{effect.position} without a tenure")
-        commits = history.commits.setdefault(stream, [])
-        for other in commits[-3:]:
+        for other in history.commits.get(stream, [])[-3:]:
             if other.epoch == epoch and other.position.sequence > effect.position.sequence:
                 raise Violation("I4", f"{node.name}: callbacks of {stream} go back to {effect.position}")
         newest = history.newest_commit(stream)
         if newest is not None and not self._one_chain(newest.content, content):
             raise Violation("I4", f"{stream}@{effect.position} and @{newest.position} both committed")
-        commits.append(Committed(self.world.now, node.name, epoch, effect.position, content))
+        history.commit(stream, Committed(self.world.now, node.name, epoch, effect.position, content))
         history.commit_count += 1
 
     def _one_chain(self, left: Content, right: Content) -> bool:

@@ -54,11 +54,11 @@ class Liveness:
         return bool(active) and self._world.history.commit_count > self._commits_before
 
     def _work_on(self, until: float, commits: int) -> None:
-        """The engine works, rather faster than before, as long as the seed has to last."""
+        """The engine works as long as the seed has to last, and faster if commits are lacking."""
         world = self._world
+        world.run_until(until)
         world.submit_mean_s = min(world.submit_mean_s, QUICK_MEAN_S)
         world.paces = dict.fromkeys(world.streams, 1.0)
-        world.run_until(until)
         bound = world.now + WORKING_WITHIN_S
         if not world.run_until(bound, lambda: world.history.commit_count >= commits):
             raise Violation("I8", f"{world.history.commit_count} commits in all: {self._roles()}")

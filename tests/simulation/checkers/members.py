@@ -29,6 +29,7 @@ class Members(Checker):
     """Follows the member records on all disks, and what each primary proposes after what."""
 
     watches = (WriteRecord,)
+    writes = (WriteRecord,)
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]

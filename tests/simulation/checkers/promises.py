@@ -11,13 +11,14 @@ from tests.simulation.disk import Disk, Operation
 from tests.simulation.history import is_quorum
 from tests.simulation.node import Node
 
-ANSWERS = (Promised, Ack, Adopted, MembersAccepted)
+ANSWERS = frozenset({Promised, Ack, Adopted, MembersAccepted})
 
 
 class Promises(Checker):
     """Follows every disk's promise, and what each promise answer may say (R1, R2, R15 of restarts)."""
 
     watches = (Send, StartTenure)
+    writes = (WritePromise,)
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -49,8 +50,9 @@ class Promises(Checker):
     def performed(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, Send):
             message = effect.message
-            if isinstance(message, ANSWERS) or (isinstance(message, HeartbeatAnswer) and message.lends):
-                self._answers(node, message)
+            lends = type(message) is HeartbeatAnswer and message.lends
+            if lends or type(message) in ANSWERS:
+                self._answers(node, message)  # type: ignore[arg-type]
         elif isinstance(effect, StartTenure):
             who = (node.name, bytes(node.process))
             if self._tenures.setdefault(effect.epoch, who) != who:

@@ -12,6 +12,8 @@ from tests.simulation.disk import Disk, Operation
 class Tombstones(Checker):
     """When a tombstone is forgotten, no member's disk may have anything older of its stream."""
 
+    writes = (ForgetTombstone,)
+
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
         if not isinstance(operation, ForgetTombstone) or operation.stream in disk.image.streams:
             return

@@ -1,0 +1,172 @@
+"""Faults of disks: slow, failing, full, rotten, lost, and replaced by an empty one or by an old copy.
+
+A disk may be destroyed only while the rest of the members' disks are a majority; beyond that nothing is
+promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replicator.model import NodeId
+from tests.simulation.data import report_rot
+from tests.simulation.history import is_quorum
+from tests.simulation.image import Image
+
+if TYPE_CHECKING:
+    from tests.simulation.faults import Faults
+    from tests.simulation.node import Node
+
+
+class DiskFaults:
+    """What can happen to the disks of one world."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._world = faults.world
+        self._random = faults.random
+        self._replaced: set[NodeId] = set()  # with an empty disk that does not count yet
+        self._rolled_back: set[NodeId] = set()  # with last week's copy
+        self._copies: dict[NodeId, Image] = {}
+
+    def kinds(self) -> list[tuple[float, Callable[[], str]]]:
+        """The kinds of fault with their weights."""
+        return [
+            (1.0, self.slow_disk), (1.0, self.failed_sync), (0.7, self.full_disk), (0.7, self.rot),
+            (0.7, self.wipe), (0.8, self.roll_back), (0.5, self.copy_disk),
+        ]  # fmt: skip
+
+    def slow_disk(self) -> str:
+        """Syncs take long for a while."""
+        node = self._faults.any_node()
+        if node is None:
+            return ""
+        node.disk.sync_mean_s = self._random.choice((0.02, 0.1, 0.5))
+        self._faults.for_a_while(setattr, node.disk, "sync_mean_s", 0.002)
+        return node.name
+
+    def failed_sync(self) -> str:
+        """The next sync fails (R21)."""
+        node = self._faults.any_node()
+        if node is None:
+            return ""
+        node.disk.fails_next = True
+        return node.name
+
+    def full_disk(self) -> str:
+        """No room, and room again after a while."""
+        node = self._faults.any_node()
+        if node is None:
+            return ""
+        node.disk.set_full(True)
+        self._faults.for_a_while(node.disk.set_full, False, mean_s=3.0)
+        return node.name
+
+    def rot(self) -> str:
+        """A chunk rots; only while every other member's disk is whole, so that a good copy is left."""
+        node = self._faults.any_node()
+        if node is None or not self.may_rot(node):
+            return ""
+        streams = sorted(node.disk.image.streams)
+        if not streams or not node.disk.damage(self._random.choice(streams)):
+            return ""
+        if self._random.random() < 0.5:
+            self._faults.for_a_while(self.scrub, node)
+        return node.name
+
+    def may_rot(self, node: Node | None = None) -> bool:
+        """Whether some node (or that one) may lose a chunk: only one node's disk may be bad at a time."""
+        bad = self._bad_disks() - ({node.name} if node is not None else set())
+        return len(self._world.nodes) > 1 and not bad
+
+    @staticmethod
+    def scrub(node: Node) -> None:
+        """Find everything that is rotten."""
+        for digest in sorted(node.disk.image.damaged):
+            if node.is_running:
+                report_rot(node, digest)
+
+    def copy_disk(self) -> str:
+        """Somebody takes a copy of a disk, to be put back one day."""
+        name = self._random.choice(sorted(self._world.nodes))
+        if name not in self._copies:
+            self._copies[name] = self._world.nodes[name].disk.image.copy()
+        return name
+
+    def _bad_disks(self) -> set[NodeId]:
+        """Nodes whose disk is not to be relied on: lost ones not yet put in their old place, and rotten."""
+        record = self._world.newest_record()
+        nodes = self._world.nodes
+        if record is not None and not record.old:
+            stored = {
+                node.disk.image.incarnation
+                for node in nodes.values()
+                if node.disk.image.record == record and node.disk.image.founded
+            }
+            if is_quorum(record, stored):
+                present = {member.incarnation for member in record.members}
+                self._replaced = {
+                    name for name in self._replaced if nodes[name].disk.image.incarnation not in present
+                }
+        return (
+            self._replaced
+            | self._rolled_back
+            | {name for name, node in nodes.items() if node.disk.image.damaged}
+        )
+
+    def may_lose(self, node: Node) -> bool:
+        """Whether the node's disk may be destroyed: the rest are a majority, one of which can lead."""
+        record = self._world.newest_record()
+        if record is not None and record.old:
+            return False  # a change is under way: which disks count is open
+        bad = self._bad_disks() | {node.name}
+        nodes = self._world.nodes
+        if not any(other.config.has_engine for name, other in nodes.items() if name not in bad):
+            return False  # nobody could lead who takes the new disk in
+        return 2 * (len(self._world.nodes) - len(bad)) > len(self._world.nodes)
+
+    def wipe(self) -> str:
+        """An empty disk in the place of the old one (R20)."""
+        node = self._faults.any_node(running=False)
+        assert node is not None
+        if not self.may_lose(node):
+            return ""
+        self._faults.take_down(node, power=True)
+        self.replace_disk(node)
+        return node.name
+
+    def replace_disk(self, node: Node) -> None:
+        """An empty disk, with a new incarnation, in the place of the old one."""
+        self._replaced.add(node.name)
+        self._rolled_back.discard(node.name)
+        self._copies.pop(node.name, None)
+        node.disk.replace(Image(self._world.new_incarnation()))
+
+    def roll_back(self) -> str:
+        """An older copy of the disk in the place of the disk."""
+        node = self._faults.any_node(running=False)
+        assert node is not None
+        copy = self._copies.get(node.name)
+        if copy is None or not copy.founded or copy.incarnation != node.disk.image.incarnation:
+            return ""
+        if not self._is_remembered(node, copy) or not self.may_lose(node):
+            return ""
+        self._faults.take_down(node, power=True)
+        self._rolled_back.add(node.name)
+        node.disk.replace(copy)
+        del self._copies[node.name]
+        return node.name
+
+    def _is_remembered(self, node: Node, copy: Image) -> bool:
+        """Whether enough disks hold a counter above the copy's for every majority to have one of them.
+
+        What the peers have heard and not yet written down goes with their processes: a copy that is older
+        by no more than that would not be noticed (R21).
+        """
+        count = len(self._world.nodes)
+        known = 0
+        for other in self._world.others(node.name):
+            incarnation, counter = other.disk.image.remembered.get(node.name, (b"", 0))
+            known += incarnation == copy.incarnation and counter > copy.counter
+        return 2 * (count - known) <= count

@@ -1,0 +1,97 @@
+"""What is on a disk: promise, records, retained checkpoints and chunks, whole or rotten."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec import structs
+
+from replicator.core.state import head_of
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Head,
+    Incarnation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Promise,
+    Sequence,
+    StreamName,
+)
+
+DIGESTS_KEPT_MAX = 5000
+
+
+class Retained(NamedTuple):
+    """A checkpoint on disk."""
+
+    manifest: Manifest
+    accepted_epoch: Epoch
+
+    def head(self, readable: bool) -> Head:
+        """How it is reported when it is the newest of its stream."""
+        return structs.replace(head_of(self.manifest, self.accepted_epoch), readable=readable)
+
+
+class Image:
+    """Everything that survives."""
+
+    def __init__(self, incarnation: Incarnation) -> None:
+        self.incarnation = incarnation
+        self.promise: Promise | None = None
+        self.record: MemberRecord | None = None
+        self.record_epoch = Epoch(0)
+        self.founded = False
+        self.counter = 0
+        self.remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+        self.streams: dict[StreamName, tuple[Retained, ...]] = {}
+        self.committed: dict[StreamName, tuple[Generation, Sequence]] = {}
+        self.chunks: dict[Digest, bytes] = {}
+        self.damaged: set[Digest] = set()
+
+    def copy(self) -> Image:
+        """An independent copy, as of a disk image taken now."""
+        other = Image(self.incarnation)
+        other.__dict__.update(self.__dict__)
+        for name in ("remembered", "streams", "committed", "chunks", "damaged"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    @property
+    def promised_epoch(self) -> int:
+        return self.promise.epoch if self.promise else 0
+
+    def newest(self, stream: StreamName) -> Retained | None:
+        """The stream's head."""
+        retained = self.streams.get(stream)
+        return retained[-1] if retained else None
+
+    def has_all(self, manifest: Manifest) -> bool:
+        """Whether every chunk is there, whole or damaged."""
+        return all(map(self.chunks.__contains__, chunk_digests(manifest)))
+
+    def readable(self, manifest: Manifest) -> bool:
+        """Whether every chunk is there and whole."""
+        return self.has_all(manifest) and self.damaged.isdisjoint(chunk_digests(manifest))
+
+    def payload(self, manifest: Manifest) -> bytes | None:
+        """The bytes of a checkpoint, or None if they cannot be read."""
+        if not self.readable(manifest):
+            return None
+        return b"".join(self.chunks[digest] for digest in chunk_digests(manifest))
+
+
+def chunk_digests(manifest: Manifest) -> dict[Digest, None]:
+    """The stored digests of all chunks, in order (no payload here has the same chunk twice)."""
+    found = _digests.get(manifest.digest)
+    if found is None:
+        if len(_digests) > DIGESTS_KEPT_MAX:
+            _digests.clear()
+        chunks = [chunk.stored_digest for part in manifest.parts for chunk in part.chunks]
+        found = _digests[manifest.digest] = dict.fromkeys(map(Digest, chunks))
+    return found
+
+
+_digests: dict[bytes, dict[Digest, None]] = {}  # by manifest digest; asked for again and again
