@@ -1,0 +1,1 @@
+"""What `bench.failover` and `bench.steadiness` are made of: an engine, a history of its lines, the faults."""
