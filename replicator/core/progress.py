@@ -59,7 +59,7 @@ class Follower:
         self.lacking = {
             stream: -math.inf
             for stream, head in heads.items()
-            if (stream in self.exceptions or stream not in report.heads)
+            if (stream in self.exceptions or not head.same_as(report.heads.get(stream)))
             and self.acked.get(stream, NOTHING) < head.sequence
         }
 

@@ -14,7 +14,7 @@ from replicator.core.effects import (
     Supersede,
 )
 from replicator.core.events import Accepted, ManifestReceived, Published, Seen
-from replicator.core.messages import Ack, Acked, Behind, Claim, Heartbeat, Progress
+from replicator.core.messages import Ack, Acked, Behind, Claim, Heartbeat, Progress, Promised
 from replicator.model import Epoch, Incarnation, NodeId, Position, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
@@ -208,3 +208,18 @@ def test_publications_of_another_node_than_the_owner_are_ignored() -> None:
     assert not cluster.effects("c", Accept)
     cluster.hear("c", "b", Claim(1, 3))
     assert cluster.state("c").promise == cluster.state("a").promise
+
+
+def test_R18_a_promise_that_comes_again_hides_nothing_that_is_lacking() -> None:
+    """A claim told twice is answered twice with the same heads; what was published in between is not among
+    them and would never be told, so that a commit which needs this backup waits for ever."""
+    cluster = Cluster("a", "b", "c").with_primary("a")
+    cluster.do("submit a s 1").live(0.3)
+    cluster.do("crash a").live(0.8).do("grant b").live(0.5)
+    (page,) = [page for page in cluster.sent("c", Promised) if page.epoch == 2]
+    assert [head.sequence for head in page.heads] == [1]
+    cluster.do("cut b c", "submit b s 2", "settle")
+    cluster.hear("b", "c", page)
+    cluster.do("mend b c").live(0.6)
+    assert cluster.state("c").heads[StreamName("s")].sequence == 2
+    assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [2]

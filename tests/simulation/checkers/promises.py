@@ -68,8 +68,10 @@ class Promises(Checker):
         if isinstance(message, Promised) and message.page_count == 1:
             said: dict[str, Head] = {head.stream: head for head in message.heads}
             for stream, order in self._heads.get((image.incarnation, message.epoch), {}).items():
-                head = said.get(stream)
-                if stream in image.streams and (head is None or (head.accepted_epoch, head.sequence) < order):
+                head, held = said.get(stream), image.streams.get(stream)
+                if held is None or (head is None and held[-1].manifest.tombstone):
+                    continue  # forgotten, or on its way to be: the mirror is ahead of the disk there
+                if head is None or (head.accepted_epoch, head.sequence) < order:
                     raise Violation("R2", f"{node.name} reports {head} of {stream}, had {order}")
 
 
