@@ -22,6 +22,9 @@ def demo(
     rows: Annotated[int, typer.Option(min=5_000, max=49_097, help="Rows of the Shuttle set.")] = 49_097,
     rate: Annotated[float, typer.Option(min=100, max=10_000, help="Rows that arrive each second.")] = 3_000,
     interval: Annotated[float, typer.Option(min=0.01, max=1, help="Seconds between checkpoints.")] = 0.2,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Backups load what commits, and go on at once.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Kill the primary twice while it learns from real sensors, and compare with an uninterrupted run.
@@ -32,7 +35,7 @@ def demo(
     if importlib.util.find_spec("river") is None:
         raise ReplicatorError("the demo learns with river: pip install 'replicator[demo]'")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as tidily as with Ctrl-C
-    plan = Plan(nodes=nodes, rows=rows, rows_per_s=rate, checkpoint_interval_s=interval)
+    plan = Plan(nodes=nodes, rows=rows, rows_per_s=rate, checkpoint_interval_s=interval, warm=warm)
     console = Console(stderr=as_json, highlight=False)
     with tempfile.TemporaryDirectory(prefix="replicator-demo-") as base, View(console) as view:
         report = Director(plan, Path(base), view.show).play()

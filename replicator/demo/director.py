@@ -53,6 +53,7 @@ class Plan(Struct, frozen=True):
     rows: int = 49_097
     rows_per_s: float = 3_000
     checkpoint_interval_s: float = 0.2
+    warm: bool = False
 
 
 class Director:
@@ -177,8 +178,9 @@ class Director:
 
     def _start(self, node: Node) -> None:
         program = [sys.executable, "-m", ENGINE]
-        numbers = [str(self.plan.rows), str(self.plan.checkpoint_interval_s)]
-        node.start([*program, *numbers, str(self._base / "tap")])
+        words = [str(self.plan.rows), str(self.plan.checkpoint_interval_s)]
+        words.append("warm" if self.plan.warm else "cold")
+        node.start([*program, *words, str(self._base / "tap")])
         self._note(node, "started" if len(node.directories) == 1 else "started again")
 
     def _note(self, node: Node, what: str, at: float | None = None) -> None:

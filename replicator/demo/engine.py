@@ -1,7 +1,8 @@
 """One engine process of the demo: it embeds the library as any engine would, through its public names.
 
 While it is primary it takes rows from the tap, learns, writes its predictions out and submits a
-checkpoint several times a second. While it is not, it waits in `tenures()`. What it is told of its
+checkpoint several times a second. While it is not, it waits in `tenures()`; if it is to be warm it loads
+whatever commits meanwhile, so that it can go on at once. What it is told of its
 checkpoints goes to the journal before anything else happens with it.
 """
 
@@ -41,6 +42,12 @@ class Engine:
         self._directory = directory
         self._journal = Journal(directory)
         self._predictions = Predictions(directory)
+        self._warm: tuple[Position, Learner] | None = None  # loaded while another node is primary
+
+    def keep_warm(self, replicator: Replicator) -> None:
+        """Load what commits while this node is a backup, until the replicator is closed."""
+        for checkpoint in replicator.follow():
+            self._warm = (checkpoint.position, Learner.restore(checkpoint.parts, checkpoint.meta))
 
     def serve(self, replicator: Replicator) -> None:
         """Work whenever this node is primary; returns when the replicator is closed."""
@@ -55,7 +62,11 @@ class Engine:
     def _restore(self, tenure: Tenure) -> Learner:
         """The learner of the last committed checkpoint, or a new one."""
         restored = tenure.restored.get(STREAM)
-        learner = Learner.restore(restored.parts, restored.meta) if restored else Learner()
+        warm, self._warm = self._warm, None
+        if restored is not None and warm is not None and warm[0] == restored.position:
+            learner = warm[1]
+        else:
+            learner = Learner.restore(restored.parts, restored.meta) if restored else Learner()
         position = restored.position if restored else None
         self._note(
             Entry("restored", now(), tenure.epoch, position, learner.offset, numbers=dict(tenure.instants))
@@ -135,13 +146,15 @@ def _end_with_director() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(rows: str, interval_s: str, tap: str, directory: str) -> None:
+def main(rows: str, interval_s: str, warm: str, tap: str, directory: str) -> None:
     """Run one engine; settings come from the environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=_end_with_director, daemon=True).start()
     engine = Engine(read_rows(int(rows)), float(interval_s), Tap(Path(tap)), Path(directory))
     with Replicator.from_env() as replicator:
+        if warm == "warm":
+            threading.Thread(target=engine.keep_warm, args=(replicator,), daemon=True).start()
         engine.serve(replicator)
 
 

@@ -67,7 +67,7 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
         try:
             while (checkpoint := await _found(session.changed, session.take_offer, timeout)) is not None:
                 yield checkpoint
-                session.done_with_offer(checkpoint.stream)
+                session.done_with_offer(checkpoint)
         except Closed:
             return
         finally:

@@ -12,13 +12,18 @@ from replicator.model import Position, StreamName
 
 
 class Checkpoint(Struct, frozen=True):
-    """A committed checkpoint, byte for byte what was submitted. A plain payload is one part named ''."""
+    """A committed checkpoint, byte for byte what was submitted. A plain payload is one part named ''.
+
+    Of a restored one *is_followed* says that `follow` has given it before, and was asked for the next one:
+    a standby that has loaded it then need not load it again.
+    """
 
     stream: StreamName
     position: Position
     meta: bytes
     parts: dict[str, bytes]
     is_mapping: bool
+    is_followed: bool = False
 
     @property
     def payload(self) -> bytes | dict[str, bytes]:
@@ -55,7 +60,7 @@ class Restored(Mapping[str, Checkpoint]):
     def __init__(self) -> None:
         self._found: dict[str, Checkpoint | Arrival | str] = {}
 
-    def add(self, stream: str, found: Arrival | str) -> None:
+    def add(self, stream: str, found: Checkpoint | Arrival | str) -> None:
         """Take in a checkpoint that came, or the reason why it cannot be read."""
         self._found[stream] = found
 

@@ -105,7 +105,9 @@ class Replicator(FrontDoor[Tenure]):
     def follow(self, timeout: float | None = None) -> Iterator[Checkpoint]:
         """Give committed checkpoints while this node is a backup, for an engine that keeps warm.
 
-        Per stream the latest wins; a newer one of a stream comes only when the caller asks for the next.
+        Per stream the latest wins; a newer one of a stream comes only when the caller asks for the next. The
+        newest of each stream stays in memory until this node is primary: its tenure then starts without
+        loading it, and says of it that it `is_followed`.
         Ends as `tenures` does. One follower at a time.
         """
         session = self._session
@@ -113,7 +115,7 @@ class Replicator(FrontDoor[Tenure]):
         try:
             while (checkpoint := session.changed.wait_for(session.take_offer, timeout)) is not None:
                 yield checkpoint
-                session.done_with_offer(checkpoint.stream)
+                session.done_with_offer(checkpoint)
         except Closed:
             return
         finally:

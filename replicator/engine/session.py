@@ -25,6 +25,7 @@ from replicator.engine.backlog import Backlog, Entry
 from replicator.engine.bell import Bell
 from replicator.engine.checkpoint import Arrival, Checkpoint, Restored
 from replicator.engine.parcel import Parcel, stream_name
+from replicator.engine.shelf import Shelf
 from replicator.engine.tenure import BaseTenure
 from replicator.engine.ticket import Settled, Signal, Ticket
 from replicator.errors import ReplicatorError, TenureEnded, WrongState
@@ -61,11 +62,10 @@ class Session(Generic[TenureT]):
         self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
         self._tenure: TenureT | None = None
         self._taken = self._resigned = False  # of the present tenure
-        self._restored = Restored()  # of the tenure about to start
-        self._restored_epoch = Epoch(0)
+        self._restored, self._restored_epoch = Restored(), Epoch(0)  # of the tenure about to start
         self._sequences: dict[StreamName, int] = {}
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
-        self._offers: dict[StreamName, Arrival] = {}
+        self._shelf = Shelf()
         self._endings: deque[_Ending] = deque()  # what became of checkpoints, not told yet
         self._nonces = count(1)
         self._reports: dict[int, bytes | None] = {}  # by number, those that somebody waits for
@@ -124,7 +124,7 @@ class Session(Generic[TenureT]):
         """Tell this worker, and every later one."""
         if self._wanted.get(type(wish)) != wish:
             self._wanted[type(wish)] = wish
-            self._offers.clear()
+            self._shelf.stop_waiting()
             if self.started:
                 self.call(wish)
 
@@ -159,14 +159,13 @@ class Session(Generic[TenureT]):
         """The committed checkpoint that has waited longest for a warm standby."""
         self.check_usable()
         with self._lock:
-            if not self._offers:
-                return None
-            arrival = self._offers.pop(next(iter(self._offers)))
-        return arrival.checkpoint()
+            return self._shelf.take()
 
-    def done_with_offer(self, stream: StreamName) -> None:
+    def done_with_offer(self, checkpoint: Checkpoint) -> None:
         """The engine has loaded what it took: a newer one may come."""
-        self.call(link.StandbyTaken(stream))
+        with self._lock:
+            self._shelf.done(checkpoint)
+        self.call(link.StandbyTaken(checkpoint.stream))
 
     @contextmanager
     def asking_status(self) -> Iterator[int]:
@@ -230,6 +229,8 @@ class Session(Generic[TenureT]):
                 self._calls.extend(self._wanted.values())
             case link.Restored():
                 self._restore(message, Arrival(message, parts))
+            case link.RestoredKnown():
+                self._restore(message, self._shelf.restored(StreamName(message.stream)))
             case link.RestoredUnavailable():
                 self._restore(message, message.text)
             case link.RestoredDeleted():
@@ -240,9 +241,11 @@ class Session(Generic[TenureT]):
                 self._end_tenure(message.reason)
             case link.ResignRefused() if self._tenure is not None and self._tenure.epoch == message.epoch:
                 self._go_on(self._tenure, message.reason)
-            case link.StandbyOffered() if self._wanted.get(link.Follow) == link.Follow(True):
+            case link.StandbyOffered():
                 with self._lock:
-                    self._offers[StreamName(message.stream)] = Arrival(message, parts)
+                    self._shelf.put(
+                        Arrival(message, parts), self._wanted.get(link.Follow) == link.Follow(True)
+                    )
             case link.StatusReply() if message.nonce in self._reports:
                 self._reports[message.nonce] = message.report
             case _:
@@ -282,6 +285,7 @@ class Session(Generic[TenureT]):
         self._end_tenure(reason)
         with self._lock:
             free = self._backlog.lost()
+            self._shelf.clear()
         for ticket in free:
             ticket.released.set()
         self._calls.clear()
@@ -314,7 +318,7 @@ class Session(Generic[TenureT]):
         if self._resigned or self.closing:
             raise TenureEnded(f"the tenure of epoch {epoch} is being handed over: nothing is taken any more")
 
-    def _restore(self, message: _Restoring, found: Arrival | str | None) -> None:
+    def _restore(self, message: _Restoring, found: Checkpoint | Arrival | str | None) -> None:
         if message.epoch != self._restored_epoch:
             self._restored, self._restored_epoch, self._sequences = Restored(), Epoch(message.epoch), {}
         self._sequences[StreamName(message.stream)] = message.position.sequence
@@ -331,7 +335,7 @@ class Session(Generic[TenureT]):
         with self._lock:
             for stream, sequence in self._sequences.items():
                 self._backlog.go_on(stream, sequence)
-            self._offers.clear()
+            self._shelf.clear()
             self._taken = self._resigned = False
             self._tenure = tenure
         self._restored_epoch = Epoch(0)
@@ -382,7 +386,7 @@ class Session(Generic[TenureT]):
         self.settled.fire()
 
 
-_Restoring = link.Restored | link.RestoredUnavailable | link.RestoredDeleted
+_Restoring = link.Restored | link.RestoredKnown | link.RestoredUnavailable | link.RestoredDeleted
 _Ending = link.Stored | link.Committed | link.HeldByAll | link.Superseded | link.Aborted
 _ENDINGS = (link.Stored, link.Committed, link.HeldByAll, link.Superseded, link.Aborted)
 _sessions: weakref.WeakSet[Session[Any]] = weakref.WeakSet()

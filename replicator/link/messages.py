@@ -9,9 +9,9 @@ twice. Per stream one handle is with the worker, from its Submit or Delete until
 Aborted: that is the credit. Stored and HeldByAll come in between and after, and Released whenever the
 worker reads the payload no longer, also for a handle whose tenure has ended.
 
-A tenure's restored streams come before its TenureStarted: for each stream Restored, RestoredUnavailable
-or RestoredDeleted, so that the engine's end knows the sequences to go on from. A tenure that was not ended
-before the next one starts ends with that.
+A tenure's restored streams come before its TenureStarted: for each stream Restored, RestoredKnown,
+RestoredUnavailable or RestoredDeleted, so that the engine's end knows the sequences to go on from. A
+tenure that was not ended before the next one starts ends with that.
 """
 
 from __future__ import annotations
@@ -120,6 +120,15 @@ class Restored(Struct, frozen=True, array_like=True, tag=True):
     is_mapping: bool
 
 
+class RestoredKnown(Struct, frozen=True, array_like=True, tag=True):
+    """The tenure of *epoch* starts with this checkpoint of the stream: the one that was offered last to the
+    warm standby, whose bytes are not sent again."""
+
+    epoch: _Count
+    stream: _Name
+    position: Position
+
+
 class RestoredUnavailable(Struct, frozen=True, array_like=True, tag=True):
     """The stream's head is there but nobody can read it now; asking for it raises *text* (R8)."""
 
@@ -209,7 +218,8 @@ class Released(Struct, frozen=True, array_like=True, tag=True):
 
 
 class StandbyOffered(Struct, frozen=True, array_like=True, tag=True):
-    """A committed checkpoint for a warm standby; its parts follow as frames. One per stream until taken."""
+    """A committed checkpoint for a warm standby; its parts follow as frames. One per stream until taken. The
+    engine's end keeps the newest of each stream until its next tenure has started."""
 
     stream: _Name
     position: Position
@@ -227,9 +237,9 @@ class StatusReply(Struct, frozen=True, array_like=True, tag=True):
 
 ToWorker = Ready | Submit | Delete | Resign | Follow | StandbyTaken | AskStatus | Close
 ToEngine = (
-    Started | Failed | Restored | RestoredUnavailable | RestoredDeleted | TenureStarted | TenureEnded
-    | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted | Released | StandbyOffered
-    | StatusReply
+    Started | Failed | Restored | RestoredKnown | RestoredUnavailable | RestoredDeleted | TenureStarted
+    | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted | Released
+    | StandbyOffered | StatusReply
 )  # fmt: skip
 WithPayload = Submit | Restored | StandbyOffered
 

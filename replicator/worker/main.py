@@ -192,8 +192,8 @@ class Worker:
         mesh = Mesh(control, settings.cluster, me, config.peers, core)
         elector = _elector(settings, mesh, inbox)
         close(elector.close)
-        tenancy = Tenancy(end, self._words, loader, inbox.deliver, settings.acks)
         standbys = Standbys(end, loader, inbox.deliver)
+        tenancy = Tenancy(end, self._words, loader, inbox.deliver, standbys, settings.acks)
         census = Census(settings, core, elector, store, data, mesh)
         return Parts(settings, inbox, end, store, data, mesh, elector, core, tenancy, standbys, census)
 

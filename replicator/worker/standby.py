@@ -1,7 +1,8 @@
 """Warm standby: committed checkpoints, loaded in the background and offered to an engine that follows.
 
 Per stream the latest wins and one is out at a time, until the engine has taken it; `OUT_MAX` streams are
-out together, so that an engine that takes none holds no more memory than that.
+out together, so that an engine that takes none holds no more memory than that. What was offered last of each
+stream stays with the engine until its next tenure has started, which need not be given it again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Standbys:
         self._newest: dict[StreamName, Head] = {}
         self._waiting: dict[StreamName, Head] = {}  # newest, not yet offered; oldest stream first
         self._out: set[StreamName] = set()  # being loaded, or offered and not taken
+        self._offered: dict[StreamName, Head] = {}  # what the engine has of each stream
 
     def committed(self, effect: Standby, now: float) -> None:
         """A newer committed head is held here; a tombstone ends its stream."""
@@ -65,8 +67,18 @@ class Standbys:
             meta, mapping = result.payload.meta, result.payload.is_mapping
             offer = link.StandbyOffered(stream, result.head.position, meta, names, mapping)
             self._end.send(offer, parts)
+            self._offered[stream] = result.head
             return
         self.taken(stream)
+
+    def has_offered(self, head: Head) -> bool:
+        """Whether the engine has that very checkpoint."""
+        offered = self._offered.get(StreamName(head.stream))
+        return offered is not None and head.same_as(offered) and head.position == offered.position
+
+    def forget_offered(self) -> None:
+        """A tenure has started: the engine keeps nothing any longer."""
+        self._offered.clear()
 
     def _offer(self) -> None:
         for stream in [stream for stream in self._waiting if stream not in self._out]:

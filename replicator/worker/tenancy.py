@@ -33,6 +33,7 @@ from replicator.model import Digest, Epoch, Head, Payload, StreamName
 from replicator.worker.inbox import Loaded
 from replicator.worker.loader import Loader
 from replicator.worker.silence import End
+from replicator.worker.standby import Standbys
 
 MEND_TIMEOUT_S = 2.0
 STAGES = ("publish", "store", "commit")  # each begins where the one before ends
@@ -52,9 +53,11 @@ class Tenancy:
         words: LeaseWords,
         loader: Loader,
         deliver: Callable[[HeadRotten], None],
+        standbys: Standbys,
         acks: str = "quorum",
     ) -> None:
         self._end = end
+        self._standbys = standbys
         self._acks = acks
         self._words = words
         self._loader = loader
@@ -164,7 +167,7 @@ class Tenancy:
         return self._mend_until
 
     def start(self, effect: StartTenure, now: float) -> None:
-        """Load all heads; the tenure starts when the last one is there."""
+        """Load all heads that the engine has not got; the tenure starts when the last one is there."""
         if effect.epoch != self._epoch:
             self._take_slot(effect.epoch)
         self._forget_start()
@@ -177,6 +180,8 @@ class Tenancy:
         for head in effect.heads:
             if head.tombstone:
                 self._end.send(link.RestoredDeleted(effect.epoch, head.stream, head.position))
+            elif self._standbys.has_offered(head):
+                self._end.send(link.RestoredKnown(effect.epoch, head.stream, head.position))
             else:
                 self._loading.add(StreamName(head.stream))
                 self._loader.load(effect.epoch, head)
@@ -242,6 +247,7 @@ class Tenancy:
         if effect is not None and not self._loading and slot is not None and slot.deadline_ns:
             self._instants["restored"] = now
             self._end.send(link.TenureStarted(effect.epoch, self._count, effect.unchanged, self._instants))
+            self._standbys.forget_offered()
             self._forget_start()
 
     def _forget_start(self) -> None:

@@ -154,12 +154,36 @@ def test_a_backup_follows_what_is_committed(replicator: Replicator, worker: Fake
     offer(worker, "s", 5, b"five")
     offer(worker, "s", 6, b"six")
     soon(lambda: worker._orders.empty())
-    soon(lambda: [a.message.position.sequence for a in replicator._session._offers.values()] == [6])
+    soon(lambda: [a.message.position.sequence for a in replicator._session._shelf._waiting.values()] == [6])
     assert next(followed).payload == b"six"
     assert worker.hear(link.StandbyTaken)[0].stream == "s"
     close: Callable[[], None] = followed.close  # type: ignore[attr-defined]
     close()
     assert not worker.hear(link.Follow)[0].on
+
+
+def test_a_warm_standby_is_restored_from_what_it_followed(replicator: Replicator, worker: FakeWorker) -> None:
+    """What came last of a stream comes once: taken, loaded or still waiting, the tenure has it; of what the
+    follower is done with it says so. The next tenure has nothing of it."""
+    followed = replicator.follow(DEADLINE_S)
+    for stream, payload in (("a", b"loaded"), ("b", b"being loaded"), ("c", b"waiting")):
+        offer(worker, stream, 4, payload)
+    taken: list[Checkpoint] = []
+    thread = threading.Thread(target=lambda: taken.extend([next(followed), next(followed)]))
+    thread.start()
+    thread.join()
+    assert [each.stream for each in taken] == ["a", "b"]
+    for stream in "abc":
+        worker.say(link.RestoredKnown(5, stream, Position(1, 4)))
+    worker.say(link.TenureStarted(5, 1))
+    tenure = next(replicator.tenures(DEADLINE_S))
+    restored = [(each.payload, each.is_followed) for each in tenure.restored.values()]
+    assert restored == [(b"loaded", True), (b"being loaded", False), (b"waiting", False)]
+    assert tenure.restored["a"].parts is taken[0].parts
+    assert tenure.next_position("a").sequence == 5
+    worker.say(link.RestoredKnown(6, "a", Position(1, 4)))
+    worker.say(link.TenureStarted(6, 2))
+    assert next(replicator.tenures(DEADLINE_S)).restored.unavailable == {"a"}
 
 
 def test_following_ends_in_time_and_with_the_replicator(replicator: Replicator) -> None:

@@ -242,8 +242,9 @@ class Bench:
         me = Owner(A, ID, ID)
         self.mesh = Mesh(self.control, "replicator", me, frozenset((B, C)), self.core)
         deliver = self.inbox.deliver
-        self.tenancy = Tenancy(self.end, self.words, self.loader, deliver, self.settings.acks)
         self.standbys = Standbys(self.end, self.loader, deliver)
+        acks = self.settings.acks
+        self.tenancy = Tenancy(self.end, self.words, self.loader, deliver, self.standbys, acks)
         self.census = Census(self.settings, self.core, self.elector, self.store, self.data, self.mesh)
         parts = Parts(
             self.settings, self.inbox, self.end, self.store, self.data, self.mesh, self.elector, self.core,

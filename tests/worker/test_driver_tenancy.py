@@ -201,6 +201,25 @@ def test_a_follower_that_takes_nothing_costs_no_memory(bench: Bench) -> None:
     assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX + 1
 
 
+def test_a_tenure_need_not_load_what_a_standby_has(bench: Bench) -> None:
+    """The very checkpoint that was offered last of its stream is named only; one that is newer is loaded, and
+    in the next tenure all are."""
+    bench.standbys.follow(True)
+    for stream in ("orders", "sensors"):
+        bench.emit(effects.Standby(head(stream, 2)))
+    bench.load()
+    newer = head("sensors", 3)
+    bench.emit(start(head("orders", 2), newer), LENT)
+    assert [(m.stream, m.position) for m in bench.end.all(link.RestoredKnown)] == [
+        ("orders", head("orders", 2).position)
+    ]
+    assert [job[1] for job in bench.loader.jobs] == [newer]
+    bench.load()
+    assert isinstance(bench.end.told[-1], link.TenureStarted)
+    bench.emit(effects.EndTenure(FOUR, ""), effects.StartTenure(Epoch(5), (head("orders", 2),), (), False))
+    assert [job[1] for job in bench.loader.jobs] == [head("orders", 2)]
+
+
 def test_nothing_is_loaded_for_an_engine_that_does_not_follow(bench: Bench) -> None:
     """Neither before it follows, nor after it has ended, nor for a deleted stream."""
     bench.standbys.follow(True)

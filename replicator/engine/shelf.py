@@ -1,0 +1,61 @@
+"""The shelf: committed checkpoints that came for a warm standby, kept until a tenure starts from them.
+
+Of each stream the newest is kept, also after the follower has taken it, so that a takeover need not have it
+loaded and sent again. The worker knows what is here: it is what it has offered last. Used under the session's
+lock.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from replicator.engine.checkpoint import Arrival, Checkpoint
+from replicator.model import Position, StreamName
+
+
+class Shelf:
+    """Per stream one checkpoint, and how far the follower is with it."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[StreamName, Arrival] = {}  # not taken yet; oldest stream first
+        self._kept: dict[StreamName, Arrival | Checkpoint] = {}
+        self._followed: dict[StreamName, Position] = {}  # what the follower is done with
+
+    def put(self, arrival: Arrival, is_wanted: bool) -> None:
+        """A newer one has come; it is kept whether or not somebody follows just now."""
+        stream = StreamName(arrival.message.stream)
+        self._kept[stream] = arrival
+        if is_wanted:
+            self._waiting[stream] = arrival
+
+    def take(self) -> Checkpoint | None:
+        """The one that has waited longest."""
+        if not self._waiting:
+            return None
+        stream = next(iter(self._waiting))
+        arrival = self._waiting.pop(stream)
+        checkpoint = arrival.checkpoint()
+        if self._kept.get(stream) is arrival:
+            self._kept[stream] = checkpoint  # its bytes are there once
+        return checkpoint
+
+    def done(self, checkpoint: Checkpoint) -> None:
+        """The follower has loaded it."""
+        self._followed[checkpoint.stream] = checkpoint.position
+
+    def restored(self, stream: StreamName) -> Arrival | Checkpoint | str:
+        """What a tenure starts from that need not be sent; a text if it is not here, which is a bug."""
+        found = self._kept.get(stream, "what the standby was given is gone")
+        if isinstance(found, Checkpoint) and self._followed.get(stream) == found.position:
+            return replace(found, is_followed=True)
+        return found
+
+    def stop_waiting(self) -> None:
+        """Nobody follows, or somebody else begins to."""
+        self._waiting.clear()
+
+    def clear(self) -> None:
+        """A tenure has started, or the worker is gone."""
+        self._waiting.clear()
+        self._kept.clear()
+        self._followed.clear()
