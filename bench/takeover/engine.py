@@ -4,7 +4,8 @@ Stream ``chain`` is submitted again and again, each state with the digest of the
 streams are submitted once. The filler stays the same, so that a checkpoint costs its head alone, until
 SIGUSR1: then all of it is new. A line ``active`` is a span in which every look at the lease word said so.
 
-Usage: ``python -m bench.takeover.engine LOG IDLE FILLER_BYTES INTERVAL_S [follow]``.
+Usage: ``python -m bench.takeover.engine LOG IDLE FILLER_BYTES INTERVAL_S [follow] [burn]``; *burn* keeps the
+interpreter busy beside it.
 """
 
 from __future__ import annotations
@@ -105,13 +106,19 @@ class Engine:
         ticket.add_done_callback(note)
 
 
+def burn() -> None:
+    """Keep the interpreter's lock busy."""
+    while True:
+        sum(range(1000))
+
+
 def _digest(head: bytes) -> str:
     return hashlib.sha256(head).hexdigest()[:32]
 
 
 def main() -> None:
     """Run until SIGTERM."""
-    log, idle, filler_bytes, interval_s, *follow = sys.argv[1:]
+    log, idle, filler_bytes, interval_s, *extras = sys.argv[1:]
     logging.basicConfig(level="INFO", format=LOG_FORMAT)
     engine = Engine(Path(log), int(idle), int(filler_bytes), float(interval_s))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -123,7 +130,9 @@ def main() -> None:
 
     with Replicator.from_env() as replicator:
         engine.write("started")
-        if follow:
+        if "burn" in extras:
+            threading.Thread(target=burn, daemon=True).start()
+        if "follow" in extras:
             threading.Thread(target=stand_by, args=(replicator,), daemon=True).start()
         engine.serve(replicator)
 
