@@ -3,6 +3,13 @@
 A lender promises no other owner until its own clock says that what it lent has passed. The holder counts
 from the *send* time of the question that was answered, less a margin for clocks whose rates differ, so
 it stops believing before any lender stops refusing. Only rates of clocks are trusted, never their times.
+
+One thing voids a lease before its time: its owner's own word (`LeaseReturned`), which a worker says with its
+last breath when its engine dies. A closed connection proves nothing. The kernel closes those of a process
+that died, yet a living one loses them too: to a router that forgets or resets, to an address that moves, to
+ZeroMQ itself, which dials anew after any error; and a port that refuses to be dialled may be a firewall's
+answer. Whoever hears that the primary's connections are gone knows no more than one who hears nothing, so
+where nobody is left to speak (a whole node, or a worker in the engine's own process) the timers decide (I9).
 """
 
 from __future__ import annotations
