@@ -29,6 +29,7 @@ import msgspec
 from blake3 import blake3
 from msgspec import Struct
 
+from replicator.adapters.store_pages import lacks_used_pages
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import (
     Digest,
@@ -307,11 +308,14 @@ def open_environment(
             readahead=False,
         )
         # A page past the file's end would be a bus error at the first touch, not an exception.
-        pages = environment.info()["last_pgno"] + 1
+        pages, page_bytes = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
         file_bytes = (path / "data.mdb").stat().st_size
-        if pages > 2 and pages * environment.stat()["psize"] > file_bytes:
-            environment.close()
-            raise StoreDamaged(f"store {path} is cut short: {pages} pages in {file_bytes} bytes")
+        if pages > 2 and pages * page_bytes > file_bytes:
+            with (path / "data.mdb").open("rb") as file:
+                is_damaged = lacks_used_pages(file, page_bytes)
+            if is_damaged:
+                environment.close()
+                raise StoreDamaged(f"store {path} is cut short: {pages} pages in {file_bytes} bytes")
         return environment
 
 
