@@ -1,0 +1,49 @@
+"""Explore small worlds: `scripts/explore [--world NAME] [--depth N] [--minutes M]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.exploration.explorer import Explorer, Outcome
+from tests.exploration.worlds import WORLDS
+
+
+def main() -> int:
+    """Explore the worlds that are asked for; 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(prog="scripts/explore", description=__doc__)
+    parser.add_argument("--world", action="append", choices=[world.name for world in WORLDS])
+    parser.add_argument("--depth", type=int, default=10_000, help="how many steps at most")
+    parser.add_argument("--minutes", type=float, default=5.0, help="for each world")
+    parser.add_argument("--states", type=int, default=20_000_000, help="for each world")
+    parser.add_argument("--quick", action="store_true", help="the small form of each, as the tests run it")
+    given = parser.parse_args()
+    worlds = [world for world in WORLDS if not given.world or world.name in given.world]
+    broken = 0
+    for world in worlds:
+        explorer = Explorer(world if given.quick else world.long())
+        outcome = explorer.explore(given.states, given.depth, given.minutes * 60)
+        print(line(outcome), flush=True)
+        if outcome.violation:
+            broken = 1
+            for step in outcome.path:
+                print(" ", explorer.tell(step))
+            print(" ", outcome.violation)
+    return broken
+
+
+def line(outcome: Outcome) -> str:
+    """One search in one line."""
+    rate = outcome.transitions / max(outcome.seconds, 1e-9)
+    end = outcome.violation or ("exhausted" if outcome.complete else "not exhausted")
+    return (
+        f"{outcome.world:<12} {outcome.states:>10,} states {outcome.transitions:>12,} transitions "
+        f"depth {outcome.depth:>3} "
+        f"{outcome.tenures} tenures {outcome.commits} commits "
+        f"{outcome.machines:>8,} machine states {outcome.calls:>9,} core calls "
+        f"{outcome.seconds:>7.1f} s {rate:>9,.0f}/s  {end}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
