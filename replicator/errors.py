@@ -5,6 +5,12 @@ A library's own exceptions (ZeroMQ, LMDB, PySyncObj) are turned into these at th
 
 from __future__ import annotations
 
+from msgspec import MsgspecError
+
+# What msgspec raises on bytes that are not what they should be: also for text that is not UTF-8, and for
+# nesting without end.
+UNREADABLE = (MsgspecError, ValueError, RecursionError)
+
 
 class ReplicatorError(Exception):
     """The root of everything that this package raises on purpose."""

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from replicator.codec.chunking import check_chunk, check_manifest
 from replicator.core.messages import PROTOCOL_VERSION, Envelope
-from replicator.errors import MessageError
+from replicator.errors import UNREADABLE, MessageError
 from replicator.model import Buffer, Chunk, Manifest
 
 ENVELOPE_BYTES_MAX = 2**20 + 2**16
@@ -105,7 +105,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _envelopes = msgspec.msgpack.Decoder(Envelope)
 _publications = msgspec.msgpack.Decoder(Publication)
 _repairs = msgspec.msgpack.Decoder(Repair)
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _FOREIGN = (msgpack.UnpackException, ValueError, TypeError, RecursionError)
 
 _Header = TypeVar("_Header", Envelope, Publication, Repair)
@@ -180,7 +179,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_Header], frame: Buffer, bytes_max:
         raise MessageError("header is too large")
     try:
         return decoder.decode(frame)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise MessageError(_what_is_wrong(frame)) from error
 
 

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import zmq
-from msgspec import MsgspecError
 from msgspec.msgpack import Decoder, Encoder
 
-from replicator.errors import MessageError, TransportError
+from replicator.errors import UNREADABLE, MessageError, TransportError
 from replicator.link.messages import Released, Restored, StandbyOffered, Submit, ToEngine, ToWorker
 from replicator.model import Buffer
 
@@ -74,7 +73,7 @@ class _End(Generic[_Outgoing, _Incoming]):
                 return
             try:
                 message = self._decoder.decode(first.buffer)
-            except MsgspecError as error:
+            except UNREADABLE as error:
                 raise MessageError(f"not a message of the link: {error}") from error
             expected = len(message.part_names) if isinstance(message, _WITH_PARTS) else 0
             if len(rest) != expected:

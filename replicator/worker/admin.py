@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from msgspec import MsgspecError, Struct, json
+from msgspec import Struct, json
 
-from replicator.errors import Unavailable
+from replicator.errors import UNREADABLE, Unavailable
 
 SOCKET_NAME = "admin.sock"
 REQUEST_BYTES_MAX = 4096
@@ -116,7 +116,7 @@ class AdminServer:
 
         try:
             self._handle(json.decode(line, type=Request), reply)
-        except MsgspecError as error:
+        except UNREADABLE as error:
             return _error(f"not a request: {error}")
         return await answer
 

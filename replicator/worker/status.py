@@ -13,13 +13,14 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import MsgspecError, Struct, json
+from msgspec import Struct, json
 
 from replicator.adapters.ports import DataPath, Elector, Store
 from replicator.core.effects import MarkCommitted
 from replicator.core.events import Accepted
 from replicator.core.messages import StatusReport, StatusRequest
 from replicator.core.replica import ReplicaStatus
+from replicator.errors import UNREADABLE
 from replicator.model import Head, Manifest, NodeId, Position, StreamName
 from replicator.settings import Settings
 from replicator.worker.mesh import Mesh
@@ -159,7 +160,7 @@ class Census:
             return
         try:
             report = json.decode(message.report, type=MemberReport)
-        except MsgspecError:
+        except UNREADABLE:
             return
         report.node, report.reachable = node, True
         self._heard[node] = report
