@@ -20,14 +20,14 @@ from statistics import median
 
 from lz4.block import compress
 
-from bench.kit.cluster import TIMEOUT_S, Cluster
+from bench.kit.cluster import Cluster
+from bench.kit.commits import Payload, commit_ms
 from bench.kit.payloads import freshen
 from bench.kit.plots import draw_bars
 from bench.kit.report import Report, Row
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
-from bench.kit.states import KINDS, Payload
-from replicator import Committed
+from bench.kit.states import KINDS
 
 NAME = "delta"
 KEEP = 64  # nothing is swept while it is measured, so what a store grows by is what it took in
@@ -50,18 +50,6 @@ def changed_chunks_bytes(old: Mapping[str, bytes], new: Mapping[str, bytes], chu
             if chunk != before[start : start + chunk_bytes]:
                 total += min(len(chunk), len(compress(chunk, store_size=False)))
     return total
-
-
-def commit_ms(cluster: Cluster, stream: str, payload: Payload) -> float:
-    """Submit to committed, in milliseconds; returns when the payload is read no longer."""
-    began = time.perf_counter()
-    ticket = cluster.tenure.submit(stream, payload)
-    outcome = ticket.result(TIMEOUT_S)
-    spent_s = time.perf_counter() - began
-    ticket.released.wait(TIMEOUT_S)
-    if not isinstance(outcome, Committed):
-        raise TimeoutError(f"{ticket} has not committed")
-    return spent_s * 1000
 
 
 def anew(payload: Payload) -> Payload:
@@ -87,21 +75,21 @@ def measure_kind(cluster: Cluster, kind: str, rounds: int) -> Row:
     state, chunk_bytes = KINDS[kind](), cluster.settings(cluster.names[0]).chunk_bytes
     payload, _ = state.step()
     old = parts_of(payload)
-    commit_ms(cluster, kind, payload)
+    commit_ms(cluster.tenure, kind, payload)
     figures: dict[str, list[float]] = {
         name: [] for name in ("sent", "stored", "chunks", "changed", "ms", "full")
     }
     for _ in range(rounds):
         sent, stored = usage(cluster)
         payload, changed = state.step()
-        figures["ms"].append(commit_ms(cluster, kind, payload))
+        figures["ms"].append(commit_ms(cluster.tenure, kind, payload))
         sent_then, stored_then = usage(cluster)
         new = parts_of(payload)
         figures["sent"].append((sent_then - sent) / 1e3)
         figures["stored"].append((stored_then - stored) / 1e3)
         figures["chunks"].append(changed_chunks_bytes(old, new, chunk_bytes) / 1e3)
         figures["changed"].append(changed / 1e3)
-        figures["full"].append(commit_ms(cluster, f"{kind}, all new", anew(payload)))
+        figures["full"].append(commit_ms(cluster.tenure, f"{kind}, all new", anew(payload)))
         old = new
     middle = {name: median(values) for name, values in figures.items()}
     return {

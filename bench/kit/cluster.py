@@ -5,10 +5,13 @@ The two others are processes of their own (`bench.kit.node`), which end when thi
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,38 +29,56 @@ END_TIMEOUT_S = 10.0
 
 
 class NodeProcess:
-    """A node without an engine in a process of its own."""
+    """A node in a process of its own: without an engine, or (*module* `bench.kit.engine`) with one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, module: str = "bench.kit.node") -> None:
         self.settings = settings
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.kit.node"], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
-        assert self._process.stdin is not None
-        self._process.stdin.write(settings.to_json() + b"\n")
-        self._process.stdin.flush()
+        self.tell(settings.to_json())
 
     @property
     def pid(self) -> int:
         """Its process."""
         return self._process.pid
 
+    def tell(self, line: bytes) -> None:
+        """Write a line to its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """The next line that it says; raises TimeoutError if none comes."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+            raise TimeoutError(f"{self.settings.node} says nothing for {timeout_s:.0f} s")
+        return self._process.stdout.readline()
+
     def stop(self) -> None:
         """Have it end by itself; kill it if it does not."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
 
 class Cluster:
     """A cluster whose first node is this process's own; use it in a ``with`` statement.
 
-    *changes* are settings that differ from the defaults. With *keys* all links are encrypted by CURVE.
-    `names` are the nodes' names, the primary's first; `nodes` the others' processes.
+    *changes* are settings that differ from the defaults; with *keys* all links are encrypted by CURVE; *modules*
+    are what those nodes run that do not only store. `names` are the nodes' names, the primary's first, and
+    `nodes` the others' processes.
     """
 
     def __init__(
@@ -67,14 +88,14 @@ class Cluster:
         keys: bool = False,
         count: int = 3,
         directory: Path | None = None,
-        start: int | None = None,
+        modules: Mapping[str, str] | None = None,
         **changes: Any,
     ) -> None:
         self._stack = ExitStack()
         self._changes = {"log_level": "ERROR", "isolation": isolation} | changes
         self._keys = keys
         self._parent = directory
-        self._start_count = count if start is None else start
+        self._modules = dict(modules or {})
         self.peers: Peers = free_peers(count) if count > 1 else {}
         self.names: list[str] = [*self.peers] or ["edge-1"]
         self.nodes: dict[str, NodeProcess] = {}
@@ -89,9 +110,9 @@ class Cluster:
             places["peer_keys_file"] = self.base / "keys" / PEER_KEYS_NAME
         return msgspec.convert({**places, **self._changes}, Settings)
 
-    def start(self, name: str) -> NodeProcess:
-        """Start a node that stores and votes."""
-        node = NodeProcess(self.settings(name))
+    def start(self, name: str, module: str = "bench.kit.node") -> NodeProcess:
+        """Start a node of these; by default one that only stores and votes."""
+        node = NodeProcess(self.settings(name), module)
         self.nodes[name] = node
         self._stack.callback(node.stop)
         return node
@@ -102,8 +123,8 @@ class Cluster:
             self.base = Path(self._stack.enter_context(directory))
             if self._keys:
                 generate_keys(list(self.peers), self.base / "keys")
-            for name in self.names[1 : self._start_count]:
-                self.start(name)
+            for name in self.names[1:]:
+                self.start(name, self._modules.get(name, "bench.kit.node"))
             self.replicator = self._stack.enter_context(Replicator(self.settings(self.names[0])))
             self.tenure = next(self.replicator.tenures(TIMEOUT_S))
             self._stack = self._stack.pop_all()
@@ -116,13 +137,13 @@ class Cluster:
 
     def pids(self) -> dict[str, int]:
         """The process of each node that stores, by name, the primary's worker first."""
-        import os
-
         own = os.getpid()
         workers = _children(own) if self._changes["isolation"] == "process" else [own]
         others = {node.pid for node in self.nodes.values()}
-        first = next(pid for pid in workers if pid not in others)
-        return {self.names[0]: first} | {name: node.pid for name, node in self.nodes.items()}
+        found = {self.names[0]: next(pid for pid in workers if pid not in others)}
+        for name, node in self.nodes.items():  # what stores is the child of an engine, else the node itself
+            found[name] = next(iter(_children(node.pid)), node.pid)
+        return found
 
     def status(self) -> dict[str, Any]:
         """Each member's own word, by name."""

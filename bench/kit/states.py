@@ -9,13 +9,13 @@ from __future__ import annotations
 import pickle
 import random
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
+from bench.kit.commits import Payload
 from bench.kit.payloads import KIB, MIB, realistic
 
-Payload = bytes | bytearray | Mapping[str, bytes]
 PAGE_BYTES = 4 * KIB
 SHARE = 0.01
 
