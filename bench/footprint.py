@@ -1,21 +1,31 @@
-"""What embedding costs an engine's process before it does anything: import time and memory.
+"""What embedding costs: import time and memory, and what a node uses when it is idle and when it is busy.
 
-    python -m bench.footprint [--runs 15] [--json]
+The import: a bare interpreter and one that imports the public names are started in turns; what is added by
+the import, time measured around it inside the process, memory as its resident set. The worker's own libraries
+are not among it: they load in the worker.
 
-A bare interpreter and one that imports the public names are started in turns; medians and spread of what
-the import adds. Time is measured inside the process around the import; memory is its resident set, after
-less before. The worker's own libraries are not among it: they load in the worker.
+The node: three nodes on this machine, the worker as a child process. `memory_mib` is the anonymous memory of
+each process (engine, its worker, a backup), `cpu` its share of one core: idle, and with 1 MB committed every
+100 ms.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
+import os
 import subprocess
 import sys
+import time
 
+from bench.kit.cluster import Cluster
+from bench.kit.commits import commit_ms
+from bench.kit.payloads import MIB, freshen, realistic
+from bench.kit.process import Usage
+from bench.kit.report import Report
+from bench.kit.run import command_line, parser, run
+from bench.kit.samples import Spread
+
+NAME = "footprint"
 PROBE = """
 import sys, time
 def resident():
@@ -31,6 +41,8 @@ STATEMENTS = {
     "import zmq (for comparison)": "import zmq",
     "import asyncio (for comparison)": "import asyncio",
 }
+BUSY_INTERVAL_S = 0.1
+SETTLE_S = 2.0
 
 
 def probe(statement: str) -> tuple[float, float, float]:
@@ -41,39 +53,77 @@ def probe(statement: str) -> tuple[float, float, float]:
     return wall * 1e3, cpu * 1e3, memory / 2**20
 
 
-def main() -> int:
-    """Measure, and print a table or one JSON object."""
-    parser = argparse.ArgumentParser(prog="python -m bench.footprint", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=15, help="fresh interpreters per statement")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
+def measure_imports(report: Report, runs: int) -> None:
+    """A line for each statement, taken in turns."""
     for statement in STATEMENTS.values():
         probe(statement)  # compiled files are written once
     samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in STATEMENTS}
-    for _ in range(options.runs):
+    for _ in range(runs):
         for name, statement in STATEMENTS.items():
             samples[name].append(probe(statement))
-    report: dict[str, object] = {"machine": platform.platform(), "python": platform.python_version()}
     for name, values in samples.items():
         walls, cpus, memories = zip(*values, strict=True)
-        report[name] = {
-            "wall_ms": round(statistics.median(walls), 1),
-            "wall_ms_max": round(max(walls), 1),
-            "cpu_ms": round(statistics.median(cpus), 1),
-            "added_mib": round(statistics.median(memories), 1),
-        }
-    if options.json:
-        print(json.dumps(report))
-        return 0
-    print(f"{report['machine']}, Python {report['python']}, {options.runs} runs each, medians")
-    for name in STATEMENTS:
-        row = report[name]
-        assert isinstance(row, dict)
-        print(
-            f"{name:36} {row['wall_ms']:6.1f} ms (max {row['wall_ms_max']:.1f}, cpu {row['cpu_ms']:.1f})"
-            f" {row['added_mib']:6.1f} MiB"
+        report.add(
+            {
+                "import": name,
+                "wall_ms": Spread.of(walls, 1),
+                "cpu_ms": Spread.of(cpus, 1),
+                "added_mib": Spread.of(memories, 1),
+            }
         )
-    return 0
+
+
+def measure_nodes(report: Report, options: argparse.Namespace) -> None:
+    """A line for each process, idle and busy."""
+    with Cluster("process", directory=options.dir) as cluster:
+        worker, backup = (cluster.pids()[cluster.names[place]] for place in (0, 1))
+        processes = {"engine": os.getpid(), "worker of the primary": worker, "backup": backup}
+        payload = realistic(MIB)
+        for state in ("idle", "busy"):
+            time.sleep(SETTLE_S)
+            with Usage(list(processes.values())) as usage:
+                until = time.monotonic() + options.seconds
+                while time.monotonic() < until:
+                    began = time.monotonic()
+                    if state == "busy":
+                        freshen(payload)
+                        commit_ms(cluster.tenure, "state", payload)
+                    time.sleep(max(0.0, began + BUSY_INTERVAL_S - time.monotonic()))
+            for name, pid in processes.items():
+                share = round(usage.cpu_share[pid], 3)
+                report.add(
+                    {
+                        "process": name,
+                        "node": state,
+                        "memory_mib": round(usage.peak_mib[pid], 1),
+                        "cpu": share,
+                    }
+                )
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """The import, then the nodes."""
+    report = Report(question="What does embedding cost?", command=command_line(NAME))
+    report.notes.append("the engine's process here holds the measurement as well")
+    measure_imports(report, options.runs)
+    measure_nodes(report, options)
+    return report
+
+
+def main() -> int:
+    """Read the options and run."""
+    options_of = parser(__doc__, NAME)
+    options_of.add_argument(
+        "--runs", type=int, default=15, help="fresh interpreters per statement (default 15)"
+    )
+    options_of.add_argument("--seconds", type=float, default=8.0, help="idle, and busy (default 8)")
+
+    def prepared(options: argparse.Namespace) -> Report:
+        if options.quick:
+            options.runs, options.seconds = 3, 1.5
+        return measure(options)
+
+    return run(options_of, prepared)
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ class NodeProcess:
 class Cluster:
     """A cluster whose first node is this process's own; use it in a ``with`` statement.
 
-    *changes* are settings that differ from the defaults; with *keys* all links are encrypted by CURVE; *modules*
-    are what those nodes run that do not only store. `names` are the nodes' names, the primary's first, and
-    `nodes` the others' processes.
+    *changes* are settings that differ from the defaults; with *keys* all links are encrypted by CURVE;
+    *modules* are what those nodes run that do not only store. `names` are the nodes' names, the primary's
+    first, and `nodes` the others' processes. Without *own* the first node is the caller's to start.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Cluster:
         count: int = 3,
         directory: Path | None = None,
         modules: Mapping[str, str] | None = None,
+        own: bool = True,
         **changes: Any,
     ) -> None:
         self._stack = ExitStack()
@@ -96,6 +97,7 @@ class Cluster:
         self._keys = keys
         self._parent = directory
         self._modules = dict(modules or {})
+        self._own = own
         self.peers: Peers = free_peers(count) if count > 1 else {}
         self.names: list[str] = [*self.peers] or ["edge-1"]
         self.nodes: dict[str, NodeProcess] = {}
@@ -125,8 +127,9 @@ class Cluster:
                 generate_keys(list(self.peers), self.base / "keys")
             for name in self.names[1:]:
                 self.start(name, self._modules.get(name, "bench.kit.node"))
-            self.replicator = self._stack.enter_context(Replicator(self.settings(self.names[0])))
-            self.tenure = next(self.replicator.tenures(TIMEOUT_S))
+            if self._own:
+                self.replicator = self._stack.enter_context(Replicator(self.settings(self.names[0])))
+                self.tenure = next(self.replicator.tenures(TIMEOUT_S))
             self._stack = self._stack.pop_all()
         return self
 
@@ -151,9 +154,18 @@ class Cluster:
         return {member["node"]: member for member in members}
 
 
+def descendants(pid: int) -> list[int]:
+    """The children of a process and theirs, parents first."""
+    found = [pid]
+    for each in found:
+        found += _children(each)
+    return found[1:]
+
+
 def _children(pid: int) -> list[int]:
     """The children of a process."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += map(int, path.read_text().split())
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
     return found
