@@ -35,7 +35,7 @@ TIMEOUT_S, SETTLE_S = 60, 0.5
 
 
 class Operator:
-    """What the engine does with an event: parse it, update its key's state, emit a line. Some microseconds."""
+    """What the engine does with an event: parse it, update its key's state, make a line."""
 
     def __init__(self) -> None:
         self.records = [
