@@ -90,7 +90,7 @@ def measure_size(cluster: Cluster, floor: Floor, size: str, options: argparse.Na
         "p99_ms": Spread.of(samples["commit"]).p99,
         "floor_ms": Spread.of(samples["floor"]),
         "ratio": ratios(samples["commit"], samples["floor"]),
-        **{f"{name}_ms": round(statistics.median(spans), 3) for name, spans in stages},
+        **{f"stage_{name}_ms": round(statistics.median(spans), 3) for name, spans in stages},
     }
 
 

@@ -1,4 +1,4 @@
-"""How long does `submit()` hold up the engine? A bare engine, from 1 KB to 64 MiB, call by call.
+"""How long does `submit()` hold up the engine? A bare engine, from 1 KB to 256 MB, call by call.
 
 Each call is timed on the engine's thread. In *idle* the checkpoint before has committed; in *busy* one of
 the same stream is still with the worker, so the new one waits as a reference and replaces the one before
@@ -9,37 +9,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-from msgspec import Struct
+from bench.kit.cluster import Cluster
+from bench.kit.payloads import SIZES
+from bench.kit.plots import draw_lines
+from bench.kit.report import Report, Row
+from bench.kit.run import command_line, parser, run
+from bench.kit.samples import Spread
+from replicator import Tenure, Ticket
 
-from replicator import Replicator, Settings, Tenure, Ticket
-from replicator.model import NodeId
-
-SIZES = {"1 KB": 1_000, "64 KiB": 2**16, "1 MiB": 2**20, "16 MiB": 2**24, "64 MiB": 2**26}
+NAME = "submit"
 WARM_UP_CALLS = 5
 BYTES_PER_SIZE_MAX = 2**31  # fewer calls for the large ones: their commits take the time
 CALLS_MIN = 30
 TIMEOUT_S = 60
 
 
-class Line(Struct):
-    """The distribution of one size's calls, in microseconds."""
-
-    payload: str
-    mode: str
-    calls: int
-    p50_us: float
-    p99_us: float
-    max_us: float
-
-
-def measure(name: str, mode: str, calls: int, call: Callable[[], object], after: Callable[[], None]) -> Line:
+def measure(name: str, mode: str, calls: int, call: Callable[[], object], after: Callable[[], None]) -> Row:
     """Time *calls* of *call* after a warm-up; *after* runs between them, untimed."""
     spent: list[float] = []
     for number in range(WARM_UP_CALLS + calls):
@@ -49,12 +40,11 @@ def measure(name: str, mode: str, calls: int, call: Callable[[], object], after:
         if number >= WARM_UP_CALLS:
             spent.append((end - start) / 1000)
         after()
-    spent.sort()
-    p99 = spent[min(len(spent) - 1, round(len(spent) * 0.99))]
-    return Line(name, mode, calls, round(spent[len(spent) // 2], 1), round(p99, 1), round(spent[-1], 1))
+    spread = Spread.of(spent, 1)
+    return {"payload": name, "mode": mode, "calls": calls, "submit_us": spread, "p99_us": spread.p99}
 
 
-def measure_size(tenure: Tenure, name: str, size: int, calls_max: int) -> list[Line]:
+def measure_size(tenure: Tenure, name: str, size: int, calls_max: int) -> list[Row]:
     """The lines of one size."""
     calls = max(CALLS_MIN, min(calls_max, BYTES_PER_SIZE_MAX // size))
     payload = bytearray(os.urandom(size))  # new bytes: nothing is saved by a digest known already
@@ -75,35 +65,44 @@ def measure_size(tenure: Tenure, name: str, size: int, calls_max: int) -> list[L
     return [idle, busy]
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def measure_all(options: argparse.Namespace) -> Report:
+    """All sizes, in a bare engine."""
+    report = Report(question="How long does submit() hold up the engine?", command=command_line(NAME))
+    report.notes.append(f"a node without peers; worker as a {options.isolation}")
+    report.add(measure("nothing", "baseline", options.calls, lambda: None, lambda: None))
+    with Cluster(options.isolation, count=1, directory=options.dir) as cluster:
+        for name, size in SIZES.items():
+            for row in measure_size(cluster.tenure, name, size, options.calls):
+                report.add(row)
+    return report
+
+
+def draw(report: Report, path: Path) -> None:
+    """The median over the size, idle and busy."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in report.rows:
+        spread = row["submit_us"]
+        assert isinstance(spread, Spread)
+        if row["mode"] != "baseline":
+            lines.setdefault(str(row["mode"]), []).append((SIZES[str(row["payload"])], spread.p50))
+    draw_lines(path, "submit() on the engine's thread", "payload, bytes", "median, µs", lines)
+
+
+def main() -> int:
+    """Read the options and run."""
+    options_of = parser(__doc__, NAME)
+    options_of.add_argument(
+        "--calls", type=int, default=500, help="calls of each size, at most (default 500)"
     )
-    parser.add_argument("--calls", type=int, default=500, help="calls of each size, at most")
-    parser.add_argument("--isolation", choices=("process", "thread"), default="process")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    lines = [measure("nothing", "baseline", options.calls, lambda: None, lambda: None)]
-    with tempfile.TemporaryDirectory(prefix="replicator-bench-") as directory:
-        settings = Settings(
-            node=NodeId("bench"),
-            data_dir=Path(directory),
-            isolation=options.isolation,
-            log_level="WARNING",
-        )
-        with Replicator(settings) as replicator:
-            tenure = next(iter(replicator.tenures()))
-            for name, size in SIZES.items():
-                lines += measure_size(tenure, name, size, options.calls)
-    if options.json:
-        print(msgspec.json.encode({"isolation": options.isolation, "submit": lines}).decode())
-        return
-    print(f"{'payload':>8}  {'mode':8} {'calls':>6} {'p50 µs':>9} {'p99 µs':>9} {'max µs':>9}")
-    for line in lines:
-        figures = f"{line.calls:6} {line.p50_us:9.1f} {line.p99_us:9.1f} {line.max_us:9.1f}"
-        print(f"{line.payload:>8}  {line.mode:8} {figures}")
+    options_of.add_argument("--isolation", choices=("process", "thread"), default="process")
+
+    def prepared(options: argparse.Namespace) -> Report:
+        if options.quick:
+            options.calls = 50
+        return measure_all(options)
+
+    return run(options_of, prepared, draw)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What the committed results say, as the README's table.
+
+    python -m bench.kit.measured          print it
+    python -m bench.kit.measured --write  put it into the README, between its markers
+
+The table is made from `bench/results/*.json` alone, so a figure in the README is one that was measured; a
+test holds the two together.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bench.kit.report import Cell, Report, Row, number
+from bench.kit.samples import Spread
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "bench" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+
+Line = tuple[str, str]  # what, figure
+
+
+def middle(cell: Cell) -> str:
+    """A figure without its spread."""
+    if isinstance(cell, Spread):
+        return number(cell.p50)
+    return number(cell) if isinstance(cell, int | float) else "-"
+
+
+def series(rows: Sequence[Row], column: str) -> str:
+    """One column of several rows."""
+    return " / ".join(middle(row[column]) for row in rows)
+
+
+def commit_latency(report: Report) -> Iterator[Line]:
+    """Latency and the floor by size, one line for each variant."""
+    names = {
+        "thread": "worker as a thread",
+        "process": "worker as a process",
+        "curve": "worker as a thread, links encrypted",
+        "memory": "worker as a thread, `REPLICATOR_DURABILITY=memory`",
+    }
+    for variant, name in names.items():
+        rows = [row for row in report.rows if row["variant"] == variant]
+        if rows:
+            sizes = " / ".join(str(row["size"]) for row in rows)
+            figure = f"median {series(rows, 'commit_ms')} ms; {series(rows, 'ratio')} times the floor"
+            yield f"submit to committed by two of three nodes, {name}: {sizes}", figure
+
+
+def compare(report: Report) -> Iterator[Line]:
+    """Our latency and throughput over each rival's."""
+    for kind in dict.fromkeys(str(row["class"]) for row in report.rows):
+        group = [row for row in report.rows if row["class"] == kind]
+        for system in dict.fromkeys(str(row["system"]) for row in group):
+            rows = [row for row in group if row["system"] == system]
+            if system.startswith("replicator") or "thread_over" not in rows[0]:
+                continue
+            sizes = " / ".join(str(row["size"]) for row in rows)
+            figure = f"latency {series(rows, 'thread_over')} of theirs"
+            timed = [row for row in rows if row["thread_times"] is not None]
+            figure += f"; throughput {series(timed, 'thread_times')} times" if timed else ""
+            yield f"against {system}, {kind}, worker as a thread: {sizes}", figure
+
+
+def throughput(report: Report) -> Iterator[Line]:
+    """The best rate for each size."""
+    sizes = list(dict.fromkeys(str(row["size"]) for row in report.rows))
+    best = [max((r for r in report.rows if r["size"] == size), key=_rate) for size in sizes]
+    yield f"committed with many streams at once: {' / '.join(sizes)}", f"{series(best, 'mb_per_s_mean')} MB/s"
+
+
+def _rate(row: Row) -> float:
+    rate = row["mb_per_s_mean"]
+    assert isinstance(rate, int | float)
+    return rate
+
+
+def delta(report: Report) -> Iterator[Line]:
+    """Each kind of state: sent, over the chunks that differ, and the share of a full commit's time."""
+    for row in report.rows:
+        figure = (
+            f"{middle(row['sent_kb'])} kB sent of {middle(row['state_mb'])} MB, "
+            f"{middle(row['over_chunks'])} of the fixed chunks that differ; "
+            f"{middle(row['share'])} of a full commit's time"
+        )
+        yield f"a checkpoint of a changed {row['state']}", figure
+
+
+def streams(report: Report) -> Iterator[Line]:
+    """The largest number of streams."""
+    row = report.rows[-1]
+    figure = (
+        f"node {middle(row['primary_mib'])} MiB, commit {middle(row['commit_ms'])} ms, "
+        f"restart {middle(row['restart_s'])} s, takeover after the grant {middle(row['takeover_s'])} s"
+    )
+    yield f"{row['streams']:,} streams of 1 KB", figure
+
+
+def catch_up(report: Report) -> Iterator[Line]:
+    """The joiner's rate and what the others felt."""
+    during = next(row for row in report.rows if row.get("phase") == "during")
+    joined = report.rows[-1]
+    figure = (
+        f"{middle(joined['mb_per_s'])} MB/s; the others' commits take {middle(during['rises'])} times as long"
+    )
+    yield f"a late joiner of {middle(joined['lacked_mb'])} MB under load", figure
+
+
+def ingestion(report: Report) -> Iterator[Line]:
+    """Events per second and the tail, on over off."""
+    for row in report.rows:
+        if row["replication"] != "off":
+            figure = (
+                f"{middle(row['events_ratio'])} of the events per second, p99.9 "
+                f"{middle(row['p99_9_ratio'])} times, p99.99 {middle(row['p99_99_ratio'])} times; submit() "
+                f"{middle(row['submit_us'])} µs, `active` {middle(row['active_ns'])} ns"
+            )
+            loop = "at full speed" if row["loop"] == "full" else "at a fixed rate"
+            yield f"engine loop {loop}, {row['case']}, worker as a {row['replication']}", figure
+
+
+def footprint(report: Report) -> Iterator[Line]:
+    """The import, and the processes."""
+    for row in report.rows:
+        if row.get("import") == "from replicator import Replicator":
+            yield "the import", f"{middle(row['wall_ms'])} ms, {middle(row['added_mib'])} MiB"
+    for state in ("idle", "busy"):
+        rows = [row for row in report.rows if row.get("node") == state]
+        names = " / ".join(str(row["process"]) for row in rows)
+        yield f"{state} node: {names}", f"{series(rows, 'memory_mib')} MiB; {series(rows, 'cpu')} of a core"
+
+
+WRITERS: dict[str, Callable[[Report], Iterator[Line]]] = {
+    "commit_latency": commit_latency,
+    "compare": compare,
+    "throughput": throughput,
+    "delta": delta,
+    "streams": streams,
+    "catch_up": catch_up,
+    "ingestion": ingestion,
+    "footprint": footprint,
+}
+
+
+def table(results: Path = RESULTS) -> str:
+    """The table in Markdown, of the results that are there."""
+    lines = ["| what | figure | command |", "|---|---|---|"]
+    for name, write in WRITERS.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            report = Report.load(path)
+            lines += [f"| {what} | {figure} | `{report.command}` |" for what, figure in write(report)]
+    return "\n".join(lines)
+
+
+def shown(readme: Path = README) -> str:
+    """The table that stands in the README."""
+    _, begin, rest = readme.read_text().partition(BEGIN + "\n")
+    found, end, _ = rest.partition("\n" + END)
+    if not begin or not end:
+        raise ValueError(f"{readme.name} has no place for the table: {BEGIN} and {END}")
+    return found
+
+
+def write(readme: Path = README, results: Path = RESULTS) -> None:
+    """Put the table into the README."""
+    old = shown(readme)
+    readme.write_text(
+        readme.read_text().replace(f"{BEGIN}\n{old}\n{END}", f"{BEGIN}\n{table(results)}\n{END}")
+    )
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        write()
+    else:
+        print(table())
