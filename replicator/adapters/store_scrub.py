@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from replicator.adapters.store_payload import Payload
-from replicator.adapters.store_record import Entry, chunks_of, read_chunk, read_manifest
+from replicator.adapters.store_record import (
+    Entry,
+    Readable,
+    StreamRecord,
+    chunks_of,
+    load,
+    read_chunk,
+    read_manifest,
+    stream_key,
+)
 from replicator.errors import StoreDamaged
 from replicator.model import Digest, Manifest, StreamName
 
@@ -43,28 +52,35 @@ class Scrubber:
         for stream, record in list(self._payload.memory.streams.items()):
             for entry in record.entries:
                 damage = (stream, entry.digest)
-                manifest = self._manifest(stream, entry)
+                with self._payload.reading() as view:
+                    manifest = _manifest(view, stream, entry)
+                    is_damaged = manifest is None and _is_retained(view, stream, entry)
                 if manifest is None:
-                    yield 0, damage if self._is_retained(stream, entry) else None
+                    yield 0, damage if is_damaged else None
                     continue
                 for digest, size in chunks_of(manifest).items():
                     if digest in sound:
                         continue
-                    with self._payload.reading() as txn:
-                        stored = read_chunk(txn, digest)
-                    if stored is not None:
+                    with self._payload.reading() as view:
+                        is_sound = read_chunk(view, digest) is not None
+                        is_damaged = not is_sound and _is_retained(view, stream, entry)
+                    if is_sound:
                         sound.add(digest)
-                        yield size, None
-                    else:
-                        yield size, damage if self._is_retained(stream, entry) else None
+                    yield size, damage if is_damaged else None
 
-    def _manifest(self, stream: StreamName, entry: Entry) -> Manifest | None:
-        try:
-            with self._payload.reading() as txn:
-                return read_manifest(txn, stream, entry)
-        except StoreDamaged:
-            return None
 
-    def _is_retained(self, stream: StreamName, entry: Entry) -> bool:
-        record = self._payload.memory.streams.get(stream)
-        return record is not None and entry in record.entries
+def _manifest(view: Readable, stream: StreamName, entry: Entry) -> Manifest | None:
+    try:
+        return read_manifest(view, stream, entry)
+    except StoreDamaged:
+        return None
+
+
+def _is_retained(view: Readable, stream: StreamName, entry: Entry) -> bool:
+    """Whether the checkpoint has to be there, by the very view in which something of it is not.
+
+    The store's memory cannot tell: while the writer is at work it is ahead of what readers see, and what
+    is not there yet, or not any more, is not rotten.
+    """
+    record = load(StreamRecord, view, stream_key(stream))
+    return record is not None and entry in record.entries

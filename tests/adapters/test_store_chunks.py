@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,24 @@ def test_r22_the_scrub_goes_on_where_it_stopped(stores: Stores) -> None:
         steps = [opened.store.scrub(10_000) for _ in range(4)]
         assert [len(step) for step in steps] == [2, 2, 2, 0]
         assert {found for step in steps for found in step} == {(m.stream, m.digest) for m in manifests}
+
+
+def test_r22_what_is_being_written_is_not_rotten(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrub between the decision to store a checkpoint, or to drop one, and its writing finds nothing."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1)
+    payload, found = opened.store._payload, []
+    commit = payload._commit
+
+    def scrubbed(*arguments: Any) -> None:
+        found.append(opened.store.scrub(2**30))
+        commit(*arguments)
+        found.append(opened.store.scrub(2**30))
+
+    monkeypatch.setattr(payload, "_commit", scrubbed)
+    for sequence in range(2, 6):
+        opened.mark(opened.accept("s", sequence))
+    opened.settle()
+    assert len(found) >= 8
+    assert not any(found)
