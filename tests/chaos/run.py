@@ -3,8 +3,8 @@
 Faults are drawn by weight from one seed, one or two at a time, and each is undone after a while. After every
 few the cluster is left alone until it is whole, so that each row of faults starts from a healthy cluster;
 at the end all nodes end in good order. What fails a run: a violation that the checker finds in the history,
-a cluster that does not get whole or does not commit in time though it could, a traceback in what a node has
-printed, something left behind, memory beyond its bound.
+a cluster that does not get whole or does not commit in time though it could, a traceback or an error in
+what a node has printed, something left behind, memory beyond its bound.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class Run:
         self.ended_at = now()
         for what in world.left_over():
             self._fail(f"left behind: {what}")
-        for trace in world.complaints():
-            self._fail(f"traceback of {trace}")
+        for complaint in world.complaints():
+            self._fail(f"printed by {complaint}")
         for kind, most in (("engine", ENGINE_BYTES_MAX), ("worker", WORKER_BYTES_MAX)):
             if world.peak_bytes[kind] > most:
                 self._fail(f"an {kind} took {world.peak_bytes[kind] // MIB} MiB, more than {most // MIB}")

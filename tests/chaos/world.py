@@ -28,6 +28,8 @@ CHANGE_BYTES = 20_000
 INTERVAL_S = 0.05
 DISK_BYTES = 192 * MIB  # of a node's small disk: several times what it holds
 AGAIN_S = 0.2  # between questions to a node that is coming back
+COMPLAINTS = ("Traceback (most recent call last)", " ERROR ", " CRITICAL ", "rotten checkpoint found")
+TRACE_LINES = 25
 MEMBER_ROLES = ("primary", "backup")
 
 
@@ -215,11 +217,15 @@ class World:
         return found + [f"process {pid}: {command}" for pid, command in _strangers(str(self._directory))]
 
     def complaints(self) -> list[str]:
-        """Tracebacks in what the nodes have printed; none is explained by any fault."""
+        """What no node has a reason to print here: tracebacks, errors, and rot, for no disk rots in a run."""
         found = []
         for node in self.nodes:
-            _, *traces = node.output().split("Traceback (most recent call last):")
-            found += [f"{node.name}: {trace[-1500:] if len(trace) > 1500 else trace}" for trace in traces]
+            lines = node.output().splitlines()
+            for number, line in enumerate(lines):
+                if any(mark in line for mark in COMPLAINTS):
+                    found.append(
+                        "\n".join([f"{node.name}: {line}", *lines[number + 1 : number + TRACE_LINES]])
+                    )
         return found
 
 
