@@ -14,10 +14,12 @@ once more. All before the completions are delivered (R13).
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from errno import EIO
 from pathlib import Path
 
 import lmdb
@@ -267,6 +269,19 @@ class Payload:
                     self._environment.reader_check()  # a reader that died would hold pages for ever
                     with self._alone():
                         self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+                except lmdb.Error as error:
+                    if error.code == EIO and self._was_cut_short(writes):
+                        raise StoreFull(f"no room in {self._path}: {error}") from error
+                    raise
+
+    def _was_cut_short(self, writes: dict[bytes, bytes | None]) -> bool:
+        """Whether an I/O error is LMDB's word for a write that found room for a part only.
+
+        The transaction's pages were free ones, so nothing is lost (R21). Were it a failed sync after all:
+        it had only those pages to wait for, and the root page that the next transaction replaces.
+        """
+        disk = os.statvfs(self._path)
+        return disk.f_bavail * disk.f_frsize < _size_bytes(writes) + _PAGES_IN_DOUBT * mmap.PAGESIZE
 
     def sync(self) -> None:
         """Wait until everything committed is on the disk, whatever the durability."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import threading
@@ -95,6 +96,45 @@ def test_r21_a_full_disk_refuses_checkpoints_and_goes_on_when_there_is_room(
         assert opened.is_readable(kept)
         assert opened.durable.promise is not None
         assert opened.durable.promise.epoch == 39
+
+
+def test_r21_a_disk_that_ends_within_a_write_is_full_not_broken(small_disk: Path) -> None:
+    """LMDB reports a write that was cut short as an I/O error; it is one only if there is room."""
+    rest = small_disk / "rest"
+    with Stores(small_disk / "store") as stores:
+        opened = stores.open(disk_reserve_bytes=0)
+        opened.promise(1)
+        kept = opened.accept("s", 1, os.urandom(MIB))
+        opened.settle()
+        for pages in range(1, 40):
+            fill_up(small_disk)
+            os.truncate(rest, rest.stat().st_size - pages * 4096)  # somebody else's file
+            with pytest.raises(StoreFull):
+                opened.store._payload._apply({b"large": bytes(4 * MIB)})
+        rest.unlink()
+        opened.accept("s", 2, os.urandom(MIB))
+        opened = stores.reopen()
+        assert opened.is_readable(kept)
+
+
+def test_r21_an_io_error_on_a_disk_with_room_is_a_failure(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never taken for a full disk: the store is not written again before a restart."""
+    opened = stores.open()
+
+    class Failure(lmdb.Error):
+        code = errno.EIO  # type: ignore[misc]
+
+    class Environment:
+        def begin(self, write: bool) -> None:
+            raise Failure("mdb_txn_commit")
+
+    monkeypatch.setattr(opened.store._payload, "_environment", Environment())
+    with pytest.raises(StoreError) as error:
+        opened.store._payload._apply({b"key": b"value"})
+    assert not isinstance(error.value, StoreFull)
+    monkeypatch.undo()
 
 
 def test_r21_room_that_lmdb_can_recycle_counts(small_disk: Path) -> None:
