@@ -56,6 +56,7 @@ INLINE_BYTES_MAX = 2**18  # below, handing chunks to helpers costs more than it 
 IN_CALL_BYTES_MAX = 2**16  # of a checkpoint that is published without a change of threads
 IN_CALL_PARTS_MAX = 64
 RECENT_MAX = 1024
+CHUNKS_AT_A_TIME = 4  # a helper's turn: handing over a single chunk costs a tenth of compressing it
 LOOK_AHEAD_BYTES_MAX = 8 * 2**20  # what the helpers may hold beyond the payload itself
 
 Stored = tuple[Chunk, bytes]
@@ -227,25 +228,29 @@ class Publisher(DataThread):
     ) -> Iterable[tuple[Chunk, bytes | None]]:
         """Each view's chunk in order, with its stored bytes unless it was known at that time."""
 
-        def pack(view: memoryview) -> tuple[Chunk, bytes | None]:
-            raw_digest = digest_of(view)
-            return (known[raw_digest], None) if raw_digest in known else compress(view, raw_digest)
+        def pack(views: list[memoryview]) -> list[tuple[Chunk, bytes | None]]:
+            digests = [digest_of(view) for view in views]
+            return [
+                (known[digest], None) if digest in known else compress(view, digest)
+                for view, digest in zip(views, digests, strict=True)
+            ]
 
         if sum(map(len, views)) <= INLINE_BYTES_MAX:
-            return map(pack, views)
+            return pack(views)
         return self._ahead(pack, views)
 
     def _ahead(
-        self, pack: Callable[[memoryview], tuple[Chunk, bytes | None]], views: list[memoryview]
+        self, pack: Callable[[list[memoryview]], list[tuple[Chunk, bytes | None]]], views: list[memoryview]
     ) -> Iterator[tuple[Chunk, bytes | None]]:
-        """Like ``map``, but the helpers work a bounded number of chunks ahead."""
-        waiting: deque[Future[tuple[Chunk, bytes | None]]] = deque()
-        for view in views:
-            waiting.append(self._helpers.submit(pack, view))
-            if len(waiting) >= self._look_ahead:
-                yield waiting.popleft().result()
+        """What *pack* gives, but the helpers work a bounded number of chunks ahead, a few at a time each."""
+        size = max(1, min(CHUNKS_AT_A_TIME, len(views) // (2 * HELPERS)))
+        waiting: deque[Future[list[tuple[Chunk, bytes | None]]]] = deque()
+        for start in range(0, len(views), size):
+            waiting.append(self._helpers.submit(pack, views[start : start + size]))
+            if len(waiting) * size >= self._look_ahead:
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
 
     def _send(self, task: Task, batch: list[Stored], manifest: Manifest | None) -> None:
         """Broadcast one message when it is allowed to leave, and give its chunks to the store."""
