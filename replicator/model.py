@@ -43,7 +43,7 @@ _Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES
 _Id = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 
 
-class Position(Struct, frozen=True, array_like=True, order=True):
+class Position(Struct, frozen=True, gc=False, array_like=True, order=True):
     """Where a checkpoint stands: the epoch it was submitted in, and its sequence in the stream.
 
     Sinks name their transactions by it: a sequence alone can exist in two epochs (T4, T5).
@@ -53,7 +53,7 @@ class Position(Struct, frozen=True, array_like=True, order=True):
     sequence: _Count
 
 
-class Owner(Struct, frozen=True, array_like=True):
+class Owner(Struct, frozen=True, gc=False, array_like=True):
     """Who owns an epoch: one process of one incarnation of one node; never resumed after a restart (R1)."""
 
     node: _Name
@@ -61,7 +61,7 @@ class Owner(Struct, frozen=True, array_like=True):
     process: _Id
 
 
-class Promise(Struct, frozen=True, array_like=True):
+class Promise(Struct, frozen=True, gc=False, array_like=True):
     """The durable word to refuse every epoch below *epoch*, and *epoch* itself from any other owner."""
 
     epoch: _Count
@@ -75,7 +75,7 @@ class Codec(enum.IntEnum):
     LZ4 = 1
 
 
-class Chunk(Struct, frozen=True, array_like=True):
+class Chunk(Struct, frozen=True, gc=False, array_like=True):
     """One piece of a payload: its digests and lengths, raw and as stored and sent.
 
     *stored_digest* is what backups, repair and scrub check; *raw_digest* is what the primary looks up
@@ -89,14 +89,14 @@ class Chunk(Struct, frozen=True, array_like=True):
     codec: Codec
 
 
-class Part(Struct, frozen=True, array_like=True):
+class Part(Struct, frozen=True, gc=False, array_like=True):
     """One named part of a payload, as its ordered chunks; a plain payload is one part named ''."""
 
     name: _PartName
     chunks: Annotated[tuple[Chunk, ...], Meta(max_length=CHUNKS_MAX)]
 
 
-class Manifest(Struct, frozen=True, array_like=True):
+class Manifest(Struct, frozen=True, gc=False, array_like=True):
     """What a checkpoint consists of. Its chunks travel and are stored apart, each once.
 
     *digest* identifies the checkpoint (over stream, generation, position, meta and raw digests); the
@@ -127,7 +127,7 @@ class Manifest(Struct, frozen=True, array_like=True):
         return sum(chunk.stored_bytes for part in self.parts for chunk in part.chunks)
 
 
-class Head(Struct, frozen=True, array_like=True):
+class Head(Struct, frozen=True, gc=False, array_like=True):
     """A replica's newest accepted checkpoint of a stream, as it is reported in a promise (R6).
 
     *epoch* and *sequence* are the checkpoint's own position; *accepted_epoch* is the epoch in which this
@@ -158,7 +158,7 @@ class Head(Struct, frozen=True, array_like=True):
         return other is not None and self.digest == other.digest and self.sequence == other.sequence
 
 
-class Member(Struct, frozen=True, array_like=True, order=True):
+class Member(Struct, frozen=True, gc=False, array_like=True, order=True):
     """One node that counts in quorums, by its name and the incarnation of its store (R20)."""
 
     node: _Name
@@ -167,7 +167,7 @@ class Member(Struct, frozen=True, array_like=True, order=True):
     public_key: Annotated[str, Meta(max_length=NAME_BYTES_MAX)] = ""
 
 
-class MemberRecord(Struct, frozen=True, array_like=True):
+class MemberRecord(Struct, frozen=True, gc=False, array_like=True):
     """Who the members are; during a change also who they were (R27).
 
     *old* is empty except in the joint record of a change, from whose proposal on every quorum is a
@@ -194,7 +194,7 @@ class Role(enum.StrEnum):
     FAULTY = "faulty"
 
 
-class Payload(Struct, frozen=True):
+class Payload(Struct, frozen=True, gc=False):
     """A checkpoint's bytes as an engine gives and gets them: named parts and a few bytes of meta.
 
     Plain bytes are one part named ''; *is_mapping* tells the two apart. Parts are any contiguous

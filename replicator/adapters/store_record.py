@@ -58,7 +58,7 @@ CHUNK_PREFIX = b"c"
 _T = TypeVar("_T")
 
 
-class Identity(Struct, frozen=True, array_like=True):
+class Identity(Struct, frozen=True, gc=False, array_like=True):
     """Whose store this is; the incarnation is made with it (R20)."""
 
     cluster: str
@@ -66,7 +66,7 @@ class Identity(Struct, frozen=True, array_like=True):
     incarnation: Incarnation
 
 
-class Membership(Struct, frozen=True, array_like=True):
+class Membership(Struct, frozen=True, gc=False, array_like=True):
     """The member record, the epoch in which it was accepted, and whether the cluster is founded."""
 
     record: MemberRecord
@@ -74,7 +74,7 @@ class Membership(Struct, frozen=True, array_like=True):
     founded: bool
 
 
-class Session(Struct, frozen=True, array_like=True):
+class Session(Struct, frozen=True, gc=False, array_like=True):
     """Under which boot and durability the store was last opened, and whether it was closed in order."""
 
     boot_id: str
@@ -82,7 +82,7 @@ class Session(Struct, frozen=True, array_like=True):
     clean: bool
 
 
-class Entry(Struct, frozen=True, array_like=True):
+class Entry(Struct, frozen=True, gc=False, array_like=True):
     """A retained checkpoint of a stream; its manifest is a record of its own."""
 
     generation: Generation
@@ -92,7 +92,7 @@ class Entry(Struct, frozen=True, array_like=True):
     tombstone: bool
 
 
-class CommitMark(Struct, frozen=True, array_like=True):
+class CommitMark(Struct, frozen=True, gc=False, array_like=True):
     """The newest commit point that this replica was told of a stream: a hint (R15)."""
 
     generation: Generation
@@ -105,7 +105,7 @@ class CommitMark(Struct, frozen=True, array_like=True):
         return entry.epoch == self.epoch and entry.sequence <= self.sequence
 
 
-class StreamRecord(Struct, frozen=True, array_like=True):
+class StreamRecord(Struct, frozen=True, gc=False, array_like=True):
     """A stream's retained checkpoints by ascending sequence, never empty; the last one is the head.
 
     *accepted_epoch* is the head's own; a bulk adoption may have raised it since: see `accepted_epoch_of`.
@@ -125,14 +125,14 @@ class StreamRecord(Struct, frozen=True, array_like=True):
         return self.committed is not None and self.committed.covers(entry)
 
 
-class Bulk(Struct, frozen=True, array_like=True):
+class Bulk(Struct, frozen=True, gc=False, array_like=True):
     """All heads but those of *exceptions* were accepted again in *epoch* (R10)."""
 
     epoch: Epoch
     exceptions: tuple[StreamName, ...]
 
 
-class State(Struct, frozen=True, array_like=True):
+class State(Struct, frozen=True, gc=False, array_like=True):
     """What every acknowledged payload transaction moves forward.
 
     *journaled* is the number of the journal's newest batch that this state comes with or after.

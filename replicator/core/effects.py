@@ -25,7 +25,7 @@ from replicator.model import (
 )
 
 
-class Send(Struct, frozen=True):
+class Send(Struct, frozen=True, gc=False):
     """Send a control message. *counter* travels in the envelope by the driver's hand."""
 
     to: NodeId
@@ -35,13 +35,13 @@ class Send(Struct, frozen=True):
 # ── store; one writer, first in first out, but promises and records overtake payload ──
 
 
-class WritePromise(Struct, frozen=True):
+class WritePromise(Struct, frozen=True, gc=False):
     """Make the promise durable, synced whatever the durability setting; answered by PromiseWritten."""
 
     promise: Promise
 
 
-class WriteRecord(Struct, frozen=True):
+class WriteRecord(Struct, frozen=True, gc=False):
     """Make the member record durable, synced; answered by RecordWritten."""
 
     record: MemberRecord
@@ -49,7 +49,7 @@ class WriteRecord(Struct, frozen=True):
     founded: bool
 
 
-class Accept(Struct, frozen=True):
+class Accept(Struct, frozen=True, gc=False):
     """Accept the manifest in *epoch* if that epoch is still the promised one, all chunks are there, and
     (epoch, sequence) is above the head's order. Checked when it is written (R4).
     Answered by Accepted or AcceptRefused. The stream's retained records that are not older (same or
@@ -59,7 +59,7 @@ class Accept(Struct, frozen=True):
     epoch: Epoch
 
 
-class AdoptHeads(Struct, frozen=True):
+class AdoptHeads(Struct, frozen=True, gc=False):
     """Accept all present heads but those of the streams in *exceptions* under *epoch*, as one record,
     if that epoch is still the promised one; answered by HeadsAdopted, or not at all if fenced."""
 
@@ -67,7 +67,7 @@ class AdoptHeads(Struct, frozen=True):
     exceptions: frozenset[StreamName]
 
 
-class MarkCommitted(Struct, frozen=True):
+class MarkCommitted(Struct, frozen=True, gc=False):
     """Note that the stream's checkpoint at *position* is committed: a hint for retention, never synced."""
 
     stream: StreamName
@@ -75,7 +75,7 @@ class MarkCommitted(Struct, frozen=True):
     position: Position
 
 
-class ForgetTombstone(Struct, frozen=True):
+class ForgetTombstone(Struct, frozen=True, gc=False):
     """Every member holds the tombstone: drop it, if it still is the stream's head (R23)."""
 
     stream: StreamName
@@ -83,7 +83,7 @@ class ForgetTombstone(Struct, frozen=True):
     sequence: Sequence
 
 
-class RememberCounters(Struct, frozen=True):
+class RememberCounters(Struct, frozen=True, gc=False):
     """Keep the newest counters heard of the peers with the next durable write (R21)."""
 
     counters: dict[NodeId, tuple[Incarnation, int]]
@@ -92,7 +92,7 @@ class RememberCounters(Struct, frozen=True):
 # ── data path ──
 
 
-class Publish(Struct, frozen=True):
+class Publish(Struct, frozen=True, gc=False):
     """Chunk, compress and broadcast the payload of *handle* and give its new chunks to the store;
     answered by Published. Broadcasts the manifest as well. Without a handle (0) it is the tombstone."""
 
@@ -104,14 +104,14 @@ class Publish(Struct, frozen=True):
     tombstone: bool = False
 
 
-class AllowPublish(Struct, frozen=True):
+class AllowPublish(Struct, frozen=True, gc=False):
     """Publications of *epoch* up to this index may leave; beyond it the publisher waits (R16)."""
 
     epoch: Epoch
     publish_index: int
 
 
-class Fetch(Struct, frozen=True):
+class Fetch(Struct, frozen=True, gc=False):
     """Bring the head's manifest and all chunks that are lacking here into the store, from *sources* in
     that order, with bounded credit; answered by Fetched or FetchFailed. One per stream: a new one
     replaces an old one. *manifest* is given when it is known already. If *verify* is set, the chunks
@@ -124,13 +124,13 @@ class Fetch(Struct, frozen=True):
     verify: bool = False
 
 
-class CancelFetch(Struct, frozen=True):
+class CancelFetch(Struct, frozen=True, gc=False):
     """The fetch of that stream is not needed any longer."""
 
     stream: StreamName
 
 
-class Release(Struct, frozen=True):
+class Release(Struct, frozen=True, gc=False):
     """The payload of *handle* is not needed any longer."""
 
     handle: int
@@ -139,7 +139,7 @@ class Release(Struct, frozen=True):
 # ── engine ──
 
 
-class StartTenure(Struct, frozen=True):
+class StartTenure(Struct, frozen=True, gc=False):
     """Hand the restored heads to the engine: it is primary in *epoch*. Tombstones are among them, for the
     sequences that go on from theirs (R7). *unavailable* streams raise when asked for (R8). *unchanged*
     says that they are what the engine's previous tenure had (R11)."""
@@ -150,21 +150,21 @@ class StartTenure(Struct, frozen=True):
     unchanged: bool
 
 
-class EndTenure(Struct, frozen=True):
+class EndTenure(Struct, frozen=True, gc=False):
     """The tenure of *epoch* is over for good. Tickets still open are unknown (R17a)."""
 
     epoch: Epoch
     reason: str
 
 
-class SetLease(Struct, frozen=True):
+class SetLease(Struct, frozen=True, gc=False):
     """The tenure of *epoch* is active until *deadline*, an instant of the core's clock; 0 means not."""
 
     epoch: Epoch
     deadline: float
 
 
-class Commit(Struct, frozen=True):
+class Commit(Struct, frozen=True, gc=False):
     """The checkpoint of *handle* is committed at *position* (0 when the engine has no ticket for it).
     *holders* are the members known to hold it."""
 
@@ -175,20 +175,20 @@ class Commit(Struct, frozen=True):
     holders: tuple[NodeId, ...]
 
 
-class StoredLocally(Struct, frozen=True):
+class StoredLocally(Struct, frozen=True, gc=False):
     """The primary's own acceptance of *handle* is durable; not committed yet."""
 
     handle: int
 
 
-class HeldByAll(Struct, frozen=True):
+class HeldByAll(Struct, frozen=True, gc=False):
     """Every member that is up holds the committed checkpoint of *handle* (REPLICATOR_ACKS=all)."""
 
     handle: int
     holders: tuple[NodeId, ...]
 
 
-class Supersede(Struct, frozen=True):
+class Supersede(Struct, frozen=True, gc=False):
     """The checkpoint of *handle* gave way to a newer one of its stream that has committed."""
 
     handle: int
@@ -196,32 +196,32 @@ class Supersede(Struct, frozen=True):
     by: Position
 
 
-class Abort(Struct, frozen=True):
+class Abort(Struct, frozen=True, gc=False):
     """The outcome of *handle* will never be known in this tenure (R17a)."""
 
     handle: int
     reason: str
 
 
-class Standby(Struct, frozen=True):
+class Standby(Struct, frozen=True, gc=False):
     """This head is committed and held here: a warm standby may load it."""
 
     head: Head
 
 
-class Transfer(Struct, frozen=True):
+class Transfer(Struct, frozen=True, gc=False):
     """Give the elector's leadership to *to* (or to whom it likes): this node cannot or will not lead."""
 
     to: NodeId | None
 
 
-class HandoverRefused(Struct, frozen=True):
+class HandoverRefused(Struct, frozen=True, gc=False):
     """The tenure goes on: nobody that was asked for can take over."""
 
     reason: str
 
 
-class Changed(Struct, frozen=True):
+class Changed(Struct, frozen=True, gc=False):
     """The replica's role changed; logged in one fixed sentence."""
 
     old: Role
@@ -229,7 +229,7 @@ class Changed(Struct, frozen=True):
     reason: str
 
 
-class Notice(Struct, frozen=True):
+class Notice(Struct, frozen=True, gc=False):
     """A sentence for the operator's log: a refusal, a fault, what is waited for."""
 
     text: str

@@ -36,11 +36,11 @@ class Why(enum.StrEnum):
     FULL = "full"  # the disk has no room (R21)
 
 
-class Tick(Struct, frozen=True):
+class Tick(Struct, frozen=True, gc=False):
     """The deadline that the replica asked for has come."""
 
 
-class Received(Struct, frozen=True):
+class Received(Struct, frozen=True, gc=False):
     """A message from a peer whose envelope has been checked by the adapter against its key (R28)."""
 
     node: NodeId
@@ -51,25 +51,25 @@ class Received(Struct, frozen=True):
     message: Message
 
 
-class Granted(Struct, frozen=True):
+class Granted(Struct, frozen=True, gc=False):
     """The elector says: you are the leader."""
 
 
-class Revoked(Struct, frozen=True):
+class Revoked(Struct, frozen=True, gc=False):
     """The elector says: you are not (any longer) the leader."""
 
 
 # ── what the store has done; completions come in the order of the writes ──
 
 
-class PromiseWritten(Struct, frozen=True):
+class PromiseWritten(Struct, frozen=True, gc=False):
     """The promise is durable. Every earlier completion of the store has been handed in before (R2)."""
 
     promise: Promise
     counter: int
 
 
-class RecordWritten(Struct, frozen=True):
+class RecordWritten(Struct, frozen=True, gc=False):
     """The member record (or founding record) is durable, accepted in *epoch*."""
 
     record: MemberRecord
@@ -78,7 +78,7 @@ class RecordWritten(Struct, frozen=True):
     counter: int
 
 
-class Accepted(Struct, frozen=True):
+class Accepted(Struct, frozen=True, gc=False):
     """The manifest with all its chunks is durable and is this replica's head of the stream."""
 
     manifest: Manifest
@@ -86,7 +86,7 @@ class Accepted(Struct, frozen=True):
     counter: int
 
 
-class AcceptRefused(Struct, frozen=True):
+class AcceptRefused(Struct, frozen=True, gc=False):
     """The conditional write found its condition broken; nothing has changed."""
 
     manifest: Manifest
@@ -94,27 +94,27 @@ class AcceptRefused(Struct, frozen=True):
     why: Why
 
 
-class HeadsAdopted(Struct, frozen=True):
+class HeadsAdopted(Struct, frozen=True, gc=False):
     """All heads but the exceptions are durably accepted in *epoch* (R10)."""
 
     epoch: Epoch
     counter: int
 
 
-class HeadRotten(Struct, frozen=True):
+class HeadRotten(Struct, frozen=True, gc=False):
     """The stream's head of that digest cannot be read here: a digest is wrong or a chunk is gone (R22)."""
 
     stream: StreamName
     digest: Digest
 
 
-class StoreRoom(Struct, frozen=True):
+class StoreRoom(Struct, frozen=True, gc=False):
     """The disk is full (*full*), or has room again."""
 
     full: bool
 
 
-class StoreFailed(Struct, frozen=True):
+class StoreFailed(Struct, frozen=True, gc=False):
     """A sync or a write has failed: the store is not written again in this process (R21)."""
 
     reason: str
@@ -123,7 +123,7 @@ class StoreFailed(Struct, frozen=True):
 # ── what the data path has done ──
 
 
-class ManifestReceived(Struct, frozen=True):
+class ManifestReceived(Struct, frozen=True, gc=False):
     """A manifest has come by publication; its chunks may be here or not. *epoch* is the publication's."""
 
     node: NodeId
@@ -132,7 +132,7 @@ class ManifestReceived(Struct, frozen=True):
     manifest: Manifest
 
 
-class Seen(Struct, frozen=True):
+class Seen(Struct, frozen=True, gc=False):
     """Everything published by that epoch's primary up to this index has been taken from the socket."""
 
     node: NodeId
@@ -140,7 +140,7 @@ class Seen(Struct, frozen=True):
     publish_index: int
 
 
-class Published(Struct, frozen=True):
+class Published(Struct, frozen=True, gc=False):
     """The payload of *handle* is chunked, broadcast and handed to the store, which has all its chunks
     queued before whatever the core asks next. *publish_index* is the last one used."""
 
@@ -150,7 +150,7 @@ class Published(Struct, frozen=True):
     publish_index: int
 
 
-class Fetched(Struct, frozen=True):
+class Fetched(Struct, frozen=True, gc=False):
     """The head's manifest and all chunks are in the store, verified, not yet accepted."""
 
     stream: StreamName
@@ -158,7 +158,7 @@ class Fetched(Struct, frozen=True):
     manifest: Manifest
 
 
-class FetchFailed(Struct, frozen=True):
+class FetchFailed(Struct, frozen=True, gc=False):
     """None of the sources could give what is lacking."""
 
     stream: StreamName
@@ -168,13 +168,13 @@ class FetchFailed(Struct, frozen=True):
 # ── what the engine asks ──
 
 
-class EngineReady(Struct, frozen=True):
+class EngineReady(Struct, frozen=True, gc=False):
     """An engine is (or is no longer) there to take a tenure; without one a node gives grants away."""
 
     ready: bool
 
 
-class Submitted(Struct, frozen=True):
+class Submitted(Struct, frozen=True, gc=False):
     """The engine submits a checkpoint in the tenure of *epoch*."""
 
     epoch: Epoch
@@ -184,7 +184,7 @@ class Submitted(Struct, frozen=True):
     size_bytes: int
 
 
-class DeleteAsked(Struct, frozen=True):
+class DeleteAsked(Struct, frozen=True, gc=False):
     """The engine deletes a stream, in the tenure of *epoch*; the tombstone takes *sequence*."""
 
     epoch: Epoch
@@ -193,7 +193,7 @@ class DeleteAsked(Struct, frozen=True):
     handle: int
 
 
-class ResignAsked(Struct, frozen=True):
+class ResignAsked(Struct, frozen=True, gc=False):
     """End the tenure, give the lease back, and hand over: to *successor* and nobody else, if one is named.
     With *if_able* too the tenure goes on when nobody can take over; answered by HandoverRefused then."""
 
@@ -201,7 +201,7 @@ class ResignAsked(Struct, frozen=True):
     if_able: bool = False
 
 
-class AbandonAsked(Struct, frozen=True):
+class AbandonAsked(Struct, frozen=True, gc=False):
     """An operator gives up a head that nobody can read: the one exception of I3 (R8)."""
 
     stream: StreamName
@@ -215,7 +215,7 @@ Event = (
 )  # fmt: skip
 
 
-class Durable(Struct, frozen=True):
+class Durable(Struct, frozen=True, gc=False):
     """What the store held when it was opened: a replica's whole memory (section 3 of the protocol)."""
 
     cluster: str

@@ -39,14 +39,14 @@ class Reason(enum.StrEnum):
     UNKNOWN_HEADS = "unknown-heads"  # a bulk adoption names heads that this process did not report
 
 
-class Echo(Struct, frozen=True, array_like=True):
+class Echo(Struct, frozen=True, gc=False, array_like=True):
     """A lender's own clock at an answer of its, given back to it in the next question (R24)."""
 
     process: _Id
     at: float
 
 
-class Hello(Struct, frozen=True, array_like=True, tag=True):
+class Hello(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Who the sender is and what it knows of the cluster; sent on contact, while founding and joining."""
 
     founded: bool
@@ -55,31 +55,31 @@ class Hello(Struct, frozen=True, array_like=True, tag=True):
     public_key: str
 
 
-class Found(Struct, frozen=True, array_like=True, tag=True):
+class Found(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The founding coordinator proposes the first member record; durable before it is answered (R20)."""
 
     record: MemberRecord
 
 
-class FoundStored(Struct, frozen=True, array_like=True, tag=True):
+class FoundStored(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The proposed record is durable here."""
 
     record: MemberRecord
 
 
-class Founded(Struct, frozen=True, array_like=True, tag=True):
+class Founded(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The record is durable on all founders: the cluster exists."""
 
     record: MemberRecord
 
 
-class Probe(Struct, frozen=True, array_like=True, tag=True):
+class Probe(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Would you promise me an epoch? Changes nothing durable (R5)."""
 
     nonce: _Count
 
 
-class ProbeAnswer(Struct, frozen=True, array_like=True, tag=True):
+class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Whether the sender would promise; *epoch* is the highest it has seen.
 
     *record*, accepted in *record_epoch*, is its newest member record: what a majority is, is for the newest
@@ -94,14 +94,14 @@ class ProbeAnswer(Struct, frozen=True, array_like=True, tag=True):
     record_epoch: _Count = 0
 
 
-class Claim(Struct, frozen=True, array_like=True, tag=True):
+class Claim(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Promise me this epoch and tell me your heads. The owner is the envelope's sender."""
 
     epoch: _Count
     nonce: _Count
 
 
-class Promised(Struct, frozen=True, array_like=True, tag=True):
+class Promised(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """One page of the answer to a claim: the promise is durable, the heads were read after it (R2, R6).
 
     *record* and *record_epoch* are the sender's newest member record and the epoch it was accepted in.
@@ -117,7 +117,7 @@ class Promised(Struct, frozen=True, array_like=True, tag=True):
     echo: Echo
 
 
-class Refusal(Struct, frozen=True, array_like=True, tag=True):
+class Refusal(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """*epoch* is refused; *promised* is what the sender has promised, so that a deposed primary learns."""
 
     epoch: _Count
@@ -125,7 +125,7 @@ class Refusal(Struct, frozen=True, array_like=True, tag=True):
     reason: Reason
 
 
-class Adopt(Struct, frozen=True, array_like=True, tag=True):
+class Adopt(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Accept all heads as you reported them, but for *exceptions*, under this epoch (R9, R10).
 
     *digest* is over the reported heads. The member record is told before it (`Members`).
@@ -138,35 +138,35 @@ class Adopt(Struct, frozen=True, array_like=True, tag=True):
     exceptions: Annotated[tuple[_Name, ...], Meta(max_length=NAMES_PER_PAGE)]
 
 
-class Adopted(Struct, frozen=True, array_like=True, tag=True):
+class Adopted(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The bulk adoption of that digest is durable in that epoch."""
 
     epoch: _Count
     digest: _Digest
 
 
-class Members(Struct, frozen=True, array_like=True, tag=True):
+class Members(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Accept this member record in this epoch (R27)."""
 
     epoch: _Count
     record: MemberRecord
 
 
-class MembersAccepted(Struct, frozen=True, array_like=True, tag=True):
+class MembersAccepted(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """That version of the member record is durable here, accepted in that epoch."""
 
     epoch: _Count
     version: _Count
 
 
-class Behind(Struct, frozen=True, array_like=True, tag=True):
+class Behind(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """These are heads of mine that you have not acknowledged; fetch what you lack (R18)."""
 
     epoch: _Count
     heads: _Heads
 
 
-class Acked(Struct, frozen=True, array_like=True):
+class Acked(Struct, frozen=True, gc=False, array_like=True):
     """One acknowledged checkpoint."""
 
     stream: _Name
@@ -175,21 +175,21 @@ class Acked(Struct, frozen=True, array_like=True):
     digest: _Digest
 
 
-class Ack(Struct, frozen=True, array_like=True, tag=True):
+class Ack(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """These checkpoints are durable here, accepted in this epoch (R13)."""
 
     epoch: _Count
     acks: Annotated[tuple[Acked, ...], Meta(max_length=ACKS_PER_MESSAGE)]
 
 
-class Progress(Struct, frozen=True, array_like=True, tag=True):
+class Progress(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Everything published in this epoch up to this index has been seen or given up on (R16)."""
 
     epoch: _Count
     publish_index: _Count
 
 
-class CommitPoint(Struct, frozen=True, array_like=True):
+class CommitPoint(Struct, frozen=True, gc=False, array_like=True):
     """A stream's commit point, a hint for warm standby and retention (R15)."""
 
     stream: _Name
@@ -197,7 +197,7 @@ class CommitPoint(Struct, frozen=True, array_like=True):
     position: Position
 
 
-class Heartbeat(Struct, frozen=True, array_like=True, tag=True):
+class Heartbeat(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The primary's question for the lease, its publish index and its newest commit points.
 
     *echo* is the newest answer's of this very recipient: without a fresh one nothing is lent (R24).
@@ -211,7 +211,7 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag=True):
     commits: Annotated[tuple[CommitPoint, ...], Meta(max_length=ACKS_PER_MESSAGE)]
 
 
-class HeartbeatAnswer(Struct, frozen=True, array_like=True, tag=True):
+class HeartbeatAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Whether the question was lent the lease; *full* says that the disk refuses new checkpoints, *can_lead*
     whether the sender could take a tenure now."""
 
@@ -223,32 +223,32 @@ class HeartbeatAnswer(Struct, frozen=True, array_like=True, tag=True):
     can_lead: bool
 
 
-class LeaseReturned(Struct, frozen=True, array_like=True, tag=True):
+class LeaseReturned(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The owner of this epoch gives the lease back: it has ended its tenure (R26)."""
 
     epoch: _Count
 
 
-class Forget(Struct, frozen=True, array_like=True, tag=True):
+class Forget(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """These tombstones are held by every member: they may be forgotten (R23)."""
 
     epoch: _Count
     tombstones: Annotated[tuple[Acked, ...], Meta(max_length=ACKS_PER_MESSAGE)]
 
 
-class Raft(Struct, frozen=True, array_like=True, tag=True):
+class Raft(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """A message between electors, carried for them and never looked at by the core."""
 
     payload: Annotated[bytes, Meta(max_length=262_144)]
 
 
-class StatusRequest(Struct, frozen=True, array_like=True, tag=True):
+class StatusRequest(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Asks a member for its status."""
 
     nonce: _Count
 
 
-class StatusReport(Struct, frozen=True, array_like=True, tag=True):
+class StatusReport(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """A member's status as JSON."""
 
     nonce: _Count
@@ -262,7 +262,7 @@ Message = (
 )  # fmt: skip
 
 
-class Envelope(Struct, frozen=True, array_like=True):
+class Envelope(Struct, frozen=True, gc=False, array_like=True):
     """What wraps every control message (R28).
 
     *counter* is the sender's durable counter, *remembered* the newest counter it knows of the
