@@ -149,7 +149,9 @@ class Backup:
             )
         echo = self._lender.echo(state.now)
         able = (state.full, state.can_lead)
-        state.send(node, HeartbeatAnswer(message.epoch, message.question, lends, echo, *able))
+        state.send(
+            node, HeartbeatAnswer(message.epoch, message.question, lends, echo, *able, self._seen_index)
+        )
         for point in message.commits:
             self._take_point(point)
         if message.publish_index > self._seen_index and message.publish_index == self._told_index:

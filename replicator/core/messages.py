@@ -213,7 +213,8 @@ class Heartbeat(Struct, frozen=True, gc=False, array_like=True, tag=True):
 
 class HeartbeatAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Whether the question was lent the lease; *full* says that the disk refuses new checkpoints, *can_lead*
-    whether the sender could take a tenure now."""
+    whether the sender could take a tenure now. *seen_index* says again what the newest `Progress` said, so
+    that a lost one costs an interval."""
 
     epoch: _Count
     question: _Count
@@ -221,6 +222,7 @@ class HeartbeatAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     echo: Echo
     full: bool
     can_lead: bool
+    seen_index: _Count = 0
 
 
 class LeaseReturned(Struct, frozen=True, gc=False, array_like=True, tag=True):

@@ -125,7 +125,7 @@ class Recovery:
             if stream in state.fetching:
                 continue
             if len(state.fetching) >= state.config.fetches_max:
-                return
+                break
             sources, own = self._sources(stream), state.heads.get(stream)
             if sources or (own is not None and own.readable and own.same_as(self.chosen[stream])):
                 state.fetch(stream, Digest(self.chosen[stream].digest), None, sources, verify=True)
@@ -168,6 +168,8 @@ class Recovery:
         chosen = self.chosen.get(stream)
         if stream in self._lacking and chosen is not None and chosen.digest == digest:
             self._state.accept(manifest, self.epoch)
+        else:
+            self.step()  # one that was asked for twice: there is room for another
 
     def on_fetch_failed(self, stream: StreamName) -> None:
         if stream not in self._lacking:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from replicator.core.effects import (
     Abort,
     AdoptHeads,
@@ -41,6 +43,14 @@ def test_R5_a_claim_that_cannot_succeed_fences_nobody() -> None:
     cluster.live(0.5)
     assert cluster.core("a").role is Role.PRIMARY
     assert cluster.state("b").promise == cluster.state("a").promise
+
+
+def test_R5_nothing_is_promised_before_a_majority_would_promise() -> None:
+    """T28: b hears nobody but c, which lends the lease to a: b asks, and promises not even itself."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    cluster.do("cut a b").live(0.6).forget().do("grant b").live(1.0)
+    assert cluster.sent("b", Probe)
+    assert not cluster.effects("b", WritePromise)
 
 
 def test_R5_the_epoch_is_one_above_the_highest_seen_anywhere() -> None:
@@ -104,6 +114,23 @@ def _only_holder_gone() -> Cluster:
     cluster = Cluster("a", "b", "c").with_primary("a")
     cluster.do("cut a b", "submit a s 1").live(0.2)
     return cluster.do("crash a", "rot c s").live(0.6)
+
+
+def test_R8_a_bounded_number_is_fetched_at_a_time_until_all_are_held() -> None:
+    """A late promise makes the claimant fetch a stream again, and that fetch takes the only place that there
+    is when the first one is accepted: the other streams are fetched all the same."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("cut a c", "cut b c")
+    cluster.do("submit a s 1", "submit a t 1", "submit a u 1").live(0.6)
+    state = cluster.state("c")
+    state.config = structs.replace(state.config, fetches_max=1)
+    cluster.do("mend a c", "mend b c", "crash a", "start a", "drop").live(1.2)
+    cluster.forget().do("grant c", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync c")
+    cluster.do("deliver *->* Claim", "sync a b", "deliver b->c Promised", "fetch c")
+    cluster.do("deliver a->c Promised", "sync c", "fetch c")
+    assert [fetch.stream for fetch in cluster.effects("c", Fetch)[:2]] == ["s", "s"]
+    cluster.live(1.5)
+    assert {fetch.stream for fetch in cluster.effects("c", Fetch)} == {"s", "t", "u"}
+    assert cluster.effects("c", StartTenure)
 
 
 def test_R8_an_unreadable_head_is_waited_for_its_stream_alone() -> None:

@@ -113,6 +113,15 @@ def test_R16_the_window_follows_the_fastest_majority() -> None:
     assert not cluster.effects("a", AllowPublish)
 
 
+def test_R16_a_lost_word_of_progress_costs_an_interval() -> None:
+    """Every `Progress` is lost and the window is used up: the next answers to heartbeats move it."""
+    cluster = serving()
+    for name in ("b", "c"):
+        cluster.node(name).deliver(Seen(NodeId("a"), Epoch(1), 32))
+    cluster.do("drop").forget().live(0.2)
+    assert [allow.publish_index for allow in cluster.effects("a", AllowPublish)] == [64]
+
+
 def test_R16_a_lost_tail_does_not_stop_the_window() -> None:
     """What two heartbeats tell of and nobody has seen is given up on: it is a fetch's part."""
     cluster = serving()

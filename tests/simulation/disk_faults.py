@@ -34,7 +34,7 @@ class DiskFaults:
         """The kinds of fault with their weights."""
         return [
             (1.0, self.slow_disk), (1.0, self.failed_sync), (0.7, self.full_disk), (0.7, self.rot),
-            (0.7, self.wipe), (0.8, self.roll_back), (0.5, self.copy_disk),
+            (0.7, self.wipe), (0.8, self.roll_back),
         ]  # fmt: skip
 
     def slow_disk(self) -> str:
@@ -87,13 +87,6 @@ class DiskFaults:
             if node.is_running:
                 report_rot(node, digest)
 
-    def copy_disk(self) -> str:
-        """Somebody takes a copy of a disk, to be put back one day."""
-        name = self._random.choice(sorted(self._world.nodes))
-        if name not in self._copies:
-            self._copies[name] = self._world.nodes[name].disk.image.copy()
-        return name
-
     def _bad_disks(self) -> set[NodeId]:
         """Nodes whose disk is not to be relied on: lost ones not yet put in their old place, and rotten."""
         record = self._world.newest_record()
@@ -130,11 +123,15 @@ class DiskFaults:
         """An empty disk in the place of the old one (R20)."""
         node = self._faults.any_node(running=False)
         assert node is not None
+        return node.name if self.lose(node) else ""
+
+    def lose(self, node: Node, mean_s: float | None = None) -> bool:
+        """Put an empty disk in the place of the node's, if enough others are left; it is up again later."""
         if not self.may_lose(node):
-            return ""
-        self._faults.take_down(node, power=True)
+            return False
+        self._faults.take_down(node, power=True, mean_s=mean_s)
         self.replace_disk(node)
-        return node.name
+        return True
 
     def replace_disk(self, node: Node) -> None:
         """An empty disk, with a new incarnation, in the place of the old one."""
@@ -144,16 +141,18 @@ class DiskFaults:
         node.disk.replace(Image(self._world.new_incarnation()))
 
     def roll_back(self) -> str:
-        """An older copy of the disk in the place of the disk."""
+        """Somebody takes a copy of a disk; one day it is put back in the place of the disk (T19)."""
         node = self._faults.any_node(running=False)
         assert node is not None
-        copy = self._copies.get(node.name)
-        if copy is None or not copy.founded or copy.incarnation != node.disk.image.incarnation:
+        copy, image = self._copies.get(node.name), node.disk.image
+        if copy is None or copy.incarnation != image.incarnation:
+            self._copies[node.name] = image.copy()
             return ""
-        if not self._is_remembered(node, copy) or not self.may_lose(node):
+        if not copy.founded or not self._is_remembered(node, copy) or not self.may_lose(node):
             return ""
         self._faults.take_down(node, power=True)
         self._rolled_back.add(node.name)
+        copy.is_old = True
         node.disk.replace(copy)
         del self._copies[node.name]
         return node.name

@@ -50,6 +50,7 @@ class Image:
         self.committed: dict[StreamName, tuple[Generation, Sequence]] = {}
         self.chunks: dict[Digest, bytes] = {}
         self.damaged: set[Digest] = set()
+        self.is_old = False  # an old copy, put back in the place of what was there (T19)
 
     def copy(self) -> Image:
         """An independent copy, as of a disk image taken now."""
@@ -75,6 +76,11 @@ class Image:
     def readable(self, manifest: Manifest) -> bool:
         """Whether every chunk is there and whole."""
         return self.has_all(manifest) and self.damaged.isdisjoint(chunk_digests(manifest))
+
+    def readable_head(self, stream: StreamName) -> bool:
+        """Whether the stream's head, if there is one, can be read."""
+        newest = self.newest(stream)
+        return newest is None or self.readable(newest.manifest)
 
     def payload(self, manifest: Manifest) -> bytes | None:
         """The bytes of a checkpoint, or None if they cannot be read."""

@@ -3,6 +3,8 @@
 `usurp` takes a primary's hearing away while its lease still runs and names another (T22, the lease);
 `orphan` leaves a stream's newest checkpoint with one reachable holder, and lets it rot (T13, T26);
 `comeback` brings a deposed primary back with a head that never committed, when its successor goes (T1, T2);
+`lose_holder` destroys one of the few disks that hold what has committed, puts a new one in its place, and
+takes the primary down as soon as it counts (T11);
 `duel` names two claimants at once and cuts them off from each other (equal epochs, T28).
 """
 
@@ -32,7 +34,7 @@ class Plots:
         """The kinds of fault with their weights."""
         return [
             (2.0, self.usurp), (0.7, self.orphan), (1.5, self.lag_behind), (1.0, self.duel),
-            (1.0, self.comeback),
+            (1.0, self.comeback), (0.7, self.lose_holder),
         ]  # fmt: skip
 
     def _primary(self) -> Node | None:
@@ -132,6 +134,36 @@ class Plots:
         if self._faults.is_on:
             self._faults.take_down(successor, power=False, mean_s=3.0)
             self._faults.bring_up(node)
+
+    def lose_holder(self) -> str:
+        """A backup is cut off while commits go on; then another one's disk is lost, and the first is back."""
+        primary, random = self._primary(), self._random
+        backups = [node for node in self._world.nodes.values() if node.role is Role.BACKUP]
+        if primary is None or len(backups) < 2:
+            return ""
+        behind, loser = random.sample(backups, 2)
+        links = [(behind.name, other.name) for other in self._world.others(behind.name)]
+        links += [(to, source) for source, to in links]
+        self._world.network.cut(links)
+        self._world.schedule(random.uniform(0.5, 1.5), self._lose, loser, links)
+        return f"{loser.name}, while {behind.name} is behind"
+
+    def _lose(self, loser: Node, links: list[tuple[NodeId, NodeId]]) -> None:
+        if not self._faults.is_on:
+            return
+        if self._faults.disks.lose(loser, mean_s=0.1):
+            self._look_for_change(loser, self._world.now + 6.0)
+        self._faults.for_a_while(self._world.network.mend, links, mean_s=0.1)
+
+    def _look_for_change(self, loser: Node, until: float) -> None:
+        """The primary goes down soon after the new disk counts."""
+        primary, incarnation = self._primary(), loser.disk.image.incarnation
+        record = primary.disk.image.record if primary is not None else None
+        counts = record is not None and any(one.incarnation == incarnation for one in record.members)
+        if primary is not None and record is not None and counts and not record.old:
+            self._faults.take_down(primary, power=False, mean_s=3.0)
+        elif self._faults.is_on and self._world.now < until:
+            self._world.schedule(LOOK_S / 4, self._look_for_change, loser, until)
 
     def lag_behind(self) -> str:
         """A backup gets no publications and hears little for a while: it is behind when it matters."""

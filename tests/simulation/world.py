@@ -43,6 +43,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     delete_chance: float
     heartbeat_interval_s: float
     lease_s: float
+    clock_rate_bound: float = 0.01
     window_frames_max: int = 32
     fetches_max: int = 16
     behind_heads_max: int = 256
@@ -64,6 +65,7 @@ def draw_plan(random: Random) -> Plan:
         delete_chance=random.choice((0.0, 0.01, 0.05)),
         heartbeat_interval_s=heartbeat,
         lease_s=random.choice((3.0, 4.0)) * heartbeat,
+        clock_rate_bound=random.choice((0.01, 0.01, 0.1)),
         window_frames_max=random.choice((4, 8, 32)),
         fetches_max=random.choice((1, 2, 16)),
         behind_heads_max=random.choice((1, 256)),
@@ -160,6 +162,7 @@ class World:
                 has_engine=index == 0 or random.random() < plan.engine_chance,
                 heartbeat_interval_s=plan.heartbeat_interval_s,
                 lease_s=plan.lease_s,
+                clock_rate_bound=plan.clock_rate_bound,
                 window_frames_max=plan.window_frames_max,
                 fetches_max=plan.fetches_max,
                 behind_heads_max=plan.behind_heads_max,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Accept
+from replicator.core.effects import Accept, Effect, Fetch
 from replicator.core.events import Event
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.disk import Disk, Operation
+from tests.simulation.node import Node
 
 QUEUED_MAX = 400
 
 
 class Bounds(Checker):
-    """Counts what waits for the disk."""
+    """Counts what waits for the disk, and what is being fetched."""
 
     writes = (Accept,)
+    watches = (Fetch,)
+
+    def performed(self, node: Node, effect: Effect) -> None:
+        if node.fetcher.running_count >= node.config.fetches_max:
+            raise Violation("I12", f"{node.name} runs more than {node.config.fetches_max} fetches at once")
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
         if disk.queued_count > QUEUED_MAX:

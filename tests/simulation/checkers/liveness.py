@@ -43,7 +43,7 @@ class Liveness:
         self._work_on(until, commits)
         for node in world.nodes.values():
             node.engine.rests = True
-        if not world.run_until(world.now + RESTING_WITHIN_S, lambda: not self._unrest()):
+        if not world.run_until(world.now + RESTING_WITHIN_S, self._is_at_rest):
             raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
 
     def _is_serving(self) -> bool:
@@ -62,11 +62,17 @@ class Liveness:
         bound = world.now + WORKING_WITHIN_S
         if not world.run_until(bound, lambda: world.history.commit_count >= commits):
             raise Violation("I8", f"{world.history.commit_count} commits in all: {self._roles()}")
+        for node in world.nodes.values():
+            self._faults.disks.scrub(node)
 
     def _lost(self, primary: Node) -> frozenset[StreamName]:
         """The streams whose newest checkpoint nobody can read: they wait, each alone (R8)."""
         tenure = self._world.history.tenures.get(primary.engine.epoch)
         return tenure.unavailable if tenure is not None else frozenset()
+
+    def _is_at_rest(self) -> bool:
+        self._faults.replace_faulty()  # who could not be replaced before: a change was under way
+        return not self._unrest()
 
     def _unrest(self) -> str:
         """What is not yet as it should be, or ''."""
@@ -85,6 +91,8 @@ class Liveness:
             for stream, head in heads.items():
                 if stream in self._lost(primaries[0]):
                     continue
+                if not node.disk.image.readable_head(stream):
+                    return f"{stream} is rotten at {node.name}"
                 # A head that never committed may stay behind where its stream is unknown to the rest.
                 theirs = node.disk.image.newest(stream)
                 if theirs is None or theirs.manifest.digest != head.digest:

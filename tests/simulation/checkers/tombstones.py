@@ -10,7 +10,8 @@ from tests.simulation.disk import Disk, Operation
 
 
 class Tombstones(Checker):
-    """When a tombstone is forgotten, no member's disk may have anything older of its stream."""
+    """When a tombstone is forgotten, no member's disk may have anything older of its stream. An old copy that
+    was put back has it; its replica is faulty as soon as it hears anybody (R21)."""
 
     writes = (ForgetTombstone,)
 
@@ -21,7 +22,7 @@ class Tombstones(Checker):
         present = {one.incarnation for one in record.members} if record else set()
         for node in self.world.nodes.values():
             newest = node.disk.image.newest(StreamName(operation.stream))
-            if newest is None or node.disk.image.incarnation not in present:
+            if newest is None or node.disk.image.incarnation not in present or node.disk.image.is_old:
                 continue
             if (
                 newest.manifest.sequence < operation.sequence

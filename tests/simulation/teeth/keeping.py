@@ -1,0 +1,285 @@
+"""R20-R28 broken: disks, the lease, members and the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from replicator.adapters import store_plan
+from replicator.core.backup import Backup
+from replicator.core.commit import Commits
+from replicator.core.config import Config
+from replicator.core.effects import Accept
+from replicator.core.events import Accepted, HeadRotten, Received
+from replicator.core.founding import Founding
+from replicator.core.lease import Holder, Lender
+from replicator.core.membership import Membership
+from replicator.core.messages import Echo, Hello, LeaseReturned, Message, Reason
+from replicator.core.primary import Primary
+from replicator.core.progress import Progress
+from replicator.core.promise import Promiser
+from replicator.core.quorum import ReplicaId
+from replicator.core.reign import Reign
+from replicator.core.replica import _HANDLERS, Replica
+from replicator.core.state import State
+from replicator.model import Epoch, Incarnation, Member, MemberRecord, NodeId, Owner
+from replicator.worker.mesh import Mesh
+from tests.simulation.disk import Disk
+from tests.simulation.disk_faults import DiskFaults
+from tests.simulation.image import Image
+from tests.simulation.node import Node
+
+Patch = pytest.MonkeyPatch
+
+
+def amnesia(patch: Patch) -> None:
+    """An empty disk passes for the old one (T9)."""
+
+    def replace_disk(self: DiskFaults, node: Node) -> None:
+        image = Image(node.disk.image.incarnation)
+        image.record, image.founded = node.disk.image.record, node.disk.image.founded
+        node.disk.replace(image)
+
+    patch.setattr(DiskFaults, "replace_disk", replace_disk)
+
+
+def found_early(patch: Patch) -> None:
+    """The cluster is declared when the coordinator alone has stored the record."""
+
+    def _declare(self: Founding) -> None:
+        state, record = self._state, self._proposed
+        if record is not None and state.record == record and not state.founded:
+            state.write_record(record, Epoch(0), True)
+
+    patch.setattr(Founding, "_declare", _declare)
+
+
+class GoesOnAfterFailedSync(Disk):
+    """A sync that failed is answered as if it had not, and the store is written on."""
+
+    def _synced(self, life: int) -> None:
+        failed = self.fails_next and life == self._life and self._batch is not None and not self._stopped
+        if not failed:
+            super()._synced(life)
+            return
+        self.fails_next = False
+        batch, self._batch = self._batch or [], None
+        for one in batch:
+            if isinstance(one, Accept) and not self._fenced(one.epoch):
+                self._hand_in(life, Accepted(one.manifest, one.epoch, self.image.counter))
+        self._start_batch()
+
+
+def believe_old_copies(patch: Patch) -> None:
+    """A store goes on although a peer remembers a later state of it (T19)."""
+    honest = Replica._on_received
+
+    def _on_received(self: Replica, event: Received) -> None:
+        fields = (event.node, event.incarnation, event.process, event.counter, 0, event.message)
+        honest(self, Received(*fields))
+
+    patch.setitem(_HANDLERS, Received, _on_received)
+
+
+def stay_though_full(patch: Patch) -> None:
+    """A primary whose disk is full keeps the leadership that others could use."""
+    honest = Primary.end
+
+    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
+        if reason != "the disk is full":
+            honest(self, reason, hand_over)
+
+    patch.setattr(Primary, "end", end)
+
+
+def let_rot(patch: Patch) -> None:
+    """A head that cannot be read stays as it is."""
+
+    def on_rotten(self: Backup, event: HeadRotten) -> None:
+        return None
+
+    patch.setattr(Backup, "on_rotten", on_rotten)
+
+
+def forget_early(patch: Patch) -> None:
+    """A tombstone is forgotten when a majority has it (T18)."""
+    honest = Commits.forget_tombstones
+
+    def forget_tombstones(self: Commits) -> None:
+        record = self._reign.membership.record
+        heads = self._tombstones
+        done = {
+            s for s, head in heads.items() if self._reign.progress.commit_point(s, record) >= head.sequence
+        }
+        acked = Progress.acked
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Progress, "acked", lambda p, r, s: 2**62 if s in done else acked(p, r, s))
+            honest(self)
+
+    patch.setattr(Commits, "forget_tombstones", forget_tombstones)
+
+
+def keep_the_newest_only(patch: Patch) -> None:
+    """The newest checkpoint is kept, and the committed one below it thrown away."""
+    patch.setattr(store_plan, "retained", lambda record, keep: record.entries[-1:])
+
+
+def lend_twice(patch: Patch) -> None:
+    """A lender promises another owner while its lease runs."""
+    honest = Promiser.objection
+
+    def objection(self: Promiser, epoch: int, owner: Owner) -> Reason | None:
+        reason = honest(self, epoch, owner)
+        return None if reason is Reason.LEASE else reason
+
+    patch.setattr(Promiser, "objection", objection)
+    patch.setattr(Lender, "blocks", lambda self, owner, now: False)
+
+
+def forget_leases(patch: Patch) -> None:
+    """A restarted lender does not wait for what it may have lent."""
+    honest = Lender.__init__
+
+    def init(self: Lender, *args: Any) -> None:
+        honest(self, *args)
+        self.owner = None
+
+    patch.setattr(Lender, "__init__", init)
+
+
+def lease_from_answer(patch: Patch) -> None:
+    """The holder counts the lease from the answer's arrival, not from the question."""
+    honest = Holder.answer
+
+    def answer(self: Holder, replica: ReplicaId, question: int, lends: bool, record: MemberRecord) -> None:
+        self._asked[question] = max(self._asked.get(question, 0.0), self.now)  # type: ignore[attr-defined]
+        honest(self, replica, question, lends, record)
+
+    def on_heartbeat_answer(self: Primary, *args: Any) -> None:
+        if self.reign is not None:
+            self.reign.holder.now = self._state.now  # type: ignore[attr-defined]
+        told(self, *args)
+
+    told = Primary.on_heartbeat_answer
+    patch.setattr(Holder, "answer", answer)
+    patch.setattr(Primary, "on_heartbeat_answer", on_heartbeat_answer)
+
+
+def lend_unheard(patch: Patch) -> None:
+    """A question without a fresh echo is lent the lease (T22)."""
+    honest = Lender.lend
+
+    def lend(self: Lender, owner: Owner, lease_s: float, echo: Echo | None, now: float) -> bool:
+        return honest(self, owner, lease_s, Echo(self._process, now), now)
+
+    patch.setattr(Lender, "lend", lend)
+
+
+def no_margin(patch: Patch) -> None:
+    """The holder gives nothing away for clocks whose rates differ."""
+    patch.setattr(Config, "lease_margin_s", property(lambda self: 0.0))
+
+
+def report_suspended(patch: Patch) -> None:
+    """Commits are reported without the lease."""
+    patch.setattr(Reign, "holds_lease", property(lambda self: self.state.owns(self.epoch)))
+
+
+def never_end(patch: Patch) -> None:
+    """A lapse ends no tenure, however long it lasts."""
+    honest = Primary.end
+
+    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
+        if reason != "the lease lapsed for too long":
+            honest(self, reason, hand_over)
+
+    patch.setattr(Primary, "end", end)
+
+
+def keep_the_lease(patch: Patch) -> None:
+    """A primary that resigns does not give the lease back."""
+    honest = State.send
+
+    def send(self: State, to: NodeId, message: Message) -> None:
+        if not isinstance(message, LeaseReturned):
+            honest(self, to, message)
+
+    patch.setattr(State, "send", send)
+
+
+def change_at_once(patch: Patch) -> None:
+    """A new incarnation takes its place without the joint record."""
+
+    def replace(self: Membership, member: Member, incarnation: Incarnation) -> None:
+        old = self.record.members
+        new = tuple(Member(each.node, incarnation) if each == member else each for each in old)
+        self._propose(MemberRecord(self.record.version + 1, new))
+
+    patch.setattr(Membership, "_replace", replace)
+
+
+def take_any_record(patch: Patch) -> None:
+    """A late founder writes every record that it is told, the older ones too."""
+
+    def _settle(self: Founding, record: MemberRecord) -> None:
+        if self._state.promising is None and self._settling != record:
+            self._settling = record
+            self._state.write_record(record, Epoch(0), True)
+
+    patch.setattr(Founding, "_settle", _settle)
+
+
+def cover_nothing(patch: Patch) -> None:
+    """A change of members goes on before the new set holds every stream (T11)."""
+    honest = Membership.step
+
+    def step(self: Membership, streams_adopted: bool) -> None:
+        followers = self._progress.followers.values()
+        lacking = {follower.node: follower.lacking for follower in followers}
+        for follower in followers:
+            follower.adopted, follower.lacking = True, {}
+        honest(self, True)
+        for follower in followers:
+            follower.lacking = lacking[follower.node]
+
+    patch.setattr(Membership, "step", step)
+
+
+def jump_anywhere(patch: Patch) -> None:
+    """An epoch may jump by any step (T21)."""
+    patch.setattr("replicator.core.promise.EPOCH_JUMP_MAX", 2**62)
+    patch.setattr("replicator.core.backup.EPOCH_JUMP_MAX", 2**62)
+
+
+def hear_strangers(patch: Patch) -> None:
+    """A node that is no configured peer is heard like one."""
+    honest = Replica._on_received
+
+    def _on_received(self: Replica, event: Received) -> None:
+        config = self._state.config
+        if isinstance(event.message, Hello) or event.node in config.peers:
+            honest(self, event)
+            return
+        self._state.config = structs_with(config, event.node)
+        honest(self, event)
+        self._state.config = config
+
+    patch.setitem(_HANDLERS, Received, _on_received)
+
+
+def structs_with(config: Config, node: NodeId) -> Config:
+    """The same configuration with one more peer."""
+    fields = {name: getattr(config, name) for name in config.__struct_fields__}
+    return Config(**{**fields, "peers": config.peers | {node}})
+
+
+def read_any_size(patch: Patch) -> None:
+    """Frames are decoded whatever their size."""
+    patch.setattr("replicator.codec.frames.ENVELOPE_BYTES_MAX", 2**40)
+    patch.setattr("replicator.codec.frames.HEADER_BYTES_MAX", 2**40)
+
+
+def hear_anybody(patch: Patch) -> None:
+    """A sender is who it says it is, of whatever version and cluster, whatever its key says (T16)."""
+    patch.setattr(Mesh, "_check", lambda self, envelope, key_node: None)

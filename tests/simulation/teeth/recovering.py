@@ -1,0 +1,71 @@
+"""R7-R11 broken: what a claimant chooses, holds and adopts, and how it keeps trying."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from replicator.core.claim import Claimant
+from replicator.core.commit import Commits
+from replicator.core.promise import Promiser
+from replicator.core.recovery import Recovery
+from replicator.core.reign import Reign
+from replicator.core.state import State
+from replicator.model import Epoch, Head, StreamName
+
+Patch = pytest.MonkeyPatch
+
+
+def highest_sequence_wins(patch: Patch) -> None:
+    """The claimant chooses the highest sequence, whatever epoch it was accepted in (T2)."""
+    patch.setattr(Head, "order", property(lambda self: (0, self.sequence)))
+
+
+def drop_unreadable(patch: Patch) -> None:
+    """What cannot be read now is dropped for an older checkpoint (T13)."""
+    patch.setattr(Recovery, "_provably_uncommitted", lambda self, stream: True)
+
+
+def bring_nothing(patch: Patch) -> None:
+    """A chosen head that is lacking is not brought here."""
+    patch.setattr(Recovery, "step", lambda self: setattr(self, "_retry_at", math.inf))
+
+
+def serve_at_once(patch: Patch) -> None:
+    """The engine is served before a majority has adopted what is restored (T1)."""
+    patch.setattr(Commits, "all_adopted", property(lambda self: self._reign.recovery.holds_all))
+
+
+def adopt_everything(patch: Patch) -> None:
+    """The bulk adoption takes in the heads that are not the chosen ones."""
+    honest = State.adopt_heads
+
+    def adopt_heads(self: State, epoch: Epoch, exceptions: frozenset[StreamName]) -> None:
+        honest(self, epoch, frozenset())
+
+    patch.setattr(State, "adopt_heads", adopt_heads)
+
+
+def try_once(patch: Patch) -> None:
+    """A grant is an edge: what fails once is not tried again."""
+    patch.setattr(Claimant, "_retry_at", lambda self: math.inf)
+
+
+def keep_grants(patch: Patch) -> None:
+    """One that cannot lead keeps the leadership that it was given (T17)."""
+    patch.setattr(State, "can_lead", property(lambda self: self.may_promise))
+
+
+def forget_parked(patch: Patch) -> None:
+    """A parked probe is never answered."""
+    patch.setattr(Promiser, "release_parked", lambda self: None)
+
+
+def leave_stuck(patch: Patch) -> None:
+    """Members stuck at a higher promise are never claimed above."""
+
+    def stuck_for(reign: Reign, seconds: float) -> list[str]:
+        return []
+
+    patch.setattr("replicator.core.primary.stuck_for", stuck_for)

@@ -1,0 +1,190 @@
+"""The table of teeth: for each rule what is broken, which harness finds it, and within how many seeds.
+
+The simulator finds what breaks an invariant of a whole cluster. What breaks none (a rule for speed, or one
+whose breaking costs time only) is found by the test that guards it, run against the broken substitution.
+"""
+
+# ruff: noqa: E501 - a line for each tooth
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from tests.simulation.batches import ROOT
+from tests.simulation.disk import Disk
+from tests.simulation.run import run_seed
+from tests.simulation.teeth import fencing, keeping, publishing, recovering
+
+Patch = pytest.MonkeyPatch
+RULES = (*(f"R{number}" for number in range(1, 29)), "R17a")
+
+
+class Simulator(NamedTuple):
+    """Seeds of the simulator; a kind of fault may be *favoured*, which comes again and again then."""
+
+    seeds_max: int = 10
+    favoured: str = ""
+    clock_rate_bound: float = 0.0  # of the plan's, unless it is given here
+
+    def __str__(self) -> str:
+        favour = f", {self.favoured} favoured" if self.favoured else ""
+        return f"simulator, {self.seeds_max} seeds{favour}"
+
+
+class Guard(NamedTuple):
+    """A test that is called as it is."""
+
+    test: str  # module:function
+
+    def __str__(self) -> str:
+        return self.test.replace(":", "::")
+
+
+class Process(NamedTuple):
+    """A test with fixtures, run by pytest in a process of its own."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return self.node
+
+
+class Tooth(NamedTuple):
+    """A broken rule and the harness that must find it."""
+
+    rule: str
+    break_it: Callable[[Patch], None] | type[Disk]
+    harness: Simulator | Guard | Process = Simulator()
+
+    @property
+    def name(self) -> str:
+        """What names it in tests and reports."""
+        return f"{self.rule}-{self.break_it.__name__}"
+
+    @property
+    def promise(self) -> str:
+        """What is broken, in one line."""
+        return " ".join((self.break_it.__doc__ or "").split())
+
+
+FENCING, CLAIMING = "tests.rules.test_fencing:test_", "tests.rules.test_claiming:test_"
+PUBLISHING, DISK, LEASE = (f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease"))
+
+TEETH = (
+    Tooth("R1", fencing.promise_twice, Simulator(20, "duel")),
+    Tooth("R1", fencing.go_on_after_restart, Simulator(20)),
+    Tooth("R2", fencing.PromisesEarly),
+    Tooth("R2", fencing.tell_old_heads, Simulator(40, "slow_disk")),
+    Tooth("R3", fencing.promise_the_past),
+    Tooth("R3", fencing.refuse_silently, Guard(f"{FENCING}R3_the_past_is_refused_and_learns_what_is_promised")),
+    Tooth("R4", fencing.ChecksFenceEarly),
+    Tooth("R5", fencing.claim_unasked, Guard(f"{CLAIMING}R5_nothing_is_promised_before_a_majority_would_promise")),
+    Tooth("R5", fencing.see_no_epoch, Guard(f"{CLAIMING}R5_the_epoch_is_one_above_the_highest_seen_anywhere")),
+    Tooth("R6", fencing.report_less),
+    Tooth("R7", recovering.highest_sequence_wins, Simulator(20, "comeback")),
+    Tooth("R8", recovering.drop_unreadable, Simulator(30, "lag_behind")),
+    Tooth("R8", recovering.bring_nothing),
+    Tooth("R9", recovering.serve_at_once),
+    Tooth("R10", recovering.adopt_everything),
+    Tooth("R11", recovering.try_once),
+    Tooth("R11", recovering.leave_stuck, Guard(f"{CLAIMING}R11_a_member_stuck_at_a_higher_promise_is_claimed_above")),
+    Tooth("R11", recovering.keep_grants, Guard(f"{CLAIMING}R11_one_that_cannot_lead_gives_leadership_away")),
+    Tooth("R11", recovering.forget_parked, Guard(f"{CLAIMING}R11_a_parked_probe_is_answered_when_the_lease_is_given_back")),
+    Tooth("R12", publishing.not_itself),
+    Tooth("R13", publishing.AcceptsEarly),
+    Tooth("R14", publishing.commit_alone),
+    Tooth("R14", publishing.commit_without_own),
+    Tooth("R14", publishing.count_old_acks, Guard(f"{PUBLISHING}R14_acks_of_other_epochs_digests_and_incarnations_count_for_nothing")),
+    Tooth("R15", publishing.trust_hints, Simulator(20)),
+    Tooth("R16", publishing.wait_for_the_slowest, Guard(f"{PUBLISHING}R16_the_window_follows_the_fastest_majority")),
+    Tooth("R17", publishing.replace_in_flight, Guard(f"{PUBLISHING}R17_latest_wins_and_the_one_in_flight_runs_to_its_commit")),
+    Tooth("R17a", publishing.call_it_superseded),
+    Tooth("R18", publishing.leave_holes),
+    Tooth("R18", publishing.fetch_without_bound, Simulator(20)),
+    Tooth("R19", publishing.accept_stale),
+    Tooth("R20", keeping.amnesia),
+    Tooth("R20", keeping.found_early, Guard(f"{DISK}R20_the_record_is_durable_on_all_before_it_is_declared")),
+    Tooth("R21", keeping.GoesOnAfterFailedSync, Simulator(20, "failed_sync")),
+    Tooth("R21", keeping.believe_old_copies, Simulator(30, "roll_back")),
+    Tooth("R21", keeping.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
+    Tooth("R22", keeping.let_rot, Simulator(20, "rot")),
+    Tooth("R23", keeping.forget_early),
+    Tooth("R23", keeping.keep_the_newest_only, Process("tests/adapters/test_store.py::test_r23_the_newest_committed_and_all_newer_stay")),
+    Tooth("R24", keeping.lend_twice, Simulator(20, "usurp")),
+    Tooth("R24", keeping.forget_leases, Simulator(30, "usurp")),
+    Tooth("R24", keeping.lease_from_answer, Simulator(30, "usurp")),
+    Tooth("R24", keeping.lend_unheard, Guard(f"{LEASE}R24_nothing_is_lent_without_a_fresh_echo")),
+    Tooth("R24", keeping.no_margin, Simulator(40, "usurp", 0.1)),
+    Tooth("R25", keeping.report_suspended),
+    Tooth("R25", keeping.never_end, Guard(f"{LEASE}R25_a_lapse_longer_than_the_limit_ends_it")),
+    Tooth("R26", keeping.keep_the_lease, Guard(f"{LEASE}R26_a_primary_that_resigns_gives_the_lease_back_at_once")),
+    Tooth("R27", keeping.change_at_once),
+    Tooth("R27", keeping.take_any_record, Guard(f"{DISK}R27_a_founder_that_missed_the_declaration_never_goes_back_to_an_older_record")),
+    Tooth("R27", keeping.cover_nothing, Simulator(30, "lose_holder")),
+    Tooth("R28", keeping.jump_anywhere, Guard(f"{LEASE}R28_an_epoch_may_jump_by_a_bounded_step_only")),
+    Tooth("R28", keeping.hear_strangers, Guard(f"{LEASE}R28_a_stranger_is_not_heard")),
+    Tooth("R28", keeping.read_any_size, Guard("tests.codec.test_frames:test_oversized_frames_are_refused_unread")),
+    Tooth("R28", keeping.hear_anybody, Process("tests/worker/test_driver_mesh.py::test_what_does_not_fit_is_refused_with_a_reason")),
+)  # fmt: skip
+
+
+def bite(
+    tooth: Tooth, patch: Patch, first_seed: int = 0, seeds_max: int | None = None
+) -> tuple[int, str] | None:
+    """How many seeds (or calls) it took to notice, and what was noticed; None if nobody did."""
+    if isinstance(tooth.harness, Process):
+        return _run(tooth.harness.node, tooth.name)
+    disk: type[Disk] = Disk
+    if isinstance(tooth.break_it, type):
+        disk = tooth.break_it
+    else:
+        tooth.break_it(patch)
+    if isinstance(tooth.harness, Guard):
+        return _call(tooth.harness.test)
+    _, favoured, bound = tooth.harness
+    changes: dict[str, object] = {"favoured": favoured} if favoured else {}
+    if bound:
+        changes["clock_rate_bound"] = bound
+    count = seeds_max or tooth.harness.seeds_max
+    for tried, seed in enumerate(range(first_seed, first_seed + count), 1):
+        violation = run_seed(seed, disk_type=disk, changes=changes).violation
+        if violation is not None:
+            return tried, violation.splitlines()[0]
+    return None
+
+
+def _call(test: str) -> tuple[int, str] | None:
+    module, _, function = test.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)()
+    except AssertionError as error:
+        return 1, (str(error) or "its assertion fails").splitlines()[0]
+    except Exception as error:
+        return 1, repr(error)
+    return None
+
+
+def _run(node: str, name: str) -> tuple[int, str] | None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", __name__, node]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, TOOTH_VARIABLE: name}, capture_output=True, text=True
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return (1, "it fails") if done.returncode == 1 else None
+
+
+TOOTH_VARIABLE = "PYTEST_TOOTH_OF_REPLICATOR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As a plugin of pytest this module breaks the rule that the environment names, for the whole run."""
+    (tooth,) = (one for one in TEETH if one.name == os.environ[TOOTH_VARIABLE])
+    assert not isinstance(tooth.break_it, type)
+    tooth.break_it(Patch())
