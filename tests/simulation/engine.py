@@ -172,23 +172,18 @@ class Engine:
     def _read(self, round_: int, head: Head) -> None:
         """Read a restored head as the link would, and go on from it. When it turns out rotten the replica
         is told, and mends it from the others; it is read again a little later (R22)."""
-        node, history, stream = self.node, self.node.world.history, StreamName(head.stream)
+        node, stream = self.node, StreamName(head.stream)
         if round_ != self._round:
             return
         retained = node.disk.image.streams.get(stream, ())
         manifest = next((one.manifest for one in retained if one.manifest.digest == head.digest), None)
-        if manifest is None:
-            raise Violation("I7", f"{node.name} is handed {stream} at {head.position}, not on its disk")
-        payload = node.disk.image.payload(manifest)
-        if payload is None and not head.tombstone:
+        payload = node.disk.image.payload(manifest) if manifest is not None else None
+        node.world.check("restored", node, head, manifest, payload)
+        if payload is None and manifest is not None and not head.tombstone:
             bad = [digest for digest in chunk_digests(manifest) if digest in node.disk.image.damaged]
-            if not bad:
-                raise Violation("I7", f"{node.name}: chunks of {stream} at {head.position} are missing")
             node.later(0.0, report_rot, node, Digest(bad[0]))
             node.later(REREAD_S, self._read, round_, head)
             return
-        if not head.tombstone and payload != history.payloads[history.content_of(head)]:
-            raise Violation("I7", f"{node.name}: {stream} at {head.position} is not what was submitted")
         self._plan(stream)
 
     # ── what the engine does ──

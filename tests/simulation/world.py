@@ -231,7 +231,7 @@ class World:
             self.looks[effect].append(checker.performed)
         for operation in checker.writes:
             self._writes[operation].append(checker.wrote)
-        for name in ("tenure", "submitted", "finished"):
+        for name in ("tenure", "restored", "submitted", "finished"):
             method = getattr(type(checker), name)
             if method is not getattr(Checker, name):
                 self._checks.setdefault(name, []).append(getattr(checker, name))

@@ -21,6 +21,7 @@ def all_checkers(world: World) -> list[Checker]:
         ancestry,
         bounds,
         chains,
+        contents,
         leases,
         members,
         promises,
@@ -29,6 +30,6 @@ def all_checkers(world: World) -> list[Checker]:
 
     modules = (
         acceptances, promises, chains, ancestry, acknowledgements, adoption, leases, members, tombstones,
-        bounds,
+        bounds, contents,
     )  # fmt: skip
     return [module.CHECKER(world) for module in modules]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from replicator.core.effects import Effect, StartTenure
     from replicator.core.events import Event
+    from replicator.model import Head, Manifest
     from tests.simulation.disk import Disk, Operation
     from tests.simulation.history import Tenure
     from tests.simulation.node import Node
@@ -43,6 +44,9 @@ class Checker:
 
     def tenure(self, node: Node, tenure: Tenure, effect: StartTenure) -> None:
         """An engine is handed a tenure."""
+
+    def restored(self, node: Node, head: Head, manifest: Manifest | None, payload: bytes | None) -> None:
+        """An engine reads a restored head: its manifest on the node's disk, its bytes if they can be read."""
 
     def submitted(self, node: Node, handle: int) -> None:
         """An engine has submitted a payload."""
