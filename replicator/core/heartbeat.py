@@ -82,6 +82,8 @@ class Heartbeats:
                     del follower.hints[StreamName(point.stream)]
         reign.holder.echoes[follower.node] = answer.echo
         reign.holder.answer(replica, answer.question, answer.lends, reign.record)
+        if reign.window.epoch == reign.epoch:
+            reign.window.progress(replica, answer.seen_index, reign.record)
 
     def _send_adopt(self, follower: Follower) -> None:
         report = follower.report

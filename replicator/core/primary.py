@@ -200,7 +200,6 @@ class Primary:
     def on_heartbeat_answer(self, replica: ReplicaId, answer: messages.HeartbeatAnswer) -> None:
         if self.reign is not None:
             self._heartbeats.on_answer(replica, answer)
-            self.on_progress(replica, messages.Progress(answer.epoch, answer.seen_index))
             self._lease_moved(self.reign)
             self._commits.cover_all()
 
