@@ -5,6 +5,7 @@ scripts/simulate --seeds 1 --seed 4711              one seed again, with its tra
 scripts/simulate --minutes 10 --jobs 2              as many seeds as fit, on two cores
 scripts/simulate --minutes 60 --state FILE          the same, written down; goes on where FILE ends
 scripts/simulate --report FILE                      what FILE holds, summed up
+scripts/simulate --teeth                            whether every broken rule is noticed, the long form
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tests.simulation.batches import (
     run_batch,
 )
 from tests.simulation.run import run_seed
+from tests.simulation.teeth.rounds import show_teeth
 
 PROGRESS_EVERY_S = 10.0
 PR_SET_PDEATHSIG = 1  # of prctl(2), Linux
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="how many processes")
     parser.add_argument("--state", type=Path, metavar="FILE", help="write every batch down and resume")
     parser.add_argument("--report", type=Path, metavar="FILE", help="sum a record up, and run nothing")
+    parser.add_argument("--teeth", action="store_true", help="break one rule after the other instead")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failing seed")
     parser.add_argument("--trace", type=int, default=60, help="lines of trace shown of a failing seed")
     parser.add_argument("--hash", action="store_true", help="print the trace hash of one seed")
@@ -57,6 +60,8 @@ def main() -> int:
     if options.report:
         print(*report(read_record(options.report)), sep="\n")
         return 0
+    if options.teeth:
+        return show_teeth()
     try:
         commit = commit_here() if options.state else ""
     except DirtyTree as error:

@@ -14,17 +14,18 @@ from replicator.core.messages import Ack, Acked
 from replicator.core.replica import Replica
 from replicator.model import NodeId
 from tests.simulation.batches import ROOT, other_hash
-from tests.simulation.run import Outcome, run_seed
+from tests.simulation.run import run_seed
 
 SEEDS = 300
 FIRST_SEED = 1_000
 CANARY_SEEDS_MAX = 5
-
-
-def fail(outcome: Outcome) -> None:
-    """Fail a test with everything that is needed to look into a seed."""
-    trace = "\n".join(outcome.trace[-60:])
-    pytest.fail(f"{trace}\nseed {outcome.seed}: {outcome.violation}\nscripts/simulate --seed {outcome.seed}")
+# Seeds that showed a bug, with the kind of fault favoured in them. They mean something else as soon as plans
+# or faults are drawn otherwise: each bug has a rule test too, and seeds from before the last change are gone.
+REGRESSIONS = (
+    ("roll_back", 25, "a stream fetched twice took the last place of fetches_max: recovery stood still (R8)"),
+    ("rot", 1, "the same, with a replaced disk (R8)"),
+    ("usurp", 2, "every Progress was lost with the window used up: publishing stood still (R16)"),
+)
 
 
 @pytest.mark.timeout(600)
@@ -40,12 +41,12 @@ def test_seeds() -> None:
     assert f"\n{SEEDS} seeds, " in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("seed", [5075, 5862, 6233, 6282, 6749])
-def test_fixed_bugs_stay_fixed(seed: int) -> None:
+@pytest.mark.parametrize(("favoured", "seed", "bug"), REGRESSIONS)
+def test_fixed_bugs_stay_fixed(favoured: str, seed: int, bug: str) -> None:
     """Each seed that once showed a bug of the core goes well."""
-    outcome = run_seed(seed)
+    outcome = run_seed(seed, changes={"favoured": favoured})
     if outcome.violation is not None:
-        fail(outcome)
+        pytest.fail(f"once because {bug}")
 
 
 def test_same_seed_same_run() -> None:

@@ -33,6 +33,12 @@ class Simulator(NamedTuple):
     favoured: str = ""
     clock_rate_bound: float = 0.0  # of the plan's, unless it is given here
 
+    @property
+    def changes(self) -> dict[str, object]:
+        """What is changed in the plan of each seed."""
+        given = {"favoured": self.favoured, "clock_rate_bound": self.clock_rate_bound}
+        return {name: value for name, value in given.items() if value}
+
     def __str__(self) -> str:
         favour = f", {self.favoured} favoured" if self.favoured else ""
         return f"simulator, {self.seeds_max} seeds{favour}"
@@ -148,13 +154,9 @@ def bite(
         tooth.break_it(patch)
     if isinstance(tooth.harness, Guard):
         return _call(tooth.harness.test)
-    _, favoured, bound = tooth.harness
-    changes: dict[str, object] = {"favoured": favoured} if favoured else {}
-    if bound:
-        changes["clock_rate_bound"] = bound
     count = seeds_max or tooth.harness.seeds_max
     for tried, seed in enumerate(range(first_seed, first_seed + count), 1):
-        violation = run_seed(seed, disk_type=disk, changes=changes).violation
+        violation = run_seed(seed, disk_type=disk, changes=tooth.harness.changes).violation
         if violation is not None:
             return tried, violation.splitlines()[0]
     return None
