@@ -84,6 +84,8 @@ class Replica:
         if state.role is not Role.FAULTY or isinstance(event, events.Received):
             _HANDLERS[type(event)](self, event)
             self._primary.hand_over()
+        elif isinstance(event, events.Granted):
+            state.emit(effects.Transfer(None))  # others may have more luck with it (R11, T17)
         wanted, state.effects = state.effects, []
         if self._has_news and any(type(effect) in effects.DURABLE for effect in wanted):
             self._has_news = False  # it rides on what is written anyhow (R21)
@@ -174,6 +176,8 @@ class Replica:
 
     def _fail(self, reason: str) -> None:
         """Fail-stop: nothing is written or acknowledged any longer by this process (R21)."""
+        if self._primary.reign is None and self._claimant.granted:
+            self._state.emit(effects.Transfer(None))  # as for a grant that comes later (R11, T17)
         self._primary.end(reason, hand_over=True)
         self._claimant.stop(reason)
         self._state.notice(f"the store is faulty: {reason}; restart this node to have it read again (R21)")

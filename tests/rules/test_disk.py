@@ -116,6 +116,14 @@ def test_R21_after_a_failed_write_nothing_is_written_or_acknowledged() -> None:
     assert cluster.effects("a", Commit), "the others go on"
 
 
+def test_R11_a_faulty_replica_gives_a_grant_away() -> None:
+    """T17: it can do nothing with leadership until its process has been started again."""
+    cluster = Cluster("a", "b", "c").forget()
+    cluster.node("a").deliver(StoreFailed("no"))
+    cluster.do("grant a")
+    assert cluster.effects("a", Transfer) == [Transfer(None)]
+
+
 def test_R21_a_store_behind_what_a_peer_remembers_is_faulty() -> None:
     """T19: last week's copy of the directory is noticed before it promises anything."""
     cluster = Cluster("a", "b", "c").with_primary("a")
