@@ -85,7 +85,8 @@ class Primary:
         reign = self.reign = Reign(state, self.window, epoch, record, reports)
         self._commits = Commits(reign)
         self._heartbeats = Heartbeats(reign, self.claimant.claim_again)
-        unchanged = reign.recovery.holds_all and not reign.recovery.exceptions
+        # A stream that was withheld is held now, or was dropped: either is news to the engine (R11).
+        unchanged = reign.recovery.holds_all and not reign.recovery.exceptions and not self._withheld
         self._unchanged = unchanged and self.tenure.epoch is not None and not self._differs
         if not self._unchanged:
             self._close("other checkpoints than this tenure's were found")
@@ -160,7 +161,7 @@ class Primary:
         if state.now >= reign.holder.deadline and self._lapsed_since is None:
             self.suspend()
         if state.now >= reign.recovery.deadline:
-            reign.recovery.step()
+            reign.recovery.retry()
             self._step()
         if state.now >= self._heartbeats.deadline:
             self._beat(reign)
@@ -319,11 +320,9 @@ class Primary:
                     self._state.accept(flight.manifest, self.reign.epoch)
 
     def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
-        """A fetch for recovery has ended; without a manifest it has failed (R8)."""
-        if self.reign is not None and manifest is not None:
+        """A fetch has ended, perhaps one for recovery; without a manifest it has failed (R8)."""
+        if self.reign is not None:
             self.reign.recovery.on_fetched(stream, digest, manifest)
-        elif self.reign is not None:
-            self.reign.recovery.on_fetch_failed(stream)
             self._step()
 
     def on_rotten(self, stream: StreamName, digest: Digest) -> None:

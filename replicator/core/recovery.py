@@ -32,6 +32,7 @@ class Recovery:
         self.chosen: dict[StreamName, Head] = {}
         self.unavailable: dict[StreamName, Head] = {}
         self._lacking: dict[StreamName, int] = {}  # chosen, not held here yet; failed fetches so far
+        self._due: dict[StreamName, None] = {}  # those of them to be fetched as soon as there is a place
         self._firm: set[StreamName] = set()  # adopted by somebody in this epoch: no longer to be dropped
         self._retry_at = math.inf
         for stream in sorted({stream for report in reports.values() for stream in report.heads}):
@@ -78,7 +79,11 @@ class Recovery:
         self.chosen[stream] = best
         own = self._state.heads.get(stream)
         if alone or own is None or not best.same_as(own) or not own.readable:
-            self._lacking[stream] = 0
+            self._lack(stream)
+
+    def _lack(self, stream: StreamName) -> None:
+        self._lacking[stream] = 0
+        self._due[stream] = None
 
     def _sources(self, stream: StreamName) -> tuple[NodeId, ...]:
         """Who reported the chosen head as readable, and who may hold it though they were not heard."""
@@ -114,25 +119,30 @@ class Recovery:
         for stream in list(self.unavailable):
             if stream not in self._firm:
                 self._choose(stream, alone=True)
-            self._lacking[stream] = 0
+            self._lack(stream)
         self.step()
 
     def step(self) -> None:
-        """Fetch what is lacking, a bounded number of streams at a time."""
+        """Fetch what is lacking, a bounded number of streams at a time, each once until it is tried again."""
         state = self._state
-        self._retry_at = math.inf
-        for stream in list(self._lacking):
-            if stream in state.fetching:
+        while self._due and len(state.fetching) < state.config.fetches_max:
+            stream = next(iter(self._due))
+            del self._due[stream]
+            if stream in state.fetching or stream not in self._lacking:
                 continue
-            if len(state.fetching) >= state.config.fetches_max:
-                break
             sources, own = self._sources(stream), state.heads.get(stream)
             if sources or (own is not None and own.readable and own.same_as(self.chosen[stream])):
                 state.fetch(stream, Digest(self.chosen[stream].digest), None, sources, verify=True)
             else:
                 self._give_up(stream)
-        if self._lacking:
+        if self._lacking and self._retry_at == math.inf:
             self._retry_at = state.now + state.config.fetch_retry_s
+
+    def retry(self) -> None:
+        """Try again what is still lacking, whatever has become of its fetch."""
+        self._retry_at = math.inf
+        self._due.update(dict.fromkeys(self._lacking))
+        self.step()
 
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
@@ -162,22 +172,22 @@ class Recovery:
         chosen = self.chosen.get(stream)
         if chosen is not None and chosen.digest == digest and stream not in self._lacking:
             self._lacking[stream] = 0
-            self._retry_at = self._state.now + self._state.config.fetch_retry_s
+            self._retry_at = min(self._retry_at, self._state.now + self._state.config.fetch_retry_s)
 
-    def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest) -> None:
+    def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
+        """A fetch has ended, in failure without a manifest. Whosever it was, its place is free now."""
         chosen = self.chosen.get(stream)
         if stream in self._lacking and chosen is not None and chosen.digest == digest:
-            self._state.accept(manifest, self.epoch)
-        else:
-            self.step()  # one that was asked for twice: there is room for another
+            if manifest is not None:
+                self._state.accept(manifest, self.epoch)
+            else:
+                self._failed(stream)
+        self.step()
 
-    def on_fetch_failed(self, stream: StreamName) -> None:
-        if stream not in self._lacking:
-            return
+    def _failed(self, stream: StreamName) -> None:
         self._lacking[stream] += 1
         if self._lacking[stream] >= FETCHES_BEFORE_UNAVAILABLE:
             self._give_up(stream)
-        self._retry_at = self._state.now + self._state.config.fetch_retry_s
 
     def on_accepted(self, manifest: Manifest) -> bool:
         """A chosen head is held and adopted here; true if it was one that had been unavailable."""
@@ -196,6 +206,6 @@ class Recovery:
         head = self._state.heads.get(stream)
         if why is Why.STALE and head is not None and head.digest == manifest.digest:
             return self.on_accepted(manifest)
-        if why is Why.INCOMPLETE:
-            self.on_fetch_failed(stream)
+        if why is Why.INCOMPLETE and stream in self._lacking:
+            self._failed(stream)
         return False

@@ -117,8 +117,8 @@ def _only_holder_gone() -> Cluster:
 
 
 def test_R8_a_bounded_number_is_fetched_at_a_time_until_all_are_held() -> None:
-    """A late promise makes the claimant fetch a stream again, and that fetch takes the only place that there
-    is when the first one is accepted: the other streams are fetched all the same."""
+    """A late promise comes while what was fetched is being written: the only place goes to the next stream,
+    nothing is fetched twice, and all are held in the end."""
     cluster = Cluster("a", "b", "c").with_primary("a").do("cut a c", "cut b c")
     cluster.do("submit a s 1", "submit a t 1", "submit a u 1").live(0.6)
     state = cluster.state("c")
@@ -127,9 +127,8 @@ def test_R8_a_bounded_number_is_fetched_at_a_time_until_all_are_held() -> None:
     cluster.forget().do("grant c", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync c")
     cluster.do("deliver *->* Claim", "sync a b", "deliver b->c Promised", "fetch c")
     cluster.do("deliver a->c Promised", "sync c", "fetch c")
-    assert [fetch.stream for fetch in cluster.effects("c", Fetch)[:2]] == ["s", "s"]
     cluster.live(1.5)
-    assert {fetch.stream for fetch in cluster.effects("c", Fetch)} == {"s", "t", "u"}
+    assert [fetch.stream for fetch in cluster.effects("c", Fetch)] == ["s", "t", "u"]
     assert cluster.effects("c", StartTenure)
 
 
@@ -300,3 +299,16 @@ def test_R10_an_adoption_counts_only_for_what_it_was_told_to_cover() -> None:
     cluster.hear("b", "c", Adopted(2, adopt[0]))
     assert adopt[1] == ("s",)
     assert not cluster.effects("b", StartTenure)
+
+
+def test_R11_a_stream_that_was_withheld_makes_a_bumped_tenure_another_one() -> None:
+    """The tenure began without a stream that nobody could read; claimed above, an older checkpoint of it is
+    chosen because the newest provably never committed: the engine gets a tenure that is not unchanged."""
+    cluster = Cluster("a", "b", "c").with_primary("a")
+    primary = cluster.core("a")._primary
+    primary._withheld = frozenset({StreamName("s")})
+    cluster.forget()
+    primary.claim_above("for the test")
+    cluster.live(0.6)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert not tenure.unchanged
