@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.budget import Budget
@@ -16,6 +18,13 @@ MARK = "PYTEST_RUN_OF_REPLICATOR"  # no REPLICATOR_ variable: tests take those o
 GRACE_S = 5.0
 
 budget = Budget()
+
+# No example is too slow on a noisy machine, and a run for CI is the same each time.
+hypothesis.settings.register_profile("replicator", deadline=None, derandomize=os.environ.get("CI") == "true")
+hypothesis.settings.load_profile("replicator")
+
+# A shell that starts this in the background has SIGINT ignored, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -47,7 +47,12 @@ def _arguments(given: list[str]) -> argparse.Namespace:
     return options
 
 
+is_interrupted = False
+
+
 def _end(signum: int, frame: object) -> NoReturn:
+    global is_interrupted
+    is_interrupted = True
     raise KeyboardInterrupt
 
 
@@ -60,6 +65,7 @@ def main(given: list[str]) -> int:
     if reason:
         print(f"no namespaces here ({reason}): nodes on loopback, nothing is cut or full", file=sys.stderr)
     signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
     seed = random.randrange(2**32) if arguments.seed is None else arguments.seed
     options = Options(arguments.nodes, seed, not reason)
     names = [name for name in arguments.nemeses.split(",") if name] or list(NEMESES)
@@ -74,8 +80,11 @@ def main(given: list[str]) -> int:
     try:
         report = torment(directory, options, arguments.minutes * 60, names, say)
         is_kept = arguments.keep or bool(report["problems"] or report["violations"])
-    except KeyboardInterrupt:
-        say("interrupted")
+    except BaseException as error:
+        if not is_interrupted:
+            raise
+        # Processes of the same terminal end at the same moment: what is done just then may fail as well.
+        say("interrupted" if isinstance(error, KeyboardInterrupt) else f"interrupted: {error!r}")
         is_kept = arguments.keep
         return 130
     finally:

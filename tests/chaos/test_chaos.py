@@ -94,11 +94,11 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
     try:
         wait_until(engines_run, 30.0, "three engines")
         os.killpg(run.pid, number)
-        run.communicate(timeout=LIMIT_S)
+        _, said = run.communicate(timeout=LIMIT_S)
         wait_until(lambda: not _processes_in(tmp_path), 30.0, "the end of all processes")
     finally:
         run.kill()
         run.communicate()
     if number != signal.SIGKILL:
-        assert run.returncode == 130
+        assert run.returncode == 130, said
         assert list(tmp_path.iterdir()) == []
