@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SERVING_WITHIN_S = 20.0
 WORKING_WITHIN_S = 60.0
+SCRUB_AFTER_S = 2.0
 RESTING_WITHIN_S = 10.0
 REPLACE_AFTER_S = 3.0
 QUICK_MEAN_S = 0.1
@@ -43,6 +44,10 @@ class Liveness:
         self._work_on(until, commits)
         for node in world.nodes.values():
             node.engine.rests = True
+        # New heads may name chunks that have rotted under older ones: the next scrub finds them (R22).
+        world.run_until(world.now + SCRUB_AFTER_S)
+        for node in world.nodes.values():
+            self._faults.disks.scrub(node)
         if not world.run_until(world.now + RESTING_WITHIN_S, self._is_at_rest):
             raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
 
