@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from replicator.adapters.store_record import Transaction, scan
+from replicator.adapters.store_record import Transaction, scan, sync_directory
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Incarnation
 
@@ -56,6 +56,7 @@ class Journal:
                 if os.fstat(self._file).st_size < JOURNAL_BYTES:
                     os.pwrite(self._file, bytes(JOURNAL_BYTES), 0)
                     os.fsync(self._file)
+                    sync_directory(path.parent)  # its name too: what is appended is acknowledged
             except BaseException:
                 os.close(self._file)
                 raise

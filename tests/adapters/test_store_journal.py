@@ -191,3 +191,18 @@ def tear(path: Path, index: int) -> None:
     with path.open("r+b") as file:
         file.seek(index * BLOCK_BYTES + 40)
         file.write(b"\xff\xff")
+
+
+def test_r13_a_journal_made_later_has_its_name_synced(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that found no room for it at first makes it at a later start: without its name on the disk a
+    power loss would take all that it acknowledged."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.store.close()
+    (stores.path / "payload" / JOURNAL_NAME).unlink()
+    synced: list[Path] = []
+    monkeypatch.setattr(store_journal, "sync_directory", synced.append)
+    stores.open()
+    assert synced == [stores.path / "payload"]

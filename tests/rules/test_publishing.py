@@ -13,7 +13,7 @@ from replicator.core.effects import (
     Standby,
     Supersede,
 )
-from replicator.core.events import Accepted, ManifestReceived, Published, Seen
+from replicator.core.events import Accepted, AcceptRefused, ManifestReceived, Published, Seen, Why
 from replicator.core.messages import Ack, Acked, Behind, Claim, Heartbeat, Progress, Promised
 from replicator.model import Epoch, Incarnation, NodeId, Position, StreamName
 from tests.rules.cluster import Cluster
@@ -232,3 +232,16 @@ def test_R18_a_promise_that_comes_again_hides_nothing_that_is_lacking() -> None:
     cluster.do("mend b c").live(0.6)
     assert cluster.state("c").heads[StreamName("s")].sequence == 2
     assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [2]
+
+
+def test_R12_what_was_accepted_while_it_went_out_again_is_stored() -> None:
+    """A full disk has room again: of two acceptances the first finds chunks lacking, so the checkpoint goes
+    out again, and the second succeeds meanwhile. The third is stale: the checkpoint is held, and commits."""
+    cluster = serving().do("submit a s 1", "publish a")
+    primary = cluster.core("a")._primary
+    flight = primary.window.flights[StreamName("s")]
+    manifest = flight.manifest
+    assert manifest is not None
+    cluster.node("a").deliver(AcceptRefused(manifest, Epoch(1), Why.INCOMPLETE))
+    cluster.do("sync a").live(0.3)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [1]
