@@ -104,6 +104,13 @@ class Handover:
     def _is_up(self, follower: Follower) -> bool:
         if self._if_able:
             return follower.heard_at > self._asked_at
+        return self._is_recent(follower)
+
+    def is_room_elsewhere(self, reign: Reign) -> bool:
+        """Whether a follower heard lately takes new checkpoints, where this disk is full (R21)."""
+        return any(not each.full and self._is_recent(each) for each in reign.progress.followers.values())
+
+    def _is_recent(self, follower: Follower) -> bool:
         return follower.heard_at >= self._state.now - self._state.config.lease_s
 
     def clear(self) -> None:

@@ -304,23 +304,12 @@ class Primary:
         flight = self.window.flights.get(stream)
         if flight is None or flight.manifest is None or flight.manifest.digest != event.manifest.digest:
             return
-        head = self._state.heads.get(stream)
-        if (
-            event.why is Why.STALE
-            and head is not None
-            and (head.digest, head.accepted_epoch)
-            == (
-                event.manifest.digest,
-                event.epoch,
-            )
-        ):
+        head = reign.head(stream)
+        if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:
             self.on_accepted(event.manifest, event.epoch)  # an earlier try was, while it went out again
         elif event.why is Why.INCOMPLETE:
             self.window.publish(flight)
-        elif event.why is Why.FULL and any(
-            follower.heard_at > self._state.now - self._state.config.lease_s and not follower.full
-            for follower in reign.progress.followers.values()
-        ):
+        elif event.why is Why.FULL and self.handover.is_room_elsewhere(reign):
             self.end("the disk is full", hand_over=True)
 
     def on_room(self) -> None:
