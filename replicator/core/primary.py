@@ -168,7 +168,7 @@ class Primary:
 
     def _beat(self, reign: Reign) -> None:
         self._heartbeats.beat()
-        if self.phase is Phase.SERVING:
+        if self.phase is Phase.SERVING and self._state.owns(reign.epoch):  # not once more is promised (R3)
             self._commits.forget_tombstones()
             if reign.membership.is_changing:
                 reign.membership.step(self._commits.covered())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Accept, WritePromise
+from replicator.core.effects import Accept, WritePromise, WriteRecord
 from replicator.core.events import Accepted, AcceptRefused, ManifestReceived, PromiseWritten, Why
 from replicator.core.messages import Ack, Adopt, Claim, Heartbeat, Members, Probe, Promised, Reason, Refusal
-from replicator.model import Epoch, Manifest, Process, Promise
+from replicator.model import Epoch, Manifest, MemberRecord, Process, Promise
 from tests.rules.cluster import Cluster
 
 
@@ -147,3 +147,20 @@ def test_a_probe_is_not_a_promise() -> None:
     cluster.do("sync c")
     assert cluster.state("c").promise is None
     assert not cluster.effects("c", WritePromise)
+
+
+def test_R4_no_record_and_no_forgetting_in_an_epoch_that_is_over_here() -> None:
+    """A primary that claims above stuck members has promised itself more: a change of members that was under
+    way goes on in the new epoch, for nothing may be written or told in the old one any longer."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.3)
+    state = cluster.state("a")
+    record = state.record
+    assert record is not None
+    cluster.core("a")._primary.claim_above("for the test")
+    cluster.do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a").forget()
+    assert state.promised_epoch == 2
+    state.record = MemberRecord(record.version, record.members, record.members)  # as if one were under way
+    cluster.do("advance 0.1")
+    assert cluster.sent("a", Heartbeat), "it goes on asking"
+    assert not cluster.effects("a", WriteRecord)
+    assert not cluster.sent("a", Members)

@@ -167,9 +167,9 @@ class Fetcher:
         """Stop the stream's fetch, if there is one."""
         self._running.pop(stream, None)
 
-    @property
-    def running_count(self) -> int:
-        return len(self._running)
+    def running_beside(self, effect: Fetch) -> int:
+        """How many of other streams are under way."""
+        return len(self._running.keys() - {StreamName(effect.stream)})
 
     def _gather(self, number: int, effect: Fetch) -> None:
         if self._running.get(StreamName(effect.stream), (0, None))[0] != number:

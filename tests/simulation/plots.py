@@ -157,12 +157,14 @@ class Plots:
 
     def _look_for_change(self, loser: Node, until: float) -> None:
         """The primary goes down soon after the new disk counts."""
+        if not self._faults.is_on:
+            return
         primary, incarnation = self._primary(), loser.disk.image.incarnation
         record = primary.disk.image.record if primary is not None else None
         counts = record is not None and any(one.incarnation == incarnation for one in record.members)
         if primary is not None and record is not None and counts and not record.old:
             self._faults.take_down(primary, power=False, mean_s=3.0)
-        elif self._faults.is_on and self._world.now < until:
+        elif self._world.now < until:
             self._world.schedule(LOOK_S / 4, self._look_for_change, loser, until)
 
     def lag_behind(self) -> str:
