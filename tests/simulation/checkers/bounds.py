@@ -18,7 +18,7 @@ class Bounds(Checker):
     watches = (Fetch,)
 
     def performed(self, node: Node, effect: Effect) -> None:
-        # One of the same stream gives way; the word of its end may have been on its way when it was asked for.
+        # One of the same stream gives way: the word of its end may have been on its way meanwhile.
         if node.fetcher.running_beside(effect) >= node.config.fetches_max:
             raise Violation("I12", f"{node.name} runs more than {node.config.fetches_max} fetches at once")
 
