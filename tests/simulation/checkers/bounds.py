@@ -19,7 +19,7 @@ class Bounds(Checker):
 
     def performed(self, node: Node, effect: Effect) -> None:
         # One of the same stream gives way: the word of its end may have been on its way meanwhile.
-        if node.fetcher.running_beside(effect) >= node.config.fetches_max:
+        if isinstance(effect, Fetch) and node.fetcher.running_beside(effect) >= node.config.fetches_max:
             raise Violation("I12", f"{node.name} runs more than {node.config.fetches_max} fetches at once")
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
