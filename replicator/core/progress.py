@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from replicator.core.claim import Report
 from replicator.core.messages import CommitPoint
-from replicator.core.quorum import ReplicaId, quorum_value
+from replicator.core.quorum import ReplicaId, commit_point
 from replicator.core.state import State
 from replicator.model import Epoch, Head, Incarnation, MemberRecord, NodeId, Sequence, StreamName
 
@@ -106,8 +106,8 @@ class Progress:
 
     def commit_point(self, stream: StreamName, record: MemberRecord) -> Sequence:
         """The newest sequence held by a majority, the primary itself included (R14)."""
-        held = quorum_value(lambda replica: self.acked(replica, stream), record)
-        return Sequence(min(int(held), self.own(stream)))
+        held = commit_point(lambda replica: Sequence(self.acked(replica, stream)), record)
+        return Sequence(min(held, self.own(stream)))
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
         """The nodes known to hold that checkpoint or a newer one of the stream."""

@@ -30,9 +30,10 @@ from replicator.adapters.static_elector import StaticElector
 from replicator.adapters.store import LmdbStore
 from replicator.adapters.zeromq import Control as ControlSockets, Transport
 from replicator.core.events import Granted, Revoked
+from replicator.core.founding import misfit
 from replicator.core.messages import Raft
 from replicator.core.replica import Replica
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, StoreError
 from replicator.link.endpoint import WorkerEnd
 from replicator.link.lease import LeaseWords
 from replicator.link.messages import Failed, Started
@@ -174,6 +175,9 @@ class Worker:
         close(store.close)
         durable = store.durable()
         keys = load_keys(settings.secret_key_file, settings.peer_keys_file, node, settings.peers)
+        config = core_config(settings, has_engine=self._has_engine, public_key=keys.public if keys else "")
+        if (reason := misfit(durable, config)) is not None:
+            raise StoreError(reason)
         transport = Transport(settings, keys) if settings.peers else None
         control: Control = NoControl()
         if transport is not None:
@@ -186,7 +190,6 @@ class Worker:
         close(loader.close)
         scrubber = Scrubber(store, inbox.deliver, settings.scrub_interval_s)
         close(scrubber.close)
-        config = core_config(settings, has_engine=self._has_engine, public_key=keys.public if keys else "")
         me = Owner(node, durable.incarnation, Process(os.urandom(16)))
         core = Replica(config, durable, Process(me.process), boottime(), random.random)
         mesh = Mesh(control, settings.cluster, me, config.peers, core)
