@@ -132,11 +132,16 @@ class Elector:
             self._grant(random.choice(eager or fit))
             self._lost_since = None
 
+    @staticmethod
+    def _can_lead(node: Node) -> bool:
+        return node.replica is not None and node.replica.can_lead
+
     def _is_fit(self, name: NodeId) -> bool:
-        """Up, awake, and heard by a majority of all nodes; an engine is not looked for when unfair."""
+        """Up, awake, and heard by a majority of all nodes; when fair, also able to lead, which a worker tells
+        its elector again and again (T17)."""
         world = self._world
         node = world.nodes[name]
-        if not node.is_running or node.is_paused or (self.is_fair and not node.config.has_engine):
+        if not node.is_running or node.is_paused or (self.is_fair and not self._can_lead(node)):
             return False
         heard = [
             peer
