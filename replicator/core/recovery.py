@@ -33,6 +33,7 @@ class Recovery:
         self.unavailable: dict[StreamName, Head] = {}
         self._lacking: dict[StreamName, int] = {}  # chosen, not held here yet; failed fetches so far
         self._due: dict[StreamName, None] = {}  # those of them to be fetched as soon as there is a place
+        self._accepting: set[StreamName] = set()  # asked of the own store, which will say what became of it
         self._firm: set[StreamName] = set()  # adopted by somebody in this epoch: no longer to be dropped
         self._retry_at = math.inf
         for stream in sorted({stream for report in reports.values() for stream in report.heads}):
@@ -141,12 +142,13 @@ class Recovery:
     def retry(self) -> None:
         """Try again what is still lacking, whatever has become of its fetch."""
         self._retry_at = math.inf
-        self._due.update(dict.fromkeys(self._lacking))
+        self._due.update(dict.fromkeys(stream for stream in self._lacking if stream not in self._accepting))
         self.step()
 
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
-        if stream not in self._firm and self._provably_uncommitted(stream):
+        # What the own store has been asked to accept may be adopted already: it is dropped no longer.
+        if stream not in self._firm | self._accepting and self._provably_uncommitted(stream):
             self._choose(stream, below=self.chosen[stream].order, alone=True)
             if stream not in self.chosen:
                 self.unavailable.pop(stream, None)
@@ -179,8 +181,9 @@ class Recovery:
         chosen = self.chosen.get(stream)
         if stream in self._lacking and chosen is not None and chosen.digest == digest:
             if manifest is not None:
+                self._accepting.add(stream)
                 self._state.accept(manifest, self.epoch)
-            else:
+            elif stream not in self._accepting:
                 self._failed(stream)
         self.step()
 
@@ -195,6 +198,7 @@ class Recovery:
         chosen = self.chosen.get(stream)
         if chosen is None or chosen.digest != manifest.digest:
             return False
+        self._accepting.discard(stream)
         self._lacking.pop(stream, None)
         self._firm.add(stream)
         self.step()
@@ -203,6 +207,7 @@ class Recovery:
     def on_refused(self, manifest: Manifest, why: Why) -> bool:
         """An acceptance was refused: held already, or to be fetched again. As `on_accepted`."""
         stream = StreamName(manifest.stream)
+        self._accepting.discard(stream)
         head = self._state.heads.get(stream)
         if why is Why.STALE and head is not None and head.digest == manifest.digest:
             return self.on_accepted(manifest)

@@ -6,6 +6,7 @@ from msgspec import structs
 
 from replicator.core.effects import (
     Abort,
+    Accept,
     AdoptHeads,
     Commit,
     EndTenure,
@@ -15,6 +16,7 @@ from replicator.core.effects import (
     Transfer,
     WritePromise,
 )
+from replicator.core.events import FetchFailed
 from replicator.core.messages import (
     HEADS_PER_PAGE,
     Adopt,
@@ -29,7 +31,7 @@ from replicator.core.messages import (
 )
 from replicator.core.quorum import could_have_committed, is_quorum
 from replicator.core.state import head_of
-from replicator.model import Epoch, Head, Incarnation, Member, MemberRecord, NodeId, Role, StreamName
+from replicator.model import Digest, Epoch, Head, Incarnation, Member, MemberRecord, NodeId, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
 
@@ -312,3 +314,26 @@ def test_R11_a_stream_that_was_withheld_makes_a_bumped_tenure_another_one() -> N
     cluster.live(0.6)
     (tenure,) = cluster.effects("a", StartTenure)
     assert not tenure.unchanged
+
+
+def test_R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer() -> None:
+    """Fetched, and on its way to a slow disk, when nobody else can be asked any longer: dropped for an older
+    one it would become the head all the same, under which nothing older is ever accepted."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a").live(0.6)
+    cluster.do("mend a b", "mend a c").do("crash a", "start a").live(1.2).forget()
+    cluster.do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("deliver *->* Claim", "sync a c", "deliver a->b Promised", "deliver c->b Promised")
+    reign = cluster.core("b")._primary.reign
+    assert reign is not None
+    assert reign.recovery.chosen[StreamName("s")].sequence == 2
+    cluster.do("fetch b")
+    assert [accept.manifest.sequence for accept in cluster.effects("b", Accept)] == [2]
+    for _ in range(5):
+        cluster.node("b").deliver(
+            FetchFailed(StreamName("s"), Digest(reign.recovery.chosen[StreamName("s")].digest))
+        )
+    assert reign.recovery.chosen[StreamName("s")].sequence == 2
+    cluster.live(0.5)
+    (tenure,) = cluster.effects("b", StartTenure)
+    assert [head.sequence for head in tenure.heads] == [2]
