@@ -96,7 +96,8 @@ class Liveness:
             for stream, head in heads.items():
                 if stream in self._lost(primaries[0]):
                     continue
-                if not node.disk.image.readable_head(stream):
+                readable = [each for each in world.nodes.values() if each.disk.image.readable_head(stream)]
+                if node not in readable and readable:  # what nobody can read, nobody can mend
                     return f"{stream} is rotten at {node.name}"
                 # A head that never committed may stay behind where its stream is unknown to the rest.
                 theirs = node.disk.image.newest(stream)

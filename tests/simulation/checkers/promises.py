@@ -28,8 +28,8 @@ class Promises(Checker):
         self._tenures: dict[int, tuple[str, bytes]] = {}
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
-        if not isinstance(operation, WritePromise):
-            return
+        if not isinstance(operation, WritePromise) or disk.image.is_old:
+            return  # an old copy that was put back knows of nothing newer, until it hears a peer (R21)
         promise, who = operation.promise, disk.image.incarnation
         epoch, owner = self._promised.get(who, (0, None))
         if (promise.epoch, promise.owner) != (epoch, owner) and promise.epoch <= epoch:
