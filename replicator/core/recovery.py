@@ -148,7 +148,8 @@ class Recovery:
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
         # What the own store has been asked to accept may be adopted already: it is dropped no longer.
-        if stream not in self._firm | self._accepting and self._provably_uncommitted(stream):
+        is_firm = stream in self._firm or stream in self._accepting
+        if not is_firm and self._provably_uncommitted(stream):
             self._choose(stream, below=self.chosen[stream].order, alone=True)
             if stream not in self.chosen:
                 self.unavailable.pop(stream, None)
