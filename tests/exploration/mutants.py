@@ -13,7 +13,7 @@ import pytest
 from replicator.core.commit import Commits
 from replicator.core.effects import Accept, Effect, WritePromise
 from replicator.core.events import Accepted, PromiseWritten
-from replicator.core.messages import Claim, Reason
+from replicator.core.messages import Claim
 from replicator.core.progress import Progress
 from replicator.core.promise import Promiser
 from replicator.core.recovery import Recovery
@@ -29,21 +29,10 @@ from replicator.model import (
 )
 from tests.exploration.machine import Machine
 from tests.simulation.disk import Disk
+from tests.simulation.teeth.fencing import promise_twice
+from tests.simulation.teeth.publishing import commit_without_own
 
 Patch = pytest.MonkeyPatch
-
-
-def promise_twice(patch: Patch) -> None:
-    """An epoch is promised to several owners (against R1)."""
-    honest = Promiser.objection
-
-    def objection(self: Promiser, epoch: int, owner: Owner) -> Reason | None:
-        held = self._state.promising
-        if held is not None and held.epoch == epoch and held.owner != owner:
-            return None
-        return honest(self, epoch, owner)
-
-    patch.setattr(Promiser, "objection", objection)
 
 
 def promise_early(patch: Patch) -> None:
@@ -121,20 +110,6 @@ def commit_alone(patch: Patch) -> None:
         return Sequence(self.own(stream))
 
     patch.setattr(Progress, "commit_point", commit_point)
-
-
-def commit_without_own(patch: Patch) -> None:
-    """The primary counts itself before its own acceptance is durable (against R14, T8)."""
-    patch.setattr(Progress, "own", lambda self, stream: 2**62)
-    honest = Commits.check
-
-    def check(self: Commits, stream: StreamName) -> None:
-        flight = self._reign.window.flights.get(stream)
-        if flight is not None and flight.manifest is not None and stream in self._state.heads:
-            flight.stored = True
-        honest(self, stream)
-
-    patch.setattr(Commits, "check", check)
 
 
 def forget_disks(patch: Patch) -> None:
