@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone
 from replicator.core.events import Accepted, Event, HeadsAdopted
 from replicator.model import Incarnation, StreamName
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.disk import Disk, Operation
 
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
 
 class Acceptances(Checker):
     """Follows every disk's heads, and tells the history who accepted what."""
 
-    writes = (Accept, AdoptHeads, ForgetTombstone)
+    writes: ClassVar[tuple[type, ...]] = (Accept, AdoptHeads, ForgetTombstone)
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
         self._orders: dict[tuple[Incarnation, StreamName], tuple[int, int]] = {}
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from replicator.core.effects import Effect, Send, StoredLocally
 from replicator.core.messages import Ack, Acked, Adopted
 from replicator.model import StreamName
@@ -12,7 +14,7 @@ from tests.simulation.node import Node
 class Acknowledgements(Checker):
     """Looks on the disk, where only durable things are, whenever an ack leaves."""
 
-    watches = (Send, StoredLocally)
+    watches: ClassVar[tuple[type, ...]] = (Send, StoredLocally)
 
     def performed(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, Send) and isinstance(effect.message, Ack):

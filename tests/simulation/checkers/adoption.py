@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from replicator.core.effects import Commit, Effect, StartTenure, WriteRecord
 from replicator.model import Epoch, MemberRecord, StreamName
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.history import Tenure, is_quorum
 from tests.simulation.node import Node
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 
 class Adoption(Checker):
@@ -16,10 +21,10 @@ class Adoption(Checker):
     final one, since whoever claims under the joint record needs a majority of the new members too.
     """
 
-    watches = (WriteRecord, Commit)
+    watches: ClassVar[tuple[type, ...]] = (WriteRecord, Commit)
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
         self._proposed: dict[bytes, MemberRecord] = {}
 
     def tenure(self, node: Node, tenure: Tenure, effect: StartTenure) -> None:

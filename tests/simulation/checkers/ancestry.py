@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from replicator.core.effects import Commit, Effect, StartTenure
 from replicator.model import StreamName
 from tests.simulation.checkers.base import Checker, Violation
@@ -12,7 +14,7 @@ from tests.simulation.node import Node
 class Ancestry(Checker):
     """Compares every tenure with every commit of the epochs before it, whichever is known first."""
 
-    watches = (Commit,)
+    watches: ClassVar[tuple[type, ...]] = (Commit,)
 
     def tenure(self, node: Node, tenure: Tenure, effect: StartTenure) -> None:
         for stream, commits in self.history.commits.items():

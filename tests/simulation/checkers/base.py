@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from replicator.core.effects import Effect, StartTenure
@@ -29,8 +29,8 @@ class Checker:
     """Looks on; a subclass overrides what it wants to see, and names the effects that it *watches* and the
     disk operations whose *writes* it wants to see."""
 
-    watches: tuple[type, ...] = ()
-    writes: tuple[type, ...] = ()
+    watches: ClassVar[tuple[type, ...]] = ()
+    writes: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from replicator.core.effects import Accept, Effect, Fetch
 from replicator.core.events import Event
 from tests.simulation.checkers.base import Checker, Violation
@@ -14,8 +16,8 @@ QUEUED_MAX = 400
 class Bounds(Checker):
     """Counts what waits for the disk, and what is being fetched."""
 
-    writes = (Accept,)
-    watches = (Fetch,)
+    writes: ClassVar[tuple[type, ...]] = (Accept,)
+    watches: ClassVar[tuple[type, ...]] = (Fetch,)
 
     def performed(self, node: Node, effect: Effect) -> None:
         # One of the same stream gives way: the word of its end may have been on its way meanwhile.

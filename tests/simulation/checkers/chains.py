@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from replicator.core.effects import Commit, Effect, EndTenure, Standby, Supersede
 from replicator.model import Epoch, Head, StreamName
 from tests.simulation.checkers.base import Checker, Violation
@@ -9,14 +11,17 @@ from tests.simulation.history import Committed, Content, is_quorum
 from tests.simulation.node import Node
 from tests.simulation.trace import show
 
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
 
 class Chains(Checker):
     """Follows commit callbacks, and tells the history of them."""
 
-    watches = (Commit, EndTenure, Supersede, Standby)
+    watches: ClassVar[tuple[type, ...]] = (Commit, EndTenure, Supersede, Standby)
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
         self._ended: set[tuple[str, Epoch]] = set()
 
     def performed(self, node: Node, effect: Effect) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from replicator.core.effects import Commit, Effect, SetLease
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.node import Node
@@ -10,7 +12,7 @@ from tests.simulation.node import Node
 class Leases(Checker):
     """Looks at all lease words, by each machine's own clock, whenever one of them is raised."""
 
-    watches = (SetLease, Commit)
+    watches: ClassVar[tuple[type, ...]] = (SetLease, Commit)
 
     def performed(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, SetLease) and effect.deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import TYPE_CHECKING, ClassVar
 
 from replicator.core.effects import Effect, WriteRecord
 from replicator.core.events import Event
@@ -12,6 +13,9 @@ from tests.simulation.disk import Disk, Operation
 from tests.simulation.history import is_quorum
 from tests.simulation.node import Node
 from tests.simulation.trace import show
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 
 def quorums_intersect(left: MemberRecord, right: MemberRecord) -> bool:
@@ -28,11 +32,11 @@ def quorums_intersect(left: MemberRecord, right: MemberRecord) -> bool:
 class Members(Checker):
     """Follows the member records on all disks, and what each primary proposes after what."""
 
-    watches = (WriteRecord,)
-    writes = (WriteRecord,)
+    watches: ClassVar[tuple[type, ...]] = (WriteRecord,)
+    writes: ClassVar[tuple[type, ...]] = (WriteRecord,)
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
         self._on_disk: dict[Incarnation, tuple[int, int]] = {}
         self._proposed: dict[tuple[bytes, int], MemberRecord] = {}
         self._fine: set[tuple[MemberRecord, MemberRecord]] = set()

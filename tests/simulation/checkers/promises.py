@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from replicator.core.effects import Effect, Send, StartTenure, WritePromise
 from replicator.core.events import Event
 from replicator.core.messages import Ack, Adopted, HeartbeatAnswer, MembersAccepted, Promised
@@ -11,17 +13,20 @@ from tests.simulation.disk import Disk, Operation
 from tests.simulation.history import is_quorum
 from tests.simulation.node import Node
 
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
 ANSWERS = frozenset({Promised, Ack, Adopted, MembersAccepted})
 
 
 class Promises(Checker):
     """Follows every disk's promise, and what each promise answer may say (R1, R2, R15 of restarts)."""
 
-    watches = (Send, StartTenure)
-    writes = (WritePromise,)
+    watches: ClassVar[tuple[type, ...]] = (Send, StartTenure)
+    writes: ClassVar[tuple[type, ...]] = (WritePromise,)
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
         self._promised: dict[Incarnation, tuple[int, Owner | None]] = {}
         self._heads: dict[tuple[Incarnation, int], dict[StreamName, tuple[int, int]]] = {}
         self._givers: dict[int, dict[Owner, set[Incarnation]]] = {}

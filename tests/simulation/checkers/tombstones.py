@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from replicator.core.effects import Accept, ForgetTombstone
 from replicator.core.events import Event
 from replicator.model import StreamName
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.disk import Disk, Operation
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 EPOCH_MAX = 2**62
 
@@ -15,10 +20,10 @@ class Tombstones(Checker):
     """When a tombstone is forgotten, no member's disk may have anything older of its stream. An old copy that
     was put back has it; its replica is faulty as soon as it hears anybody (R21)."""
 
-    writes = (Accept, ForgetTombstone)
+    writes: ClassVar[tuple[type, ...]] = (Accept, ForgetTombstone)
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
         self._epochs: dict[tuple[str, int], int] = {}  # of the deletions, by stream and sequence
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
