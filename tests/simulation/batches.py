@@ -19,8 +19,11 @@ from msgspec import Struct
 
 from tests.simulation.run import run_seed
 
+SOURCE_FILE = "SOURCE"  # beside compiled packages: the path of what they were compiled from
 BATCH_SEEDS = 100
-ROOT = Path(__file__).resolve().parent.parent.parent
+_HERE = Path(__file__).resolve().parent.parent.parent
+# Of compiled code the source is elsewhere: that is what is a commit, and what a seed is run again with.
+ROOT = Path((_HERE / SOURCE_FILE).read_text()) if (_HERE / SOURCE_FILE).exists() else _HERE
 
 
 class Failure(Struct, frozen=True):
@@ -43,7 +46,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     frames: dict[str, int]
     commits: int
     events: int
-    twice: int  # seeds of it that were run in a second interpreter too
+    twice: int  # seeds of it that were run in a second interpreter too, never compiled there
     failures: tuple[Failure, ...]
 
 

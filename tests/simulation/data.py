@@ -208,7 +208,7 @@ class Fetcher:
         for digest in chunk_digests(manifest):
             if digest in image.chunks and not (verify and digest in image.damaged):
                 continue
-            piece = next((p for p in (_read(one, digest) for one in sources) if p is not None), None)
+            piece = _read_of_any(sources, digest)
             if piece is None:
                 return False
             taken.append((digest, piece))
@@ -217,6 +217,15 @@ class Fetcher:
         self._node.disk.put_chunks(StreamName(manifest.stream), epoch, Sequence(manifest.sequence), taken)
         self._node.disk.pin(StreamName(manifest.stream), manifest.sequence, [one for one, _ in present])
         return True
+
+
+def _read_of_any(sources: list[Node], digest: Digest) -> bytes | None:
+    """A chunk of the first source that can give it; the others are not asked."""
+    for source in sources:
+        piece = _read(source, digest)
+        if piece is not None:
+            return piece
+    return None
 
 
 def _read(source: Node, digest: Digest) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from msgspec import structs
+from msgspec import Struct, field, structs
 
 from replicator.core.state import head_of
 from replicator.model import (
@@ -35,30 +35,32 @@ class Retained(NamedTuple):
         return structs.replace(head_of(self.manifest, self.accepted_epoch), readable=readable)
 
 
-class Image:
+class Image(Struct):
     """Everything that survives."""
 
-    def __init__(self, incarnation: Incarnation) -> None:
-        self.incarnation = incarnation
-        self.promise: Promise | None = None
-        self.record: MemberRecord | None = None
-        self.record_epoch = Epoch(0)
-        self.founded = False
-        self.counter = 0
-        self.remembered: dict[NodeId, tuple[Incarnation, int]] = {}
-        self.streams: dict[StreamName, tuple[Retained, ...]] = {}
-        self.committed: dict[StreamName, tuple[Generation, Sequence]] = {}
-        self.chunks: dict[Digest, bytes] = {}
-        self.damaged: set[Digest] = set()
-        self.is_old = False  # an old copy, put back in the place of what was there (T19)
+    incarnation: Incarnation
+    promise: Promise | None = None
+    record: MemberRecord | None = None
+    record_epoch: Epoch = Epoch(0)
+    founded: bool = False
+    counter: int = 0
+    remembered: dict[NodeId, tuple[Incarnation, int]] = field(default_factory=dict)
+    streams: dict[StreamName, tuple[Retained, ...]] = field(default_factory=dict)
+    committed: dict[StreamName, tuple[Generation, Sequence]] = field(default_factory=dict)
+    chunks: dict[Digest, bytes] = field(default_factory=dict)
+    damaged: set[Digest] = field(default_factory=set)
+    is_old: bool = False  # an old copy, put back in the place of what was there (T19)
 
     def copy(self) -> Image:
         """An independent copy, as of a disk image taken now."""
-        other = Image(self.incarnation)
-        other.__dict__.update(self.__dict__)
-        for name in ("remembered", "streams", "committed", "chunks", "damaged"):
-            setattr(other, name, getattr(self, name).copy())
-        return other
+        return structs.replace(
+            self,
+            remembered=self.remembered.copy(),
+            streams=self.streams.copy(),
+            committed=self.committed.copy(),
+            chunks=self.chunks.copy(),
+            damaged=self.damaged.copy(),
+        )
 
     @property
     def promised_epoch(self) -> int:

@@ -59,12 +59,12 @@ def run_seed(
     violation = None
     try:
         _play(world, faults)
-    except Violation as exc:
-        violation = str(exc)
-        if exc.__cause__ is not None:
-            violation += "\n" + "".join(traceback.format_exception(exc.__cause__)[-12:])
-    except Exception as exc:  # the seed is to be known whatever happens
-        violation = f"the simulator: {exc!r}\n" + "".join(traceback.format_exception(exc)[-12:])
+    except Violation as broken:
+        violation = str(broken)
+        if broken.__cause__ is not None:
+            violation += "\n" + "".join(traceback.format_exception(broken.__cause__)[-12:])
+    except Exception as error:  # the seed is to be known whatever happens
+        violation = f"the simulator: {error!r}\n" + "".join(traceback.format_exception(error)[-12:])
     return Outcome(
         seed=seed,
         violation=violation,
