@@ -1,9 +1,9 @@
 """A replica's disk on LMDB: the `Store` of `ports`, from the lock on its directory to the last sync.
 
 The directory holds ``lock`` (one process at a time), ``meta`` (identity, promise, members: always
-synced) and ``payload`` (checkpoints). Reading order: `store_record` what lies on the disk, `store_plan`
-what an effect changes, `store_payload` how it gets there, `store_writer` in which order and what happens
-when it does not; this file opens and closes, and reads.
+synced), ``payload`` (checkpoints), and ``founding`` until both are made. Reading order: `store_record` what
+lies on the disk, `store_plan` what an effect changes, `store_payload` how it gets there, `store_writer` in
+which order and what happens when it does not; this file opens and closes, and reads.
 
 Keeps R2, R4, R10, R13, R19 to R23; see the files named.
 """
@@ -23,7 +23,7 @@ from replicator.adapters.store_meta import Meta, boot_id
 from replicator.adapters.store_payload import Payload, has_streams
 from replicator.adapters.store_plan import Discard
 from replicator.adapters.store_reader import Reads
-from replicator.adapters.store_record import Durability, sync_directory
+from replicator.adapters.store_record import Durability, file_errors, sync_directory
 from replicator.adapters.store_scrub import Scrubber
 from replicator.adapters.store_writer import Writer
 from replicator.core.events import Durable
@@ -39,6 +39,8 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
+
+FOUNDING_NAME = "founding"
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class LmdbStore:
         with ExitStack() as undo:
             lock = DirectoryLock(path)
             undo.callback(lock.release)
+            _begin_founding(path)
             meta = Meta(path / "meta")
             undo.callback(meta.close)
             meta.check(cluster, node)
@@ -108,6 +111,7 @@ class LmdbStore:
                 for directory in (path / "payload", path / "meta", path, path.parent):
                     sync_directory(directory)
                 meta.found(cluster, node, payload.memory.state.incarnation)
+                _end_founding(path)
             meta.write_session(boot_id(), durability, clean=False)
             undo.pop_all()
         return cls(lock, meta, payload, durability, writer_queue_bytes_max, transaction_bytes_max)
@@ -206,6 +210,30 @@ class LmdbStore:
             self._payload.close()
             self._meta.close()
             self._lock.release()
+
+
+def _begin_founding(path: Path) -> None:
+    """Note that a store is being made, where nothing is or what a crash left of the last attempt.
+
+    LMDB does not wait for the first pages of a new environment, so what is left may not even open; nothing
+    was ever answered from it.
+    """
+    mark = path / FOUNDING_NAME
+    parts = [part for part in (path / "meta", path / "payload") if part.exists()]
+    with file_errors(path):
+        if mark.exists():
+            for part in parts:
+                shutil.rmtree(part)
+        elif not parts:
+            mark.touch(mode=0o600)
+            sync_directory(path)
+
+
+def _end_founding(path: Path) -> None:
+    """From here on what cannot be read is damage, never made anew (R21)."""
+    with file_errors(path):
+        (path / FOUNDING_NAME).unlink(missing_ok=True)
+        sync_directory(path)
 
 
 def _is_new(path: Path, meta: Meta) -> bool:

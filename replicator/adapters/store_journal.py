@@ -18,15 +18,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
 
-from replicator.adapters.store_record import Transaction, scan, sync_directory
-from replicator.errors import StoreDamaged, StoreError, StoreFull
+from replicator.adapters.store_record import Transaction, file_errors, scan, sync_directory
+from replicator.errors import StoreDamaged, StoreError
 from replicator.model import Incarnation
 
 JOURNAL_NAME = "journal"
@@ -50,7 +48,7 @@ class Journal:
         self._path = path
         self._incarnation = incarnation
         self._position = 0
-        with _file_errors(path):
+        with file_errors(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if os.fstat(self._file).st_size < JOURNAL_BYTES:
@@ -145,16 +143,6 @@ def _record(content: bytes, position: int, incarnation: Incarnation) -> tuple[in
 
 def _checksum(incarnation: Incarnation, number: int, body: bytes) -> bytes:
     return blake3(incarnation + number.to_bytes(8, "little") + body).digest(16)
-
-
-@contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's error into `StoreFull` or `StoreError`."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (ENOSPC, EDQUOT)
-        raise (StoreFull if full else StoreError)(f"store {path}: {error}") from error
 
 
 class View:

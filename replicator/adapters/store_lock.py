@@ -16,7 +16,10 @@ from pathlib import Path
 
 from replicator.errors import StoreError, StoreInUse
 
-FILES = ("lock", "meta/data.mdb", "meta/lock.mdb", "payload/data.mdb", "payload/lock.mdb")
+FILES = (
+    "lock", "founding", "meta/data.mdb", "meta/lock.mdb",
+    "payload/data.mdb", "payload/lock.mdb", "payload/journal",
+)  # fmt: skip
 DIRECTORIES = ("meta", "payload")
 
 

@@ -7,8 +7,9 @@ the disk. Only the writer's thread writes, so nothing comes between the check of
 A small batch with something to acknowledge goes to the journal (`store_journal`), which waits for the disk
 once, and to the environment later along with others. Any other goes to the environment. Its commits leave
 LMDB's own root page unsynced, which can undo the last transaction at a power loss but never damages it:
-enough for chunks, and for what the journal still has. A large batch with something to acknowledge is synced
-once more. All before the completions are delivered (R13).
+enough for what the journal still has, and for chunks and hints as long as nothing builds on them. A large
+batch with something to acknowledge is synced once more, and so is what the journal's next record builds on.
+All before the completions are delivered (R13).
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Payload:
         self._readers = 0
         self._is_moving = False
         self._unreadable: set[StreamName] = set()
+        self._is_in_doubt = False  # a power loss may undo a transaction that the journal cannot bring back
         self._newer = _Newer({})
         self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
@@ -227,6 +229,8 @@ class Payload:
 
     def _append(self, journal: Journal, number: int, writes: dict[bytes, bytes | None]) -> None:
         """Make a batch durable in the journal; at its end it begins at the front again."""
+        if self._is_in_doubt:  # the batch may name chunks, and its fingerprint records, that are only there
+            self.sync()
         if not journal.append(number, writes):
             self._apply({})
             self.sync()
@@ -236,13 +240,16 @@ class Payload:
         self._newer = self._newer.plus(writes)
 
     def catch_up(self, *, idle: bool) -> None:
-        """Bring into the environment what only the journal has, if it is much or there is time for it."""
+        """Bring into the environment what only the journal has, if it is much or there is time for it; in
+        idle time end all doubt too, so that the next batch has one wait for the disk."""
         newer = self._newer.writes
         if newer and (idle or len(newer) >= NEWER_KEYS_MAX or self._newer.size_bytes >= NEWER_BYTES_MAX):
             try:
                 self._apply({})
             except StoreFull as error:  # the journal keeps it until there is room
                 logger.debug("no room: %s", error)
+        if idle and self._is_in_doubt and self._synced and not self.memory.chunks.garbage:
+            self.sync()  # while nobody waits for it
 
     @property
     def is_behind(self) -> bool:
@@ -252,6 +259,7 @@ class Payload:
     def _apply(self, writes: dict[bytes, bytes | None]) -> None:
         """Write in one transaction, after all that only the journal had, with a larger map if need be."""
         newer = self._newer
+        only_here = bool(writes)
         writes = {**newer.writes, **writes}
         while writes:
             with lmdb_errors(self._path):
@@ -264,6 +272,7 @@ class Payload:
                             else:
                                 txn.put(key, value)
                     self._newer = _Newer({})
+                    self._is_in_doubt = only_here  # this commit's sync has ended the doubt of the one before
                     return
                 except lmdb.MapFullError:
                     self._environment.reader_check()  # a reader that died would hold pages for ever
@@ -290,6 +299,7 @@ class Payload:
         except lmdb.Error as error:
             # For want of room or not: what was committed may be lost, so this is never `StoreFull`.
             raise StoreError(f"store {self._path}: sync failed: {error}") from error
+        self._is_in_doubt = False
 
     def room_bytes(self) -> int:
         """What can still be stored: the disk's free bytes beyond the reserve, and LMDB's free pages."""

@@ -292,6 +292,16 @@ def lmdb_errors(path: object) -> Iterator[None]:
         raise kind(f"store {path}: {error}") from error
 
 
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's error into `StoreFull` or `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (ENOSPC, EDQUOT)
+        raise (StoreFull if full else StoreError)(f"store {path}: {error}") from error
+
+
 def open_environment(
     path: Path, map_bytes: int, *, readonly: bool = False, sync: bool = True, metasync: bool = True
 ) -> lmdb.Environment:

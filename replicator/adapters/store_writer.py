@@ -150,15 +150,19 @@ class Writer:
     def _run(self) -> None:
         try:
             while not self._closing or self._urgent or self._queue:
-                urgent, items = self._take()
-                if urgent:
-                    self._deliver_all(self._meta.write(urgent, self._payload.memory.state.counter))
-                else:
-                    self._look_for_room()
-                    self._write(items)
+                self._step()
             self._write([])
         except Exception as error:
             self._fail(error)
+
+    def _step(self) -> None:
+        """Wait for the next batch, and write it."""
+        urgent, items = self._take()
+        if urgent:
+            self._deliver_all(self._meta.write(urgent, self._payload.memory.state.counter))
+        else:
+            self._look_for_room()
+            self._write(items)
 
     def _take(self) -> tuple[list[WritePromise | WriteRecord], list[Item]]:
         """The next batch: what is urgent, or items; nothing when it is time to sweep or to look for room."""
