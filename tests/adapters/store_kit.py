@@ -9,6 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from replicator.adapters.ports import StoreEffect
 from replicator.adapters.store import LmdbStore
 from replicator.core.effects import Accept, MarkCommitted, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, Event, PromiseWritten, Why
@@ -85,8 +86,11 @@ class Opened:
         """The next completion, awaited."""
         return self.events.get(timeout=DEADLINE_S)
 
+    def perform(self, effect: StoreEffect) -> None:
+        self.store.perform(effect)
+
     def promise(self, epoch: int) -> PromiseWritten:
-        self.store.perform(WritePromise(Promise(epoch, OWNER)))
+        self.perform(WritePromise(Promise(epoch, OWNER)))
         event = self.next()
         assert isinstance(event, PromiseWritten)
         return event
@@ -97,7 +101,7 @@ class Opened:
 
     def ask(self, manifest: Manifest, epoch: int) -> Event:
         """Ask for acceptance alone; return the completion."""
-        self.store.perform(Accept(manifest, Epoch(epoch)))
+        self.perform(Accept(manifest, Epoch(epoch)))
         return self.next()
 
     def accept(self, stream: str, sequence: int, *pieces: bytes, at: int = 1, **rest: Any) -> Manifest:

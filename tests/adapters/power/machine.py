@@ -1,0 +1,205 @@
+"""The store and its twin, with a power loss between any two of the store's writes."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+from msgspec import Struct
+
+from replicator.adapters import store_journal, store_payload, store_writer
+from replicator.adapters.ports import StoreEffect
+from replicator.core.effects import MarkCommitted, RememberCounters
+from replicator.core.events import Accepted, Event, HeadsAdopted, PromiseWritten
+from tests.adapters.power.image import Disk, Fate, Kind
+from tests.adapters.power.recorder import Recorder, recording
+from tests.adapters.store_kit import Opened
+from tests.adapters.twin import STREAMS, StoreAndTwin, World, agree
+
+BATCH_BYTES_MAX = 8_000
+# So small that a few batches fill the journal, go past it, or wait no longer for the environment.
+LIMITS = (
+    (store_journal, "JOURNAL_BYTES", 8 * store_journal.BLOCK_BYTES),
+    (store_payload, "BATCH_BYTES_MAX", BATCH_BYTES_MAX),
+    (store_payload, "NEWER_KEYS_MAX", 14),
+    (store_writer, "IDLE_S", 0),
+    (store_writer, "SWEEP_S", 0),
+)
+LARGE = bytes(9_000)
+FATES = st.builds(Fate, st.sampled_from(("lost", "kept", "writes", "sectors")), st.integers(0, 2**16))
+DURABLE = (Accepted, HeadsAdopted, PromiseWritten)
+
+
+class Stepped(Opened):
+    """A store whose writer takes its steps in the caller's thread, so that each run is the same."""
+
+    def __init__(self, path: Path, recorder: Recorder, **settings: Any) -> None:
+        self._recorder = recorder
+        self.answered: int | None = None  # how many calls there were before the newest durable answer
+        super().__init__(path, **settings)
+
+    def start(self) -> None:
+        self.store._writer._deliver = self._deliver
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, DURABLE):
+            self.answered = len(self._recorder.calls)
+        self.events.put(event)
+
+    def perform(self, effect: StoreEffect) -> None:
+        super().perform(effect)
+        if not isinstance(effect, MarkCommitted | RememberCounters):
+            self.step()
+
+    def step(self) -> None:
+        """One batch, or what the writer does when there is nothing to do."""
+        self.store._writer._step()
+
+
+class Moment(Struct, frozen=True):
+    """What was asked for so far, and between which calls: the first may be on the disk after *begun* of
+    them, and has to be after *answered* of them."""
+
+    world: World
+    begun: int
+    answered: int | None
+
+
+class StoreAndPower(StoreAndTwin):
+    """After a power loss the store opens, and holds what the twin held at one moment: not before the
+    newest durable answer, not after the newest question."""
+
+    opened: Stepped
+
+    def __init__(self) -> None:
+        self._limits = ExitStack()
+        for module, name, limit in LIMITS:
+            self._limits.enter_context(patch.object(module, name, limit))
+        self._recording = ExitStack()
+        super().__init__()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._recording.close()
+        self._limits.close()
+
+    def open(self, path: Path) -> None:
+        path.mkdir()
+        self._record(path)
+        self.opened = Stepped(path / "store", self.recorder)
+        self._begin(self.world, founded=False)
+
+    def _record(self, root: Path) -> None:
+        """All that is in *root* is on the disk; from here on calls count."""
+        self._recording.close()
+        self.recorder = self._recording.enter_context(recording(root))
+        self._disk = Disk.of(root)
+
+    def _begin(self, world: World, *, founded: bool) -> None:
+        """The store has been opened and holds that; it may have been *founded* before."""
+        self._founded = 0 if founded else len(self.recorder.calls)
+        self.transfers = {}
+        self.world = world.copy()
+        self._moments = [Moment(self.world.copy(), 0, 0)]
+        self._ended = 0
+
+    # ── what the twin does too ──
+
+    def write_hints(self) -> None:
+        """Hints wait for a batch: nothing is written only to compare."""
+
+    def settled(self) -> None:
+        self._moments.append(Moment(self.world.copy(), self._ended, self.opened.answered))
+        self._ended = len(self.recorder.calls)
+        self.opened.answered = None
+
+    @rule()
+    def idle(self) -> None:
+        """The writer has time: for hints, for what only the journal has, for garbage."""
+        self.world.flush()
+        self.opened.step()
+        self.settled()
+
+    @rule(stream=st.sampled_from(STREAMS), large=st.booleans(), early=st.booleans())
+    def accept_more(self, stream: str, large: bool, early: bool) -> None:
+        """Chunks may be too large for the journal, and may be written before their checkpoint is."""
+        sequence = self.sequence(stream) + 1
+        pieces = (LARGE if large else b"small", f"{stream} {sequence}".encode())
+        manifest = self.bring(stream, sequence, *pieces)
+        if early:
+            self.idle()
+        self.ask(manifest, max(self.world.promised, 0))
+
+    @rule()
+    def reopen(self) -> None:
+        """Close it in order, and open it again; what was on its way to the disk goes on."""
+        self.opened.store.close()
+        self.world.flush()
+        self.settled()
+        self.opened = Stepped(self.opened.path, self.recorder)
+        self.transfers = {}
+        self.settled()
+
+    # ── power losses ──
+
+    @rule(back=st.integers(0, 12) | st.integers(0, 300), fate=FATES)
+    def lose_power(self, back: int, fate: Fate) -> None:
+        """At one of the newest calls; the store goes on from what is left."""
+        at = max(len(self.recorder.calls) - back, 0)
+        for call in self.recorder.calls[:at]:
+            self._disk.add(call)
+        self.opened.store.close()
+        root = self._root()
+        self._disk.power_loss(root, fate)
+        self._record(root)
+        before, allowed, founded = self.opened, self._allowed(at), at >= self._founded
+        self.opened = Stepped(root / "store", self.recorder)
+        world = _found(self.opened, allowed)
+        assert not founded or self.opened.durable.incarnation == before.durable.incarnation
+        self._begin(world, founded=founded)
+
+    def lose_power_everywhere(self, kinds: tuple[Kind, ...]) -> int:
+        """After each call so far, each time in a copy; return how many power losses that were."""
+        for at, call in enumerate(tuple(self.recorder.calls), 1):
+            self._disk.add(call)
+            for kind in kinds:
+                root = self._root()
+                self._disk.power_loss(root, Fate(kind, seed=at))
+                opened = Stepped(root / "store", self.recorder)
+                try:
+                    _found(opened, self._allowed(at))
+                    if at >= self._founded:
+                        assert opened.durable.incarnation == self.opened.durable.incarnation
+                finally:
+                    opened.store.close()
+                    shutil.rmtree(root)
+        return len(self.recorder.calls) * len(kinds)
+
+    def _root(self) -> Path:
+        self.copies += 1
+        return self.directory / str(self.copies)
+
+    def _allowed(self, at: int) -> list[World]:
+        """What the disk may hold after so many calls, the newest first."""
+        answered = [n for n, moment in enumerate(self._moments) if moment.answered is not None]
+        oldest = max(n for n in answered if (self._moments[n].answered or 0) <= at)
+        newest = max(n for n, moment in enumerate(self._moments) if n <= oldest or moment.begun < at)
+        return [moment.world for moment in reversed(self._moments[oldest : newest + 1])]
+
+
+def _found(opened: Stepped, allowed: list[World]) -> World:
+    """The world that the store holds; the first of them that it should hold, if it is none."""
+    differences = []
+    for world in allowed:
+        try:
+            agree(opened, world, frozenset())
+        except AssertionError as error:
+            differences.append(error)
+        else:
+            return world
+    raise differences[0]

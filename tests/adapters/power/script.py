@@ -1,0 +1,55 @@
+"""A fixed run of the store, with each way in which it writes, and a power loss after each of its calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import patch
+
+from replicator.adapters import store_payload
+from replicator.errors import StoreFull
+from tests.adapters.power.image import Kind
+from tests.adapters.power.machine import StoreAndPower
+
+KINDS: tuple[Kind, ...] = ("lost", "kept", "writes", "sectors")
+
+
+class FullAtFirst(StoreAndPower):
+    """A store that finds no room for its journal when it is made, and makes it when it is opened again."""
+
+    def open(self, path: Path) -> None:
+        with patch.object(store_payload, "Journal", side_effect=StoreFull("no room")):
+            super().open(path)
+
+
+def run(machine: StoreAndPower) -> None:
+    """Checkpoints small and large, with their chunks or after them, hints, take-overs, tombstones, restarts,
+    and more than the journal has room for."""
+    machine.begin()
+    machine.reopen()
+    machine.accept_more("a", large=False, early=True)
+    machine.accept_more("b", large=True, early=False)
+    machine.accept_more("b", large=True, early=True)
+    machine.mark("b", 1, 4)
+    machine.remember("edge-2", 5)
+    machine.idle()
+    machine.advance("c", 4, marked=True)
+    machine.take_over(2, frozenset("a"))
+    machine.accept("c", 1, 0, b"x", False, True)
+    machine.forget_one("c")
+    for _ in range(2):
+        for stream in ("a", "b", "c"):
+            machine.advance(stream, 4, marked=True)
+        machine.reopen()
+
+
+def lose_power_everywhere(*machines: type[StoreAndPower]) -> int:
+    """Run it on each; after each call lose power, with each kind of fate; return how often that was."""
+    losses = 0
+    for kind in machines:
+        machine = kind()
+        try:
+            run(machine)
+            losses += machine.lose_power_everywhere(KINDS)
+        finally:
+            machine.teardown()
+    return losses

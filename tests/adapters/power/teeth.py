@@ -1,0 +1,126 @@
+"""The ways in which a store loses what it answered for, each put in for the power losses to find."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from replicator.adapters import store, store_journal, store_meta, store_payload
+from replicator.adapters.store_journal import Journal
+from replicator.adapters.store_payload import Payload
+from replicator.adapters.store_plan import Plan
+from replicator.adapters.store_record import open_environment
+from tests.adapters.power.machine import BATCH_BYTES_MAX
+
+Patch = pytest.MonkeyPatch
+
+
+def answer_before_the_journal_is_synced(patch: Patch) -> None:
+    """A record is acknowledged when the operating system has it (R13)."""
+    patch.setattr(os, "RWF_DSYNC", 0)
+
+
+def rewind_before_the_environment_is_synced(patch: Patch) -> None:
+    """The journal is written over while a power loss can undo what the environment took from it (R13)."""
+
+    def _append(self: Payload, journal: Journal, number: int, writes: dict[bytes, bytes | None]) -> None:
+        if self._is_in_doubt:
+            self.sync()
+        if not journal.append(number, writes):
+            self._apply({})
+            journal.rewind()
+            assert journal.append(number, writes)
+        self._newer = self._newer.plus(writes)
+
+    patch.setattr(Payload, "_append", _append)
+
+
+def build_on_what_is_in_doubt(patch: Patch) -> None:
+    """A journaled checkpoint names chunks that a power loss can take out of the environment (R13)."""
+    patch.setattr(
+        Payload, "_is_in_doubt", property(lambda self: False, lambda self, value: None), raising=False
+    )
+
+
+def believe_any_record(patch: Patch) -> None:
+    """The journal's records have no checksum, so a torn one passes for whole (R21)."""
+    patch.setattr(store_journal, "_checksum", lambda incarnation, number, body: bytes(16))
+
+
+def forget_the_journal(patch: Patch) -> None:
+    """What only the journal has is not brought into the environment at open (R13)."""
+    patch.setattr(store_payload, "replay", lambda path, incarnation, applied: {})
+
+
+def leave_the_journals_name(patch: Patch) -> None:
+    """A journal that is made later has no name on the disk when it is first relied on (R13)."""
+    patch.setattr(store_journal, "sync_directory", lambda path: None)
+
+
+def answer_large_batches_early(patch: Patch) -> None:
+    """A batch too large for the journal is acknowledged with LMDB's root page unsynced (R13)."""
+    honest = Payload._commit
+
+    def is_small(plan: Plan) -> bool:
+        return store_payload._size_bytes(plan.change.writes) <= BATCH_BYTES_MAX
+
+    def _commit(self: Payload, plan: Plan, durably: bool) -> None:
+        honest(self, plan, durably and is_small(plan))
+
+    patch.setattr(Payload, "_commit", _commit)
+
+
+def never_wait_for_the_environment(patch: Patch) -> None:
+    """LMDB writes its root page before what it names is on the disk (R21)."""
+
+    def never_synced(path: Path, map_bytes: int, **_: bool) -> lmdb.Environment:
+        return open_environment(path, map_bytes, sync=False)
+
+    patch.setattr(store_payload, "open_environment", never_synced)
+
+
+def promise_unsynced(patch: Patch) -> None:
+    """A promise is answered when the operating system has it (R2, I1)."""
+    patch.setattr(store_meta, "open_environment", partial(open_environment, sync=False))
+
+
+def promise_with_the_root_unsynced(patch: Patch) -> None:
+    """A promise is answered while LMDB's root page does not name it yet (R2, I1)."""
+    patch.setattr(store_meta, "open_environment", partial(open_environment, metasync=False))
+
+
+def leave_the_directories_names(patch: Patch) -> None:
+    """A new store answers while its files have no names on the disk (R13)."""
+    patch.setattr(store, "sync_directory", lambda path: None)
+
+
+def take_half_a_store_for_one(patch: Patch) -> None:
+    """A store that a power loss left half made is not made again, and cannot be opened (R20)."""
+    patch.setattr(store, "_begin_founding", lambda path: None)
+
+
+def leave_the_mark(patch: Patch) -> None:
+    """A store answers while a power loss can make it half made again (R20)."""
+    patch.setattr(store, "_end_founding", lambda path: (path / store.FOUNDING_NAME).unlink())
+
+
+TEETH: tuple[Callable[[Patch], None], ...] = (
+    answer_before_the_journal_is_synced,
+    rewind_before_the_environment_is_synced,
+    build_on_what_is_in_doubt,
+    believe_any_record,
+    forget_the_journal,
+    leave_the_journals_name,
+    answer_large_batches_early,
+    never_wait_for_the_environment,
+    promise_unsynced,
+    promise_with_the_root_unsynced,
+    leave_the_directories_names,
+    take_half_a_store_for_one,
+    leave_the_mark,
+)

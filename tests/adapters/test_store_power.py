@@ -1,0 +1,93 @@
+"""The store after a power loss: what it answered for is there, whatever became of the rest.
+
+Keeps R2, R13, R20, R21, I1, I2 and I5: all that LMDB and the journal write is recorded, and the disk rebuilt
+as it may be found after a power loss between any two of these writes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from msgspec import MsgspecError
+
+from replicator.adapters.store import FOUNDING_NAME
+from replicator.errors import ReplicatorError, StoreDamaged
+from tests.adapters.power.image import Disk, Fate
+from tests.adapters.power.machine import StoreAndPower
+from tests.adapters.power.recorder import IGNORED, recording
+from tests.adapters.power.script import FullAtFirst, lose_power_everywhere
+from tests.adapters.power.teeth import TEETH
+from tests.adapters.store_kit import Stores
+
+TestStoreAndPower = StoreAndPower.TestCase
+TestStoreAndPower.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize("kind", [StoreAndPower, FullAtFirst])
+def test_power_may_be_lost_after_each_call(kind: type[StoreAndPower]) -> None:
+    """From the first file on, with unsynced writes lost, kept, torn and in another order."""
+    assert lose_power_everywhere(kind) > 500
+
+
+@pytest.mark.parametrize("break_it", TEETH, ids=lambda break_it: break_it.__name__)
+def test_broken_durability_is_found(
+    break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way to lose what was answered for is found by the same run."""
+    break_it(monkeypatch)
+    with pytest.raises((AssertionError, ReplicatorError, MsgspecError)):
+        lose_power_everywhere(FullAtFirst, StoreAndPower)
+
+
+def test_what_was_never_founded_is_made_anew_and_nothing_else_is(tmp_path: Path) -> None:
+    """Checkpoints without their identity are damage, however often it is tried (R20, R21)."""
+    with Stores(tmp_path / "store") as stores:
+        opened = stores.open()
+        opened.promise(1)
+        opened.accept("a", 1)
+        opened.store.close()
+        shutil.rmtree(stores.path / "meta")
+        for _ in range(2):
+            with pytest.raises(StoreDamaged, match="its identity is lost"):
+                stores.open()
+        (stores.path / FOUNDING_NAME).touch()
+        assert stores.open().durable.heads == ()
+        assert not (stores.path / FOUNDING_NAME).exists()
+
+
+def test_nothing_that_the_store_writes_goes_unrecorded(tmp_path: Path) -> None:
+    """With all calls kept the rebuilt directory is the real one, byte for byte."""
+    real, rebuilt = tmp_path / "real", tmp_path / "rebuilt"
+    real.mkdir()
+    with recording(real) as recorder, Stores(real / "store") as stores:
+        opened = stores.open()
+        opened.promise(1)
+        opened.accept("a", 1, bytes(2**19))
+        opened.accept("a", 2)
+        stores.reopen().promise(2)
+    disk = Disk()
+    for call in recorder.calls:
+        disk.add(call)
+    disk.power_loss(rebuilt, Fate("kept"))
+    assert contents(rebuilt) == contents(real)
+    assert contents(rebuilt).keys() >= {f"store/{name}" for name in ("meta/data.mdb", "payload/journal")}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """By its path, what is in each file."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in IGNORED
+    }
