@@ -1,9 +1,10 @@
-"""What holds for all tests: options, a table of the time that each part took, and nothing left running."""
+"""What holds for all tests: options, a table of each part's time, and nothing left running or lying about."""
 
 from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.budget import Budget
 
 MARK = "PYTEST_RUN_OF_REPLICATOR"  # no REPLICATOR_ variable: tests take those out of what they start
 GRACE_S = 5.0
+MEMORY = Path("/dev/shm")  # where some tests work, under names with their process's id
 
 budget = Budget()
 
@@ -54,6 +56,20 @@ def nothing_is_left_running() -> Iterator[None]:
     while (left := _marked_processes(os.environ[MARK])) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == [], "left running"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever makes temporary files, here or in a process that a test starts, has removed them at the end.
+
+    What pytest keeps on purpose, `tmp_path` and its like, lies elsewhere.
+    """
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    directory = tmp_path_factory.mktemp("t")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
+    yield
+    left = [*directory.iterdir(), *MEMORY.glob(f"*-{os.getpid()}-*")]
+    assert left == [], "left behind"
 
 
 def _marked_processes(mark: str) -> list[str]:

@@ -134,7 +134,7 @@ class StoreAndTwin(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp(prefix="replicator-twin-", dir=MEMORY))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"replicator-{os.getpid()}-twin-", dir=MEMORY))
         self.copies = 0
         self.world = World()
         self.open(self.directory / "0")
