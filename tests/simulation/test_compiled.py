@@ -12,7 +12,7 @@ from tests.simulation.compiled import BuildError, build, modules
 
 
 def test_the_core_and_the_simulator_are_compiled() -> None:
-    """The replica, the world and a checker are; a module that defines what is decoded, and a test, are not."""
+    """The replica, the world and a checker are; a module that defines what is decoded is not, nor a test."""
     chosen = set(modules(ROOT))
     assert {"replicator/core/replica.py", "tests/simulation/world.py"} <= chosen
     assert "tests/simulation/checkers/chains.py" in chosen
