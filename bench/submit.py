@@ -69,8 +69,11 @@ def measure_all(options: argparse.Namespace) -> Report:
     """All sizes, in a bare engine."""
     report = Report(question="How long does submit() hold up the engine?", command=command_line(NAME))
     report.notes.append(f"a node without peers; worker as a {options.isolation}")
-    report.add(measure("nothing", "baseline", options.calls, lambda: None, lambda: None))
+    own, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or {own})  # what is started now
     with Cluster(options.isolation, count=1, directory=options.dir) as cluster:
+        os.sched_setaffinity(0, {own})  # this thread alone
+        report.add(measure("nothing", "baseline", options.calls, lambda: None, lambda: None))
         for name, size in SIZES.items():
             for row in measure_size(cluster.tenure, name, size, options.calls):
                 report.add(row)

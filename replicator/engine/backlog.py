@@ -18,10 +18,12 @@ from msgspec.structs import replace
 from replicator.engine.parcel import Parcel
 from replicator.engine.ticket import Committed, Outcome, Settled, StoredLocally, Superseded, Ticket
 from replicator.errors import Backlogged, CommitUnknown
-from replicator.link.messages import Committed as CommittedMessage
+from replicator.link import messages as link
 from replicator.model import Epoch, NodeId, Position, StreamName
 
 OPEN_TICKETS_MAX = 65_536
+
+Ending = link.Stored | link.Committed | link.HeldByAll | link.Superseded | link.Aborted
 
 
 class Entry:
@@ -44,6 +46,12 @@ class Entry:
     @property
     def sequence(self) -> int:
         return self.ticket.position.sequence
+
+    @property
+    def place(self) -> tuple[int, str, int, int]:
+        """Epoch, stream, sequence and handle: how messages of the link begin that speak of it."""
+        position = self.ticket.position
+        return position.epoch, self.ticket.stream, position.sequence, self.handle
 
 
 class Lane:
@@ -122,6 +130,20 @@ class Backlog:
 
     # ── what the worker says ──
 
+    def settle(self, message: Ending, now: float) -> list[Settled]:
+        """What has become of a checkpoint, and what tickets end by it."""
+        match message:
+            case link.Stored():
+                return list(self.stored(message.handle))
+            case link.Committed():
+                return list(self.committed(message, now))
+            case link.HeldByAll():
+                return list(self.held_by_all(message.handle, message.holders))
+            case link.Superseded():
+                return list(self.superseded(message.handle, message.by))
+            case link.Aborted():
+                return list(self.aborted(message.handle, message.reason))
+
     def sent(self, entry: Entry, now: float) -> None:
         """The entry was taken from `outbox` and has gone to the worker."""
         entry.sent_at = now
@@ -135,7 +157,7 @@ class Backlog:
             lane = self._lanes[entry.ticket.stream]
             yield from self._end(lane, entry, StoredLocally(entry.ticket.position))
 
-    def committed(self, message: CommittedMessage, now: float) -> Iterator[Settled]:
+    def committed(self, message: link.Committed, now: float) -> Iterator[Settled]:
         """The checkpoint has committed, and with it all earlier ones of its stream (R14)."""
         if (entry := self._flying.get(message.handle)) is None:
             return

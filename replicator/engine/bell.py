@@ -24,9 +24,11 @@ class Bell:
         """Ask to be woken; look for work once more before you sleep."""
         self._dozing = True
 
-    def wake(self) -> None:
-        """Awake again: silence the bell if it was rung."""
+    def wake(self, is_rung: bool = True) -> None:
+        """Awake again: silence the bell if it was rung, which the sleeper may know."""
         self._dozing = False
+        if not is_rung:
+            return
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
 

@@ -3,10 +3,10 @@
 Both are started with the link's address, the lease words and the settings, both have a descriptor that
 becomes readable when the worker has ended, and both can say why it did.
 
-A child is spawned, never forked, inherits nothing but the lease words' descriptor, and is in a session of
-its own, so that the terminal's Ctrl-C reaches the engine alone, which then hands over in good order. It
-finds modules where the engine does. What it writes goes on to the engine's standard error; the last lines
-are kept for the case that it dies before it can say why.
+A child is spawned, never forked, inherits nothing but the descriptors of the lease words and of the direct
+line, and is in a session of its own, so that the terminal's Ctrl-C reaches the engine alone, which then hands
+over in good order. It finds modules where the engine does. What it writes goes on to the engine's standard
+error; the last lines are kept for the case that it dies before it can say why.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Protocol
 from replicator.errors import WorkerFailed
 from replicator.link.endpoint import Context
 from replicator.link.lease import LeaseWords
+from replicator.link.line import EngineLine
 from replicator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ END_TIMEOUT_S = 0.5
 
 
 class Host(Protocol):
-    """A started worker."""
+    """A started worker. *line* leads to it past the link, if there is such a line."""
+
+    line: EngineLine | None
 
     def fileno(self) -> int:
         """Readable when the worker has ended."""
@@ -57,6 +60,8 @@ class ChildProcess:
             raise WorkerFailed("no Python is known to start a worker with: use REPLICATOR_ISOLATION=thread")
         command = [sys.executable, "-P", "-m", WORKER_MODULE, "--link", address]
         command += ["--lease-fd", str(words.fd), "--engine-pid", str(os.getpid())]
+        self.line: EngineLine | None = EngineLine(words.page)
+        command += ["--line-fd", str(self.line.worker_fd), "--probe-address", str(self.line.probe_address)]
         self._lines: deque[bytes] = deque(maxlen=LAST_LINES_MAX)
         try:
             self._child = subprocess.Popen(
@@ -64,13 +69,15 @@ class ChildProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(words.fd, *keep_fds),
+                pass_fds=(words.fd, *self.line.fds, *keep_fds),
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
             )
             self._pidfd = os.pidfd_open(self._child.pid)
         except OSError as error:
+            self.line.close()
             raise WorkerFailed(f"cannot start a worker with {sys.executable}: {error}") from error
+        self.line.admit(self._child.pid)
         self._reader = threading.Thread(target=self._pass_on, name="replicator-worker-log", daemon=True)
         self._reader.start()
         assert self._child.stdin is not None
@@ -91,6 +98,8 @@ class ChildProcess:
         self._child.kill()  # a worker that is alive here did not end when it was told to
         self._child.wait()
         self._reader.join(END_TIMEOUT_S)
+        if self.line is not None:
+            self.line.close()
         os.close(self._pidfd)
         return True
 
@@ -111,6 +120,7 @@ class WorkerThread:
     """A worker as a thread, in *context*; it stops when the link says `Close`, and cannot be killed."""
 
     def __init__(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> None:
+        self.line: EngineLine | None = None
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._words = ""
         arguments = (settings, address, words, context)

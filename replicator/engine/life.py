@@ -76,6 +76,8 @@ class Life:
         """Carry messages until the worker has ended, or *stop_at* gives an instant that has passed."""
         self._end.watch(self._session.bell)
         self._end.watch(self._host)
+        if self._host.line is not None:
+            self._end.use(self._host.line)
         try:
             while True:
                 self._send_all()
@@ -92,6 +94,7 @@ class Life:
     def bury(self) -> None:
         """See that the worker is gone, and that nothing of the engine's memory is read any more."""
         self._session.words.clear()
+        self._session.use(None)
         self._end.send(link.Close())  # to a thread, which cannot be killed
         if self._host.stop():
             self._undo.close()
@@ -133,12 +136,11 @@ class Life:
                 self._end.send(call)
 
     def _submit(self, entry: Entry) -> None:
-        position, parcel = entry.ticket.position, entry.parcel
-        place = (position.epoch, entry.ticket.stream, position.sequence, entry.handle)
+        parcel = entry.parcel
         if parcel is None:
-            self._end.send(link.Delete(*place))
+            self._end.send(link.Delete(*entry.place))
         else:
-            submit = link.Submit(*place, parcel.meta, tuple(parcel.parts), parcel.is_mapping)
+            submit = link.Submit(*entry.place, parcel.meta, tuple(parcel.parts), parcel.is_mapping)
             tracker = self._end.send(submit, parcel.parts.values())
             if tracker is not None and not tracker.done:
                 self._unread[entry.handle] = tracker
@@ -155,7 +157,7 @@ class Life:
             until = now
         timeout_ms = max(0, ceil((until - now) * 1000)) if until < inf else None
         ready = self._end.wait(timeout_ms)
-        bell.wake()
+        bell.wake(bell.fileno() in ready)
         return ready
 
     def _receive(self) -> None:
@@ -169,6 +171,8 @@ class Life:
                     self.has_started = True
                     if self._socket_path is not None:  # the connection stands: nobody else needs the name
                         self._socket_path.unlink(missing_ok=True)
+                    if message.reads_memory:
+                        self._session.use(self._host.line)
                     self._session.handle(message, parts)
                 case _:
                     self._session.handle(message, parts)
@@ -191,7 +195,8 @@ class Life:
     def _ended(self) -> Failure:
         """The worker has ended: first no lease, then what it had still said."""
         self._session.words.clear()
-        while self._end.socket.poll(LAST_MESSAGES_MS):
+        self._receive()
+        while self._end.wait_for_link(LAST_MESSAGES_MS):
             self._receive()
         self._release_read()
         return self.last_words or Failure(errors.WorkerDied.__name__, self._host.why())

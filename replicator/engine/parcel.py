@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 View = bytes | memoryview
 
+_PLAIN = (bytes, bytearray, memoryview)  # asked for first: whether it is a Mapping takes longer
+
 
 class Parcel(Struct, frozen=True):
     """A payload's parts by name, its meta, and its size. A plain payload is one part named ''."""
@@ -39,13 +41,13 @@ def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
     meta_bytes = bytes(meta)
     if len(meta_bytes) > META_BYTES_MAX:
         raise ValueError(f"meta has {len(meta_bytes)} bytes; at most {META_BYTES_MAX} are allowed")
-    is_mapping = isinstance(payload, Mapping)
-    if isinstance(payload, Mapping):
+    if isinstance(payload, _PLAIN) or not isinstance(payload, Mapping):
+        is_mapping, parts = False, {"": _view(payload, "the payload")}
+    else:
         if len(payload) > PARTS_MAX:
             raise ValueError(f"the payload has {len(payload)} parts; at most {PARTS_MAX} are allowed")
+        is_mapping = True
         parts = {_part_name(name): _view(part, f"part {name!r}") for name, part in payload.items()}
-    else:
-        parts = {"": _view(payload, "the payload")}
     size_bytes = sum(map(len, parts.values()))
     if size_bytes > bytes_max:
         raise PayloadTooLarge(

@@ -11,19 +11,18 @@ follow) is told to each new worker.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from replicator.engine.backlog import Backlog, Entry
+from replicator.engine.backlog import Backlog, Ending, Entry
 from replicator.engine.bell import Bell
 from replicator.engine.checkpoint import Arrival, Checkpoint, Restored
+from replicator.engine.fork import guard
 from replicator.engine.parcel import Parcel, stream_name
 from replicator.engine.shelf import Shelf
 from replicator.engine.tenure import BaseTenure
@@ -31,6 +30,7 @@ from replicator.engine.ticket import Settled, Signal, Ticket
 from replicator.errors import ReplicatorError, TenureEnded, WrongState
 from replicator.link import messages as link
 from replicator.link.lease import LeaseWords
+from replicator.link.line import EngineLine
 from replicator.model import Epoch, Sequence, StreamName
 from replicator.settings import Settings
 
@@ -59,6 +59,7 @@ class Session(Generic[TenureT]):
         self._tenure_type = tenure_type
         self._lock = threading.Lock()
         self._backlog = Backlog(settings.backlog_bytes_max, settings.acks)
+        self._line: EngineLine | None = None  # to the present worker, past the link's thread
         self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
         self._tenure: TenureT | None = None
         self._taken = self._resigned = False  # of the present tenure
@@ -66,11 +67,11 @@ class Session(Generic[TenureT]):
         self._sequences: dict[StreamName, int] = {}
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
         self._shelf = Shelf()
-        self._endings: deque[_Ending] = deque()  # what became of checkpoints, not told yet
+        self._endings: deque[Ending] = deque()  # what became of checkpoints, not told yet
         self._nonces = count(1)
         self._reports: dict[int, bytes | None] = {}  # by number, those that somebody waits for
         self.is_forked = False
-        _sessions.add(self)
+        guard(self)
 
     # ── the engine's threads ──
 
@@ -93,8 +94,11 @@ class Session(Generic[TenureT]):
             self._check_tenure(epoch)
             known = self._backlog.knows(stream)
             name = StreamName(stream) if known else stream_name(stream)
-            ticket, replaced = self._backlog.offer(epoch, name, parcel, time.monotonic())
-        self.bell.ring()
+            now = time.monotonic()
+            ticket, replaced = self._backlog.offer(epoch, name, parcel, now)
+            has_gone = len(self._backlog.outbox) == 1 and self._send_directly(now)
+        if not has_gone and self._backlog.outbox:
+            self.bell.ring()
         if copied:
             ticket.released.set()
         if replaced is not None:
@@ -197,13 +201,20 @@ class Session(Generic[TenureT]):
 
     # ── the link's thread: what goes ──
 
+    def use(self, line: EngineLine | None) -> None:
+        """Tell the worker of checkpoints by that line from now on; None: by the link."""
+        with self._lock:
+            self._line = line
+
     def next_call(self) -> link.ToWorker | None:
         """What is to be said next, besides checkpoints."""
         return self._calls.popleft() if self._calls else None
 
     def next_entry(self) -> Entry | None:
-        """The checkpoint that has the credit to go to the worker next."""
+        """The checkpoint that has the credit to go to the worker next, over the link."""
         with self._lock:
+            while self._send_directly(time.monotonic()):
+                pass
             return self._backlog.outbox.popleft() if self._backlog.outbox else None
 
     def has_outgoing(self) -> bool:
@@ -219,7 +230,7 @@ class Session(Generic[TenureT]):
 
     def handle(self, message: link.ToEngine, parts: list[memoryview]) -> None:
         """Take in what the worker says."""
-        if isinstance(message, _ENDINGS):
+        if isinstance(message, Ending):
             self._endings.append(message)
             self.tell_endings()
             return
@@ -264,9 +275,11 @@ class Session(Generic[TenureT]):
         by now, so the commit is withheld: until the tenure is resumed, or ends with an unknown outcome.
         """
         while self._endings and self._may_report(self._endings[0]):
-            self._tell(self._settle(self._endings.popleft()))
+            with self._lock:
+                settled = self._backlog.settle(self._endings.popleft(), time.monotonic())
+            self._tell(settled)
 
-    def _may_report(self, message: _Ending) -> bool:
+    def _may_report(self, message: Ending) -> bool:
         tenure = self._tenure
         if tenure is None or not isinstance(message, link.Committed) or tenure.active:
             return True
@@ -310,6 +323,18 @@ class Session(Generic[TenureT]):
             self._tenure.deactivate()
 
     # ── within ──
+
+    def _send_directly(self, now: float) -> bool:
+        """Tell the worker of the oldest checkpoint of the outbox; false if it has to take the link."""
+        if self._line is None or not self._backlog.outbox:
+            return False
+        entry = self._backlog.outbox[0]
+        if (parcel := entry.parcel) is None:
+            return False
+        if not self._line.send(entry.place, parcel.parts, parcel.meta, parcel.is_mapping):
+            return False
+        self._backlog.sent(self._backlog.outbox.popleft(), now)
+        return True
 
     def _check_tenure(self, epoch: Epoch) -> None:
         tenure = self._tenure
@@ -362,21 +387,6 @@ class Session(Generic[TenureT]):
         self._tell(settled)
         self.changed.fire()
 
-    def _settle(self, message: _Ending) -> list[Settled]:
-        backlog = self._backlog
-        with self._lock:
-            match message:
-                case link.Stored():
-                    return list(backlog.stored(message.handle))
-                case link.Committed():
-                    return list(backlog.committed(message, time.monotonic()))
-                case link.HeldByAll():
-                    return list(backlog.held_by_all(message.handle, message.holders))
-                case link.Superseded():
-                    return list(backlog.superseded(message.handle, message.by))
-                case link.Aborted():
-                    return list(backlog.aborted(message.handle, message.reason))
-
     def _tell(self, settled: Iterable[Settled]) -> None:
         for item in settled:
             try:
@@ -387,14 +397,3 @@ class Session(Generic[TenureT]):
 
 
 _Restoring = link.Restored | link.RestoredKnown | link.RestoredUnavailable | link.RestoredDeleted
-_Ending = link.Stored | link.Committed | link.HeldByAll | link.Superseded | link.Aborted
-_ENDINGS = (link.Stored, link.Committed, link.HeldByAll, link.Superseded, link.Aborted)
-_sessions: weakref.WeakSet[Session[Any]] = weakref.WeakSet()
-
-
-def _disown_all() -> None:
-    for session in tuple(_sessions):
-        session.disown()
-
-
-os.register_at_fork(after_in_child=_disown_all)

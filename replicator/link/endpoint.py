@@ -15,7 +15,17 @@ import zmq
 from msgspec.msgpack import Decoder, Encoder
 
 from replicator.errors import UNREADABLE, MessageError, TransportError
-from replicator.link.messages import Released, Restored, StandbyOffered, Submit, ToEngine, ToWorker
+from replicator.link.line import EngineLine, WorkerLine
+from replicator.link.messages import (
+    Aborted,
+    Released,
+    Restored,
+    ShortToEngine,
+    StandbyOffered,
+    Submit,
+    ToEngine,
+    ToWorker,
+)
 from replicator.model import Buffer
 
 FAREWELL_S = 1.0  # how long a closed worker's end still sends what it had to say
@@ -66,19 +76,37 @@ class _End(Generic[_Outgoing, _Incoming]):
 
         The parts are views of the received frames and keep them alive.
         """
+        is_there = self._is_there()
         while True:
-            try:
-                first, *rest = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
+            yield from self._receive_directly()
+            if not is_there or (received := self._next()) is None:
                 return
-            try:
-                message = self._decoder.decode(first.buffer)
-            except UNREADABLE as error:
-                raise MessageError(f"not a message of the link: {error}") from error
-            expected = len(message.part_names) if isinstance(message, _WITH_PARTS) else 0
-            if len(rest) != expected:
-                raise MessageError(f"{type(message).__name__} with {len(rest)} parts instead of {expected}")
-            yield message, [frame.buffer for frame in rest]
+            yield received
+            is_there = bool(
+                self.socket.poll(0)
+            )  # asked before the direct line is: what came first is read first
+
+    def _is_there(self) -> bool:
+        """Whether the socket has something."""
+        return bool(self.socket.poll(0))
+
+    def _receive_directly(self) -> Iterator[tuple[_Incoming, list[memoryview]]]:
+        """What has come over the direct line, if there is one."""
+        return iter(())
+
+    def _next(self) -> tuple[_Incoming, list[memoryview]] | None:
+        try:
+            first, *rest = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return None
+        try:
+            message = self._decoder.decode(first.buffer)
+        except UNREADABLE as error:
+            raise MessageError(f"not a message of the link: {error}") from error
+        expected = len(message.part_names) if isinstance(message, _WITH_PARTS) else 0
+        if len(rest) != expected:
+            raise MessageError(f"{type(message).__name__} with {len(rest)} parts instead of {expected}")
+        return message, [frame.buffer for frame in rest]
 
     def close(self, linger_s: float = 0) -> None:
         """Close the socket; what is queued is still sent for *linger_s* after it."""
@@ -101,7 +129,9 @@ class EngineEnd(_End[ToWorker, ToEngine]):
     """
 
     def __init__(self, address: str, context: Context | None = None) -> None:
+        self.line: EngineLine | None = None
         self._poller = zmq.Poller()
+        self._heard = True  # the link itself, the last time that somebody waited
         self._owns_context = context is None
         self.context = zmq.Context() if context is None else context
         super().__init__(self.context, Decoder(ToEngine))
@@ -112,13 +142,32 @@ class EngineEnd(_End[ToWorker, ToEngine]):
             self.close()
             raise TransportError(f"cannot bind the worker's link {address}: {error}") from error
 
+    def use(self, line: EngineLine) -> None:
+        """Receive from that direct line, too."""
+        self.line = line
+        self.watch(line)
+
     def watch(self, source: Polled) -> None:
         """Let `wait` return when *source* is readable, too."""
         self._poller.register(source, zmq.POLLIN)
 
     def wait(self, timeout_ms: int | None) -> set[object]:
         """Wait until something is readable: the descriptors of what is, besides the link's own socket."""
-        return {source for source, _ in self._poller.poll(timeout_ms)}
+        found: set[object] = {source for source, _ in self._poller.poll(timeout_ms)}
+        self._heard = self.socket in found
+        return found
+
+    def wait_for_link(self, timeout_ms: int) -> bool:
+        """Wait for a message of the link alone; whether there is one."""
+        self._heard = bool(self.socket.poll(timeout_ms))
+        return self._heard
+
+    def _is_there(self) -> bool:
+        return self._heard
+
+    def _receive_directly(self) -> Iterator[tuple[ToEngine, list[memoryview]]]:
+        for message in self.line.receive() if self.line is not None else ():
+            yield message, []
 
     def close(self, linger_s: float = 0) -> None:
         """Close the socket; an own context with it, and every socket that is still open in it."""
@@ -136,21 +185,44 @@ class WorkerEnd(_End[ToEngine, ToWorker]):
     """The end of the worker's control thread. It connects, and tells its memory apart from the engine's:
     what has come over ``ipc://`` is a copy, so the engine may have its payload back at once."""
 
-    def __init__(self, address: str, context: Context) -> None:
+    def __init__(self, address: str, context: Context, line: WorkerLine | None = None) -> None:
         super().__init__(context, Decoder(ToWorker))
         self._received_is_copy = address.startswith("ipc://")
+        self._line = line
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
             self.close()
             raise TransportError(f"cannot connect to the engine's link {address}: {error}") from error
 
-    def receive(self) -> Iterator[tuple[ToWorker, list[memoryview]]]:
-        """As `_End.receive`; a payload that was copied on its way is released at once."""
-        for message, parts in super().receive():
-            if self._received_is_copy and isinstance(message, Submit):
-                self.send(Released(message.handle))
-            yield message, parts
+    @property
+    def sources(self) -> list[object]:
+        """What is to be polled for reading, before `receive`."""
+        return [self.socket] if self._line is None else [self.socket, self._line.fileno()]
+
+    def send(self, message: ToEngine, parts: Iterable[Buffer] = ()) -> Tracker | None:
+        """As `_End.send`; what is short takes the direct line."""
+        if self._line is not None and isinstance(message, ShortToEngine) and self._line.send(message):
+            return None
+        return super().send(message, parts)
+
+    def _next(self) -> tuple[ToWorker, list[memoryview]] | None:
+        """As `_End._next`; a payload that was copied on its way is released at once. Nothing, while one is
+        still being read that came before."""
+        if self._line is not None and self._line.is_reading:
+            return None
+        received = super()._next()
+        if received is not None and self._received_is_copy and isinstance(received[0], Submit):
+            self.send(Released(received[0].handle))
+        return received
+
+    def _receive_directly(self) -> Iterator[tuple[ToWorker, list[memoryview]]]:
+        for submit, parts, error in self._line.receive() if self._line is not None else ():
+            self.send(Released(submit.handle))
+            if error is None:
+                yield submit, parts
+            else:
+                self.send(Aborted(submit.handle, f"the payload cannot be read where it lies: {error}"))
 
     def close(self, linger_s: float = FAREWELL_S) -> None:
         """Close the socket; the last words (a `Failed`, commits) are still sent."""

@@ -54,6 +54,27 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
     is_mapping: bool
 
 
+class Place(Struct, frozen=True, array_like=True, gc=False):
+    """Where a part of a payload lies in the engine's memory."""
+
+    name: _PartName
+    address: _Count
+    size_bytes: _Count
+
+
+class SubmitInPlace(Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """A checkpoint that the worker reads where it lies. Goes over the direct line (`link.line`), never the
+    link; it means what a Submit means and is one for everybody but the line."""
+
+    epoch: _Count
+    stream: _Name
+    sequence: _Count
+    handle: _Count
+    meta: _Meta
+    places: Annotated[tuple[Place, ...], Meta(max_length=PARTS_MAX)]
+    is_mapping: bool
+
+
 class Delete(Struct, frozen=True, array_like=True, tag=True):
     """The stream is deleted; the tombstone takes *sequence*. Answered like a Submit."""
 
@@ -97,9 +118,11 @@ class Close(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Started(Struct, frozen=True, array_like=True, tag=True):
-    """The worker's store and sockets are open; its first message. Before it the engine's end is silent."""
+    """The worker's store and sockets are open; its first message. Before it the engine's end is silent.
+    *reads_memory* says that it can read the engine's memory: checkpoints may take the direct line."""
 
     node: _Name
+    reads_memory: bool = False
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=True):
@@ -241,6 +264,7 @@ ToEngine = (
     | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted | Released
     | StandbyOffered | StatusReply
 )  # fmt: skip
+ShortToEngine = Stored | Committed | HeldByAll | Superseded | Aborted | Released  # these take the direct line
 WithPayload = Submit | Restored | StandbyOffered
 
 

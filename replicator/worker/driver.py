@@ -106,8 +106,7 @@ class Driver:
         self._leave_at = math.inf
         self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
         self._sources.update((socket, self._receive_mesh) for socket in self._mesh.control.sockets)
-        if self._end.socket is not None:
-            self._sources[self._end.socket] = self._receive_link
+        self._sources.update((source, self._receive_link) for source in self._end.sources)
         self._poller = zmq.Poller()
         for source in self._sources:
             self._poller.register(source, zmq.POLLIN)

@@ -36,6 +36,7 @@ from replicator.core.replica import Replica
 from replicator.errors import ReplicatorError, StoreError
 from replicator.link.endpoint import WorkerEnd
 from replicator.link.lease import LeaseWords
+from replicator.link.line import WorkerLine
 from replicator.link.messages import Failed, Started
 from replicator.model import NodeId, Owner, Process
 from replicator.settings import Settings, core_config
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--link", required=True)
     parser.add_argument("--lease-fd", type=int, required=True)
     parser.add_argument("--engine-pid", type=int, required=True)
+    parser.add_argument("--line-fd", type=int)
+    parser.add_argument("--probe-address", type=int, default=0)
     options = parser.parse_args(arguments)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
@@ -71,7 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     words = LeaseWords.attach(options.lease_fd)
-    status = run(settings, options.link, words, context, options.engine_pid)
+    line = None
+    if options.line_fd is not None:
+        line = WorkerLine(options.line_fd, options.engine_pid)
+        if not line.can_read(options.probe_address):
+            line.close()
+            line = None
+    status = run(settings, options.link, words, context, options.engine_pid, line)
     context.term()
     return status
 
@@ -82,14 +91,15 @@ def run(
     lease_words: LeaseWords,
     context: zmq.Context[zmq.Socket[bytes]],
     engine_pid: int | None = None,
+    line: WorkerLine | None = None,
 ) -> int:
     """Run a worker for the engine at the other end of the link until it says Close or is gone; 0 or 1.
 
     With *engine_pid* this is the main thread of a process of its own. Without, it is a thread of the
     engine's process, whose switch interval and signals are left alone.
     """
-    end = WorkerEnd(link_address, context)
-    worker = Worker(settings, end, lease_words)
+    end = WorkerEnd(link_address, context, line)
+    worker = Worker(settings, end, lease_words, reads_memory=line is not None)
     try:
         worker.run(engine_pid)
     except ReplicatorError as error:
@@ -117,11 +127,20 @@ def run_node(settings: Settings) -> int:
 class Worker:
     """All parts of one worker, from their making to their end."""
 
-    def __init__(self, settings: Settings, end: End, words: LeaseWords, *, has_engine: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        end: End,
+        words: LeaseWords,
+        *,
+        has_engine: bool = True,
+        reads_memory: bool = False,
+    ) -> None:
         self._settings = settings
         self._end = end
         self._words = words
         self._has_engine = has_engine
+        self._reads_memory = reads_memory
         self.engine_gone = False
 
     def run(self, engine_pid: int | None = None) -> None:
@@ -131,7 +150,7 @@ class Worker:
             driver = Driver(parts)
             parts.store.start(parts.inbox.deliver)
             parts.data.start(parts.inbox.deliver)
-            self._end.send(Started(self._settings.node))
+            self._end.send(Started(self._settings.node, self._reads_memory))
             if engine_pid is not None or not self._has_engine:
                 self._run_process(driver, parts.inbox, engine_pid)
             else:

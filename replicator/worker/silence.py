@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from replicator.link.messages import ToEngine, ToWorker
@@ -13,8 +13,8 @@ class End(Protocol):
     """What `link.endpoint.WorkerEnd` and `Silence` have in common."""
 
     @property
-    def socket(self) -> object | None:
-        """What to register for reading, if there is anything."""
+    def sources(self) -> Sequence[object]:
+        """What to poll for reading."""
 
     def send(self, message: ToEngine, parts: Iterable[Buffer] = ()) -> object:
         """Queue a message for the engine; never waits."""
@@ -28,7 +28,7 @@ class End(Protocol):
 class Silence:
     """The link to nobody: a node that stores and votes, without an engine beside it."""
 
-    socket = None
+    sources = ()
 
     def send(self, message: ToEngine, parts: Iterable[Buffer] = ()) -> None:
         """Nobody is told."""

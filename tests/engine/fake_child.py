@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--link")
     parser.add_argument("--lease-fd", type=int)
     parser.add_argument("--engine-pid", type=int)
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     settings = Settings.from_json(sys.stdin.buffer.readline())
     assert options.engine_pid == os.getppid()
     role = os.environ["FAKE_CHILD"]

@@ -166,11 +166,12 @@ def test_a_warm_standby_is_restored_from_what_it_followed(replicator: Replicator
     """What came last of a stream comes once: taken, loaded or still waiting, the tenure has it; of what the
     follower is done with it says so. The next tenure has nothing of it."""
     followed = replicator.follow(DEADLINE_S)
-    for stream, payload in (("a", b"loaded"), ("b", b"being loaded"), ("c", b"waiting")):
-        offer(worker, stream, 4, payload)
     taken: list[Checkpoint] = []
     thread = threading.Thread(target=lambda: taken.extend([next(followed), next(followed)]))
     thread.start()
+    assert worker.hear(link.Follow)[0].on
+    for stream, payload in (("a", b"loaded"), ("b", b"being loaded"), ("c", b"waiting")):
+        offer(worker, stream, 4, payload)
     thread.join()
     assert [each.stream for each in taken] == ["a", "b"]
     for stream in "abc":

@@ -202,7 +202,7 @@ class FakeLoader:
 class FakeEnd:
     """The link: keeps what the engine is told, and *say* is what the engine says."""
 
-    socket = None
+    sources = ()
 
     def __init__(self) -> None:
         self.told: list[ToEngine] = []
