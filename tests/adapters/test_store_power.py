@@ -17,15 +17,13 @@ from msgspec import MsgspecError
 from replicator.adapters.store import FOUNDING_NAME
 from replicator.errors import ReplicatorError, StoreDamaged
 from tests.adapters.power.image import Disk, Fate
-from tests.adapters.power.machine import StoreAndPower
+from tests.adapters.power.machine import StoreAndPower, StoreInMemory
 from tests.adapters.power.recorder import IGNORED, recording
 from tests.adapters.power.script import FullAtFirst, lose_power_everywhere
 from tests.adapters.power.teeth import TEETH
 from tests.adapters.store_kit import Stores
 
-TestStoreAndPower = StoreAndPower.TestCase
-TestStoreAndPower.settings = settings(
-    max_examples=60,
+LONG = settings(
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
@@ -34,7 +32,13 @@ TestStoreAndPower.settings = settings(
 )
 
 
-@pytest.mark.parametrize("kind", [StoreAndPower, FullAtFirst])
+TestStoreAndPower = StoreAndPower.TestCase
+TestStoreAndPower.settings = settings(LONG, max_examples=60)
+TestStoreInMemory = StoreInMemory.TestCase
+TestStoreInMemory.settings = settings(LONG, max_examples=20)
+
+
+@pytest.mark.parametrize("kind", [StoreAndPower, FullAtFirst, StoreInMemory])
 def test_power_may_be_lost_after_each_call(kind: type[StoreAndPower]) -> None:
     """From the first file on, with unsynced writes lost, kept, torn and in another order."""
     assert lose_power_everywhere(kind) > 500
@@ -47,7 +51,7 @@ def test_broken_durability_is_found(
     """Each way to lose what was answered for is found by the same run."""
     break_it(monkeypatch)
     with pytest.raises((AssertionError, ReplicatorError, MsgspecError)):
-        lose_power_everywhere(FullAtFirst, StoreAndPower)
+        lose_power_everywhere(FullAtFirst, StoreAndPower, StoreInMemory)
 
 
 def test_what_was_never_founded_is_made_anew_and_nothing_else_is(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from msgspec import Struct
 
-from replicator.adapters import store_journal, store_payload, store_writer
+from replicator.adapters import store, store_journal, store_payload, store_writer
 from replicator.adapters.ports import StoreEffect
+from replicator.adapters.store_record import Durability
 from replicator.core.effects import MarkCommitted, RememberCounters
 from replicator.core.events import Accepted, Event, HeadsAdopted, PromiseWritten
 from tests.adapters.power.image import Disk, Fate, Kind
@@ -75,11 +76,13 @@ class StoreAndPower(StoreAndTwin):
     newest durable answer, not after the newest question."""
 
     opened: Stepped
+    durability: Durability = "disk"
 
     def __init__(self) -> None:
         self._limits = ExitStack()
         for module, name, limit in LIMITS:
             self._limits.enter_context(patch.object(module, name, limit))
+        self._limits.enter_context(patch.object(store, "boot_id", lambda: f"boot {self.copies}"))
         self._recording = ExitStack()
         super().__init__()
 
@@ -91,8 +94,11 @@ class StoreAndPower(StoreAndTwin):
     def open(self, path: Path) -> None:
         path.mkdir()
         self._record(path)
-        self.opened = Stepped(path / "store", self.recorder)
+        self.opened = self._stepped(path)
         self._begin(self.world, founded=False)
+
+    def _stepped(self, root: Path) -> Stepped:
+        return Stepped(root / "store", self.recorder, durability=self.durability)
 
     def _record(self, root: Path) -> None:
         """All that is in *root* is on the disk; from here on calls count."""
@@ -141,7 +147,8 @@ class StoreAndPower(StoreAndTwin):
         self.opened.store.close()
         self.world.flush()
         self.settled()
-        self.opened = Stepped(self.opened.path, self.recorder)
+        self.opened = self._stepped(self.opened.path.parent)
+        self.opened.answered = len(self.recorder.calls)  # it says what it holds
         self.transfers = {}
         self.settled()
 
@@ -157,11 +164,14 @@ class StoreAndPower(StoreAndTwin):
         root = self._root()
         self._disk.power_loss(root, fate)
         self._record(root)
-        before, allowed, founded = self.opened, self._allowed(at), at >= self._founded
-        self.opened = Stepped(root / "store", self.recorder)
-        world = _found(self.opened, allowed)
-        assert not founded or self.opened.durable.incarnation == before.durable.incarnation
-        self._begin(world, founded=founded)
+        opened = self._stepped(root)
+        try:
+            world = self._found(opened, at)
+        except BaseException:
+            opened.store.close()
+            raise
+        self.opened = opened
+        self._begin(world, founded=at >= self._founded)
 
     def lose_power_everywhere(self, kinds: tuple[Kind, ...]) -> int:
         """After each call so far, each time in a copy; return how many power losses that were."""
@@ -170,11 +180,9 @@ class StoreAndPower(StoreAndTwin):
             for kind in kinds:
                 root = self._root()
                 self._disk.power_loss(root, Fate(kind, seed=at))
-                opened = Stepped(root / "store", self.recorder)
+                opened = self._stepped(root)
                 try:
-                    _found(opened, self._allowed(at))
-                    if at >= self._founded:
-                        assert opened.durable.incarnation == self.opened.durable.incarnation
+                    self._found(opened, at)
                 finally:
                     opened.store.close()
                     shutil.rmtree(root)
@@ -184,6 +192,14 @@ class StoreAndPower(StoreAndTwin):
         self.copies += 1
         return self.directory / str(self.copies)
 
+    def _found(self, opened: Stepped, at: int) -> World:
+        """The world that the store holds after a power loss behind so many calls."""
+        is_same = opened.durable.incarnation == self.opened.durable.incarnation
+        if is_same or at < self._founded:
+            return _held(opened, self._allowed(at))
+        assert self.durability == "memory", "another incarnation"
+        return _held(opened, [World()])
+
     def _allowed(self, at: int) -> list[World]:
         """What the disk may hold after so many calls, the newest first."""
         answered = [n for n, moment in enumerate(self._moments) if moment.answered is not None]
@@ -192,7 +208,14 @@ class StoreAndPower(StoreAndTwin):
         return [moment.world for moment in reversed(self._moments[oldest : newest + 1])]
 
 
-def _found(opened: Stepped, allowed: list[World]) -> World:
+class StoreInMemory(StoreAndPower):
+    """Payload that is never waited for is given up along with the incarnation, but for a store that was
+    closed in order (R13, R20)."""
+
+    durability = "memory"
+
+
+def _held(opened: Stepped, allowed: list[World]) -> World:
     """The world that the store holds; the first of them that it should hold, if it is none."""
     differences = []
     for world in allowed:

@@ -12,6 +12,7 @@ import pytest
 
 from replicator.adapters import store, store_journal, store_meta, store_payload
 from replicator.adapters.store_journal import Journal
+from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
 from replicator.adapters.store_record import open_environment
@@ -109,6 +110,11 @@ def leave_the_mark(patch: Patch) -> None:
     patch.setattr(store, "_end_founding", lambda path: (path / store.FOUNDING_NAME).unlink())
 
 
+def trust_unsynced_payload(patch: Patch) -> None:
+    """Payload that was never waited for counts after the machine went down (R13, R20)."""
+    patch.setattr(Meta, "is_amnesiac", lambda self, boot: False)
+
+
 TEETH: tuple[Callable[[Patch], None], ...] = (
     answer_before_the_journal_is_synced,
     rewind_before_the_environment_is_synced,
@@ -123,4 +129,5 @@ TEETH: tuple[Callable[[Patch], None], ...] = (
     leave_the_directories_names,
     take_half_a_store_for_one,
     leave_the_mark,
+    trust_unsynced_payload,
 )
