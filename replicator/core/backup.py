@@ -121,7 +121,7 @@ class Backup:
         """Follow a newer owner, refuse an older one, lend the lease to the present one (R3, R24)."""
         state, promise = self._state, Promise(message.epoch, owner)
         held = state.promising
-        if state.role in (Role.FOUNDING, Role.FAULTY):
+        if state.role is Role.FOUNDING:
             return
         if held is not None and held != promise and message.epoch <= held.epoch:
             self._promiser.refuse(node, message.epoch, Reason.PROMISED)

@@ -223,8 +223,7 @@ class Claimant:
     def _look_for_strangers(self) -> None:
         """So many may not know this incarnation that no majority can promise it."""
         record = self._newest
-        if record is None:
-            return
+        assert record is not None  # a candidate has one
         everybody = {replica for each in quorum_sets(record) for replica in each}
         if not is_quorum(everybody - self._would_never, record):
             self._give_away("a majority does not know this node's store as a member")
@@ -290,10 +289,9 @@ class Claimant:
         state = self._state
         if self.phase is not Phase.PROMISING or promise != Promise(self.epoch, state.me):
             return
-        if not state.owns(self.epoch):
-            return
-        self._change(Phase.CLAIMING)
         assert state.record is not None
+        assert state.owns(self.epoch)  # a newer promise would have stopped this claim
+        self._change(Phase.CLAIMING)
         heads = dict(state.heads)
         self._reports[NodeId(state.me.node)] = Report(
             state.id,
@@ -344,8 +342,7 @@ class Claimant:
     def _lost(self, reason: str) -> None:
         state = self._state
         self._give_up_at = math.inf
-        if self.phase not in (Phase.IDLE, Phase.WON):
-            self._change(Phase.IDLE)
+        self._change(Phase.IDLE)
         if self.bumping:
             self._at = self._retry_at()
             return

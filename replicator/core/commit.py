@@ -66,7 +66,7 @@ class Commits:
         flight = self._reign.window.flights.get(stream)
         if flight is not None and flight.sequence == acked.sequence and self._reign.serving:
             if flight.manifest is None:  # it came before the own publication was reported
-                flight.early = (*flight.early, (follower.node, acked))
+                flight.early[follower.replica] = acked
                 return
             if flight.manifest.digest != acked.digest:
                 return
@@ -82,10 +82,10 @@ class Commits:
         self.check(stream)
         self._cover(stream)
 
-    def take_early(self, early: tuple[tuple[NodeId, Acked], ...]) -> None:
+    def take_early(self, early: dict[ReplicaId, Acked]) -> None:
         """Acknowledgments that had come before the manifest was known here."""
-        for node, acked in early:
-            follower = self._reign.progress.followers.get(node)
+        for replica, acked in early.items():
+            follower = self._reign.progress.follower(replica)
             if follower is not None:
                 self._take(follower, acked)
 

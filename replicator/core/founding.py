@@ -162,8 +162,6 @@ class Founding:
         me = record.find(NodeId(state.me.node))
         if me is None:
             state.notice(f"not a member of the cluster of {', '.join(m.node for m in record.members)}")
-        elif state.role is Role.FAULTY:
-            return
         elif me.incarnation == state.me.incarnation:
             self._settle(record)
         else:

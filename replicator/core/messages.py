@@ -34,7 +34,6 @@ class Reason(enum.StrEnum):
     PROMISED = "promised"  # a higher epoch, or the same one of another owner, is promised
     LEASE = "lease"  # the lease is lent to another owner
     NOT_MEMBER = "not-member"  # the sender's or the answerer's incarnation does not count
-    FAULTY = "faulty"  # the answerer's store must not be written
     JUMP = "jump"  # the epoch jumps further than is allowed (T21)
     UNKNOWN_HEADS = "unknown-heads"  # a bulk adoption names heads that this process did not report
 

@@ -350,14 +350,14 @@ class Primary:
             return
         flight = self.window.published(event.handle, event.manifest, event.publish_index)
         if flight is not None and flight.early:
-            early, flight.early = flight.early, ()
+            early, flight.early = flight.early, {}
             self._commits.take_early(early)
 
     def abandon(self, stream: StreamName) -> None:
         """The operator gives an unreadable head up; nothing older left means the stream is deleted (R8)."""
         reign = self.reign
-        head = reign.recovery.unavailable.get(stream) if reign is not None else None
-        if reign is None or head is None or not reign.recovery.abandon(stream):
+        head = reign.recovery.abandon(stream) if reign is not None else None
+        if reign is None or head is None:
             self._state.notice(f"stream {stream}: nothing to abandon here")
             return
         self._state.notice(f"stream {stream}: epoch {head.epoch} sequence {head.sequence} was abandoned")
@@ -392,8 +392,7 @@ class Primary:
         self.reign = None
         self.handover.clear()
         self._change(Phase.OFF)
-        if state.role is not Role.FAULTY:
-            state.change_role(Role.BACKUP, reason)
+        state.change_role(Role.BACKUP, reason)
         self.claimant.stop(reason)
         if hand_over:
             state.emit(effects.Transfer(successor))

@@ -111,10 +111,8 @@ class Progress:
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
         """The nodes known to hold that checkpoint or a newer one of the stream."""
-        nodes = [f.node for f in self.followers.values() if f.acked.get(stream, NOTHING) >= sequence]
-        if self.own(stream) >= sequence:
-            nodes.append(NodeId(self._state.me.node))
-        return tuple(sorted(nodes))
+        replicas = (self._state.id, *(follower.replica for follower in self.followers.values()))
+        return tuple(sorted(each[0] for each in replicas if self.acked(each, stream) >= sequence))
 
     def follower(self, replica: ReplicaId) -> Follower | None:
         """The follower of that very incarnation: words of another one count for nothing (I10)."""

@@ -73,8 +73,6 @@ class Promiser:
     def objection(self, epoch: int, owner: Owner) -> Reason | None:
         """Why *epoch* may not be promised to *owner* now; None if it may (R1, R3, R20, R24, T21)."""
         state = self._state
-        if state.role is Role.FAULTY:
-            return Reason.FAULTY
         held = state.promising
         if held == Promise(epoch, owner):
             return None  # the very same again, whatever this replica's record says of the owner
@@ -160,10 +158,8 @@ class Promiser:
     def on_promise_written(self, promise: Promise) -> None:
         """The promise is durable: it may be told, with the heads as they are now (R2)."""
         for node, (owner, claim) in list(self._claims.items()):
-            if claim.epoch > promise.epoch:
-                continue
-            del self._claims[node]
-            if claim.epoch == promise.epoch and owner == promise.owner:
+            if promise == Promise(claim.epoch, owner):
+                del self._claims[node]
                 self._tell(node, claim)
 
     def _tell(self, node: NodeId, claim: Claim) -> None:

@@ -161,14 +161,13 @@ class Recovery:
                 "cannot be read on any reachable node; waiting for one that holds it (R8)"
             )
 
-    def abandon(self, stream: StreamName) -> bool:
-        """The operator gives an unreadable head up: the one exception of I3."""
+    def abandon(self, stream: StreamName) -> Head | None:
+        """The operator gives an unreadable head up, the one exception of I3; None if there is none."""
         head = self.unavailable.pop(stream, None)
-        if head is None:
-            return False
-        self._choose(stream, below=head.order, alone=True)
-        self.step()
-        return True
+        if head is not None:
+            self._choose(stream, below=head.order, alone=True)
+            self.step()
+        return head
 
     def on_rotten(self, stream: StreamName, digest: Digest) -> None:
         """A chosen head that was held here cannot be read any longer, before it is served."""

@@ -35,7 +35,7 @@ class Flight(Struct):
     manifest: Manifest | None = None
     stored: bool = False
     replaces: tuple[int, ...] = ()
-    early: tuple[tuple[NodeId, Acked], ...] = ()  # acknowledgments that came before the manifest was known
+    early: dict[ReplicaId, Acked] = {}  # acknowledgments that came before the manifest was known
 
 
 class Window:
