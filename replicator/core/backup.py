@@ -112,8 +112,8 @@ class Backup:
         self._next.clear()
         for stream in [s for s in self._wanted if s not in self._rotten]:
             del self._wanted[stream]
-            if self._state.fetching.pop(stream, None) is not None:
-                self._state.emit(effects.CancelFetch(stream))
+            self._state.fetching.pop(stream, None)
+            self._state.emit(effects.CancelFetch(stream))
 
     # ── heartbeats ──
 
@@ -392,5 +392,6 @@ class Backup:
             head = self._state.heads.get(stream)
             if head is None or head.digest != digest:
                 del self._rotten[stream]
+                self._wanted.pop(stream, None)  # its fetch may have gone with a tenure
             elif stream not in self._state.fetching:
                 self._want(stream, digest, None, Epoch(head.accepted_epoch))

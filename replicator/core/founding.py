@@ -145,8 +145,7 @@ class Founding:
         if hello.founded and hello.record is not None:
             self._meet(hello.record)
             return
-        if node in state.config.peers:
-            self._heard[node] = (incarnation, hello)
+        self._heard[node] = (incarnation, hello)
 
     def _confirm(self, node: NodeId, incarnation: Incarnation) -> None:
         """A founder that missed the declaration hears it again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import Abort, Commit, EndTenure, HandoverRefused, Transfer
+from replicator.core.effects import Abort, Commit, EndTenure, HandoverRefused, Publish, Transfer
 from tests.rules.cluster import Cluster
 
 
@@ -94,3 +94,29 @@ def test_R26_without_a_name_who_can_best_takes_over() -> None:
     assert _serving().do("resign a").effects("a", Transfer) == [Transfer("b")]  # type: ignore[arg-type]
     cluster = _serving().do("engine b gone").live(0.15).do("resign a")
     assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
+
+
+def test_R26_conditions_do_not_replace_what_was_asked() -> None:
+    """The engine resigns; an operator who asks for another way meanwhile changes nothing."""
+    cluster = _serving().do("submit a s 2", "resign a", "handover a c", "settle")
+    assert cluster.effects("a", Transfer) == [Transfer("b")]  # type: ignore[arg-type]
+    assert _refusals(cluster) == []
+
+
+def test_R25_the_elector_is_steady_from_its_first_word_on() -> None:
+    """Said again it does not begin to count anew; the tenure is handed over once it means it."""
+    cluster = _serving().do("revoke a").live(1.5).do("revoke a")
+    assert not cluster.effects("a", EndTenure)
+    cluster.live(0.7)
+    assert [end.reason for end in cluster.effects("a", EndTenure)] == ["resigned"]
+
+
+def test_R26_what_was_held_back_is_published_when_the_handover_comes_to_nothing() -> None:
+    """The successor was able, so new checkpoints waited; then it lacks one for too long."""
+    cluster = _serving().do("submit a s 2", "publish a", "sync a b", "deliver b->a", "handover a c")
+    cluster.do("advance 0.001", "deliver a->c Heartbeat", "deliver c->a HeartbeatAnswer", "submit a t 1")
+    assert [effect.stream for effect in cluster.effects("a", Publish)] == ["s"]
+    cluster.do("drop", "cut a c").live(0.6)
+    assert _refusals(cluster) == ["c lacks the newest checkpoint of 1 streams"]
+    assert [effect.stream for effect in cluster.effects("a", Publish)] == ["s", "t"]
+    assert not cluster.effects("a", Abort)

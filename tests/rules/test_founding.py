@@ -1,0 +1,127 @@
+"""R20 in its corners: stores that do not fit their settings, and foundings that were interrupted."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from replicator.core.config import Config
+from replicator.core.effects import Fetch, WriteRecord
+from replicator.core.events import HeadRotten
+from replicator.core.founding import misfit
+from replicator.core.messages import Claim, Found, Founded, FoundStored, Hello, Promised
+from replicator.core.state import head_of
+from replicator.model import Digest, Epoch, Incarnation, MemberRecord, NodeId, Promise, Role, StreamName
+from tests.rules.cluster import Cluster
+from tests.rules.test_fencing import manifest
+
+
+@pytest.mark.parametrize(
+    ("stored", "configured", "why"),
+    [
+        ("a b c", "a b c", None),
+        ("a b c", "a", "belongs to the cluster of a, b, c: set REPLICATOR_PEERS as before"),
+        ("a", "a b c", "holds standalone checkpoints"),
+        ("a b c", "a b d", "REPLICATOR_PEERS names a, b, d"),
+    ],
+)
+def test_R20_a_store_is_used_only_with_the_members_it_was_founded_with(
+    stored: str, configured: str, why: str | None
+) -> None:
+    """Anything else is refused before the start, in a sentence that says what to do."""
+    durable = Cluster(*stored.split()).node("a").disk.durable("test")
+    node, *peers = (NodeId(name) for name in configured.split())
+    told = misfit(durable, Config(node=node, peers=frozenset(peers)))
+    assert told is None if why is None else told is not None and why in told
+
+
+def test_R20_a_new_store_fits_any_settings() -> None:
+    """Nothing is founded in it."""
+    durable = Cluster("a", founded=False).node("a").disk.durable("test")
+    assert misfit(durable, Config(node=NodeId("a"), peers=frozenset({NodeId("b")}))) is None
+
+
+def test_R20_a_node_without_peers_founds_itself_once() -> None:
+    """However long its disk takes over the one record."""
+    cluster = Cluster("a", founded=False).do("advance 2.0")
+    (write,) = cluster.effects("a", WriteRecord)
+    assert [member.node for member in write.record.members] == ["a"]
+    cluster.do("sync a")
+    assert cluster.core("a").role is Role.BACKUP
+
+
+def test_R20_a_coordinator_that_is_restarted_goes_on_with_the_record_it_has() -> None:
+    """Half founded: the others may have stored it, so it is not proposed under another version."""
+    cluster = Cluster("a", "b", "c", founded=False)
+    while not cluster.sent("a", Found):
+        cluster.do("advance 0.1", "deliver *->* Hello")
+    cluster.do("sync a", "drop", "crash a", "start a").forget().live(2.0)
+    assert {found.record.version for found in cluster.sent("a", Found)} == {1}
+    assert cluster.core("a").role is Role.BACKUP
+
+
+def test_R20_a_founded_cluster_is_not_founded_again() -> None:
+    """A proposal that comes late changes nothing; the declaration is repeated to its members alone."""
+    cluster = Cluster("a", "b", "c").forget()
+    record = cluster.state("b").record
+    assert record is not None
+    cluster.hear("b", "a", Found(structs.replace(record, version=9)))
+    cluster.hear("b", "a", Founded(record))
+    assert not cluster.effects("b", WriteRecord)
+    assert not cluster.sent("b", FoundStored)
+    unknown = Hello(False, None, "", "")
+    cluster.hear("b", "c", unknown, incarnation=Incarnation(b"somebody else's!"))
+    assert len(cluster.sent("b", Hello)) == 1
+    assert not cluster.sent("b", Founded)
+    cluster.hear("b", "c", unknown)
+    assert cluster.sent("b", Founded) == [Founded(record)]
+
+
+def test_R20_a_founder_learns_from_a_founded_peer_that_it_counts() -> None:
+    """It missed the declaration; the record in the peer's hello names its store."""
+    cluster = Cluster("a", "b", "c", founded=False)
+    while cluster.core("b").role is Role.FOUNDING:
+        cluster.do("advance 0.1", "deliver *->* Hello", "deliver a->b", "deliver *->a", "deliver a->c Found")
+        cluster.do("sync a b c")
+    record = cluster.state("b").record
+    assert record is not None
+    assert cluster.core("c").role is Role.FOUNDING
+    cluster.forget().hear("c", "b", Hello(True, record, "", ""))
+    cluster.hear("c", "a", Hello(True, record, "", ""))
+    assert [write.founded for write in cluster.effects("c", WriteRecord)] == [True]
+    cluster.do("sync c")
+    assert cluster.core("c").role is Role.BACKUP
+
+
+def _restarted_learner() -> Cluster:
+    """c, new to the cluster, has promised and accepted, and is restarted before the record is durable."""
+    cluster = Cluster("a", "b", "c").do("crash c")
+    image = cluster.node("c").disk.image
+    image.record, image.founded = None, False
+    image.promise = Promise(1, cluster.owner("a"))
+    cluster.do("start c").forget()
+    cluster.state("c").heads[StreamName("s")] = head_of(manifest(), Epoch(1))
+    return cluster
+
+
+def test_R20_a_learner_without_a_record_repeats_no_promise() -> None:
+    """What it would have to tell with it is not known here any longer."""
+    cluster = _restarted_learner()
+    cluster.hear("c", "a", Claim(1, 1))
+    assert not cluster.sent("c", Promised)
+
+
+def test_R22_a_learner_without_a_record_asks_the_primary_for_what_is_rotten() -> None:
+    """Whom else to ask the record would say."""
+    cluster = _restarted_learner()
+    cluster.node("c").deliver(HeadRotten(StreamName("s"), Digest(manifest().digest)))
+    assert [fetch.sources for fetch in cluster.effects("c", Fetch)] == [("a",)]
+
+
+def test_R20_a_record_that_is_heard_after_a_newer_one_is_not_settled_on() -> None:
+    """Nor is any by a store that has promised: its record comes in a primary's epoch (R27)."""
+    cluster = _restarted_learner()
+    record = cluster.state("a").record
+    assert isinstance(record, MemberRecord)
+    cluster.hear("c", "b", Founded(record))
+    assert not cluster.effects("c", WriteRecord)
