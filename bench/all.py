@@ -17,7 +17,7 @@ from bench.kit.report import progress
 PLAN: dict[str, tuple[list[str], float]] = {
     "commit_latency": (["--variants", "thread", "process", "curve", "memory", "--seconds", "1.5"], 300),
     "compare": (["--seconds", "0.8"], 400),
-    "ingestion": (["--modes", "process", "--loops", "full"], 400),
+    "ingestion": (["--full"], 1200),
     "throughput": (["--seconds", "2"], 200),
     "delta": (["--rounds", "5"], 200),
     "streams": (["--seconds", "1.5"], 600),

@@ -3,17 +3,23 @@
 Two engine processes take turns: one without replication, beside a dummy load on the other core that uses as
 much processor time as replication did in the turn before; and one whose checkpoints replicate. The engine's
 loop is pinned to one core, everything else to the other. An event is a JSON record of seven fields: it is
-parsed, its key's running mean and variance are updated, a line of JSON is made. The replicating engine looks
-at `tenure.active` at each event; both change their state at each checkpoint.
+parsed, its key's running mean and variance are updated, a small model predicts and learns online, a line of
+JSON is made. The replicating engine looks at `tenure.active` at each event; both change their state at each
+checkpoint.
 
 `full` is the loop at full speed: events per second, and the time from one event's end to the next one's.
-`open` is a loop at a fixed rate, latency counted from the moment at which each event was due, so that a
-pause counts for all events that came in it. Figures are medians over the pairs; `*_ratio` are pairwise
-ratios, on over off (of events per second: 1 is no cost; of latencies: 1 is no cost, more is worse).
-`submit_us` is the distribution of submit() itself, on the engine's thread.
+`open` is a loop at a fixed rate, a share of what the loop without replication does, with latency counted from
+the moment at which each event was due, so that a pause counts for all events that came in it. Figures are
+medians over the pairs; `*_ratio` are pairwise ratios, on over off (of events per second: 1 is no cost; of
+latencies: 1 is no cost, more is worse). `submit_us` is the distribution of submit() itself, on the engine's
+thread.
 
 Modes: `process` and `thread` replicate to two more nodes, the worker as a child process or a thread;
 `standalone` only stores.
+
+`--full` measures every mode and case: the one that counts (process, 16 MB every 250 ms) with the pairs and
+events that are asked for, all others with few. With `--state FILE` the turns are kept there after every pair,
+and the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +40,7 @@ from types import TracebackType
 from typing import Any
 
 from bench.kit.cluster import Cluster, descendants
+from bench.kit.machine import versions
 from bench.kit.payloads import SIZES
 from bench.kit.plots import draw_lines
 from bench.kit.process import cpu_s
@@ -56,7 +63,12 @@ CASES = {
 PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99_9": 99.9, "p99_99": 99.99, "p99_999": 99.999}
 START_TIMEOUT_S, LOOP_TIMEOUT_S = 60.0, 300.0
 SETTLE_S = 0.3
-WARM_UP_EVENTS = 200_000
+WARM_UP_EVENTS = 100_000
+OPEN_SHARE = 0.7  # of its full speed, that the open loop is asked for
+
+GATED = ("process", "16 MB / 250 ms")
+FEW_PAIRS, FEW_EVENTS = 2, 80_000
+INTERVALS_MIN = 2.5  # what a turn has to see of checkpoints, however few its events are
 
 Turn = dict[str, Any]
 
@@ -102,28 +114,63 @@ class Engine:
                 self._process.kill()
 
 
+class Kept:
+    """Turns that have been taken, by cell and loop: in a file, if there is one, after every pair."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._turns: dict[str, dict[str, list[Turn]]] = {}
+        self._commit = versions()["replicator"]
+        if path is not None and path.exists():
+            found = json.loads(path.read_text())
+            if found["commit"] != self._commit:
+                raise OSError(f"{path} has turns of {found['commit']}, this is {self._commit}: remove it")
+            self._turns = found["turns"]
+
+    def turns(self, *key: str) -> dict[str, list[Turn]]:
+        """Those of one cell and loop, replication on and off."""
+        return self._turns.setdefault(" | ".join(key), {"on": [], "off": []})
+
+    def save(self) -> None:
+        """Write them; nothing of an older file is seen half written."""
+        if self._path is not None:
+            draft = self._path.with_suffix(self._path.suffix + ".new")
+            draft.write_text(json.dumps({"commit": self._commit, "turns": self._turns}))
+            draft.replace(self._path)
+
+
 class Pairs:
     """An engine with and one without replication, in turns, at the same loop."""
 
-    def __init__(self, on: Engine, off: Engine, nodes: list[int], command: Mapping[str, Any]) -> None:
+    def __init__(
+        self, on: Engine, off: Engine, nodes: list[int], command: dict[str, Any], turns: dict[str, list[Turn]]
+    ) -> None:
         self._on, self._off, self._nodes, self._command = on, off, nodes, command
         self.share = 0.0  # of the other core, that replication took in its last turn
-        self.turns: dict[str, list[Turn]] = {"on": [], "off": []}
+        self.turns = turns
 
-    def warm_up(self) -> None:
-        """A short turn of both, which tells how large the dummy load must be."""
-        for take in (self.take_on, self.take_off):
-            take(WARM_UP_EVENTS)
+    def warm_up(self, rate: float | None) -> None:
+        """A short turn of both at full speed, which tells how large the dummy load and the rate must be."""
+        loop, self._command["loop"] = self._command["loop"], "full"
+        self.take_on(WARM_UP_EVENTS)
+        speed = self.take_off(WARM_UP_EVENTS)["events_per_s"]
+        few = int(speed * self._command["interval_s"] * INTERVALS_MIN)
+        self._command |= {"loop": loop, "rate": rate or OPEN_SHARE * speed}
+        self._command["events"] = max(self._command["events"], few)
 
-    def run(self, count: int) -> None:
-        """Take *count* pairs, every second one the other way round."""
-        for number in range(count):
+    def run(self, count: int, save: Callable[[], None]) -> None:
+        """Take what is missing of *count* pairs, every second one the other way round."""
+        for number in range(len(self.turns["off"]), count):
             pair = {"on": self.take_on, "off": self.take_off}
-            for name in ("on", "off") if number % 2 else ("off", "on"):
-                self.turns[name].append(pair[name](self._command["events"]))
-            rates = [self.turns[name][-1]["events_per_s"] for name in ("on", "off")]
+            names = ("on", "off") if number % 2 else ("off", "on")
+            taken = {name: pair[name](self._command["events"]) for name in names}
+            for name, turn in taken.items():
+                self.turns[name].append(turn)
+            save()
+            rates = [taken[name]["events_per_s"] for name in ("on", "off")]
             progress(
-                f"  pair {number + 1}: {rates[0]:.0f} and {rates[1]:.0f} events/s, load {self.share:.2f}"
+                f"  pair {number + 1} of {count}: {rates[0]:.0f} and {rates[1]:.0f} events/s, "
+                f"load {self.share:.2f}"
             )
 
     def take_on(self, events: int) -> Turn:
@@ -131,6 +178,7 @@ class Pairs:
         pids = [*self._nodes, *self._on.others()]
         used_s = cpu_s(pids)
         found = self._on.ask({**self._command, "events": events}, LOOP_TIMEOUT_S)
+        found["look_ns"] = self._on.look_ns
         self.share = min(0.95, (cpu_s(pids) - used_s + found["others_cpu_s"]) / found["seconds"])
         time.sleep(SETTLE_S)
         return found
@@ -144,7 +192,9 @@ class Pairs:
             f"{self.share:.3f}",
             str(self._command["interval_s"]),
         ]
-        with subprocess.Popen(words, stdin=subprocess.PIPE) as dummy:
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dummy:
+            assert dummy.stdout is not None
+            dummy.stdout.readline()  # it has made its memory and begins
             time.sleep(SETTLE_S)
             found = self._off.ask({**self._command, "events": events}, LOOP_TIMEOUT_S)
             assert dummy.stdin is not None
@@ -164,53 +214,68 @@ def percentiles(turns: list[Turn]) -> dict[str, list[float]]:
     return found
 
 
-def rows_of(pairs: Pairs, label: Row, mode: str, look_ns: float | None) -> list[Row]:
+def rows_of(taken: dict[str, list[Turn]], label: Row, mode: str) -> list[Row]:
     """Two rows: replication off, and on with the ratios."""
     rows: list[Row] = []
-    found = {name: percentiles(turns) for name, turns in pairs.turns.items()}
-    for name, turns in (("off", pairs.turns["off"]), (mode, pairs.turns["on"])):
+    found = {name: percentiles(turns) for name, turns in taken.items()}
+    for name, turns in (("off", taken["off"]), (mode, taken["on"])):
         own = found["off" if name == "off" else "on"]
-        row: Row = {**label, "replication": name, "pairs": len(turns)}
+        row: Row = {**label, "replication": name, "pairs": len(turns), "events": turns[0]["events"]}
         row["events_per_s"] = Spread.of([turn["events_per_s"] for turn in turns], 0)
         row |= {f"{place}_us": round(median(values), 1) for place, values in own.items()}
         on = name != "off"
-        row["events_ratio"] = _ratio(pairs, "events_per_s") if on else None
+        row["events_ratio"] = _ratio(taken, "events_per_s") if on else None
         for place in ("p50", "p99", "p99_9", "p99_99"):
             each = zip(found["on"][place], found["off"][place], strict=True)
             row[f"{place}_ratio"] = Spread.of([a / b for a, b in each]) if on else None
         submits = [us for turn in turns for us in turn["submit_us"]]
         row["submit_us"] = Spread.of(submits, 1) if submits else None
+        row["submit_p99_us"] = Spread.of(submits, 1).p99 if submits else None
         for place in ("committed", "superseded", "skipped"):
             row[place] = sum(turn.get(place, 0) for turn in turns) if on else None
-        row["active_ns"] = round(look_ns, 1) if look_ns is not None and on else None
+        row["active_ns"] = round(median(turn["look_ns"] for turn in turns), 1) if on else None
         rows.append(row)
     return rows
 
 
-def _ratio(pairs: Pairs, name: str) -> Spread:
-    each = zip(pairs.turns["on"], pairs.turns["off"], strict=True)
+def _ratio(taken: dict[str, list[Turn]], name: str) -> Spread:
+    each = zip(taken["on"], taken["off"], strict=True)
     return Spread.of([on[name] / off[name] for on, off in each])
 
 
-def measure_case(case: str, mode: str, cores: list[int], options: argparse.Namespace, report: Report) -> None:
-    """One size and interval in one mode, all loops."""
+def measure_case(
+    mode: str, case: str, count: int, events: int, cores: list[int], options: argparse.Namespace, kept: Kept
+) -> None:
+    """Take what is missing of the turns of one size and interval in one mode, all loops."""
+    missing = [
+        loop for loop in options.loops if len(kept.turns(mode, case, loop, str(events))["off"]) < count
+    ]
+    if not missing:
+        return
     size, interval_s = CASES[case]
-    progress(f"{case}, {mode}: starting")
     with ExitStack() as stack:
         cluster = Cluster(directory=options.dir, own=False, **MODES[mode])
         stack.enter_context(cluster)
         settings = cluster.settings(cluster.names[0])
-        report.note_settings(settings)
         on = stack.enter_context(Engine(settings.to_json(), SIZES[size], cores[0]))
         off = stack.enter_context(Engine(None, SIZES[size], cores[0]))
-        for loop in options.loops:
-            command = {"loop": loop, "events": options.events, "interval_s": interval_s, "rate": options.rate}
-            pairs = Pairs(on, off, [node.pid for node in cluster.nodes.values()], command)
-            pairs.warm_up()
-            pairs.run(options.pairs)
-            label: Row = {"case": case, "loop": loop}
-            for row in rows_of(pairs, label, mode, on.look_ns):
-                report.add(row)
+        for loop in missing:
+            command = {"loop": loop, "events": events, "interval_s": interval_s}
+            nodes = [node.pid for node in cluster.nodes.values()]
+            pairs = Pairs(on, off, nodes, command, kept.turns(mode, case, loop, str(events)))
+            pairs.warm_up(options.rate)
+            pairs.run(count, kept.save)
+
+
+def plan(options: argparse.Namespace) -> list[tuple[str, str, int, int]]:
+    """Mode, case, pairs and events of each turn; what counts comes first."""
+    if not options.full:
+        return [
+            (mode, case, options.pairs, options.events) for mode in options.modes for case in options.cases
+        ]
+    others = [(mode, case) for mode in MODES for case in CASES if (mode, case) != GATED]
+    few = min(FEW_PAIRS, options.pairs), min(FEW_EVENTS, options.events)
+    return [(*GATED, options.pairs, options.events), *((mode, case, *few) for mode, case in others)]
 
 
 def measure(options: argparse.Namespace) -> Report:
@@ -225,13 +290,17 @@ def measure(options: argparse.Namespace) -> Report:
         raise OSError("two cores are needed: one for the engine, one for everything else")
     os.sched_setaffinity(0, {cores[1]})
     report.notes.append(
-        f"{options.events} events a turn; open loop at {options.rate:.0f} events/s; engine on one core, all "
-        "else on another, and there beside replication off a dummy load of equal processor time"
+        "engine on one core, all else on another, and there beside replication off a dummy load of equal "
+        "processor time; open loop at "
+        + (f"{options.rate:.0f} events/s" if options.rate else f"{OPEN_SHARE} of full speed")
     )
-    for mode in options.modes:
-        for case in options.cases:
-            measure_case(case, mode, cores, options, report)
-    report.settings.pop("REPLICATOR_ISOLATION", None)  # the modes' own
+    kept, cells = Kept(options.state), plan(options)
+    for number, (mode, case, count, events) in enumerate(cells, 1):
+        progress(f"{number} of {len(cells)}: {case}, {mode}, {count} pairs of {events} events or more")
+        measure_case(mode, case, count, events, cores, options, kept)
+        for loop in options.loops:
+            for row in rows_of(kept.turns(mode, case, loop, str(events)), {"case": case, "loop": loop}, mode):
+                report.add(row)
     return report
 
 
@@ -275,11 +344,13 @@ def main() -> int:
     add("--loops", nargs="+", choices=("full", "open"), default=["full", "open"])
     add("--pairs", type=int, default=10, help="turns of each (default 10)")
     add("--events", type=int, default=1_000_000, help="in each turn (default 1000000)")
-    add("--rate", type=float, default=120_000.0, help="events per second of the open loop (default 120000)")
+    add("--rate", type=float, help=f"events per second of the open loop (default {OPEN_SHARE} of full speed)")
+    add("--full", action="store_true", help="all modes and cases, most of them with few pairs")
+    add("--state", type=Path, metavar="FILE", help="keep the turns there, and go on from those that it has")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:
-            options.pairs, options.events = 2, 200_000
+            options.pairs, options.events = 2, FEW_EVENTS
         return measure(options)
 
     return run(options_of, prepared, draw)

@@ -112,9 +112,10 @@ def catch_up(report: Report) -> Iterator[Line]:
 
 
 def ingestion(report: Report) -> Iterator[Line]:
-    """Events per second and the tail, on over off."""
+    """Events per second and the tail, on over off, of what was measured with the most pairs."""
+    pairs_max = max((count for row in report.rows if isinstance(count := row["pairs"], int)), default=0)
     for row in report.rows:
-        if row["replication"] != "off":
+        if row["replication"] != "off" and row["pairs"] == pairs_max:
             figure = (
                 f"{middle(row['events_ratio'])} of the events per second, p99.9 "
                 f"{middle(row['p99_9_ratio'])} times, p99.99 {middle(row['p99_99_ratio'])} times; submit() "

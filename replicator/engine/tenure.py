@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from time import CLOCK_BOOTTIME, clock_gettime_ns
+from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING, Any
 
 from replicator.engine.checkpoint import Restored
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RESUME_POLL_S = 0.005  # a resumed lease is a write to shared memory: nobody rings a bell
 
-_NEVER = memoryview(bytes(8)).cast("q")
+_NEVER = memoryview(bytes(8)).cast("d")
 
 
 class BaseTenure:
@@ -59,7 +59,7 @@ class BaseTenure:
     @property
     def active(self) -> bool:
         """Whether this node is primary just now: emit only while it is. One read of memory, ~100 ns."""
-        return self._word[0] > clock_gettime_ns(CLOCK_BOOTTIME)
+        return self._word[0] > clock_gettime(CLOCK_BOOTTIME)
 
     def submit(
         self, stream: str, payload: Buffer | Mapping[str, Buffer], meta: Buffer = b"", copy: bool = False

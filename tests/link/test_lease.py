@@ -18,7 +18,7 @@ def test_both_sides_see_the_same_words() -> None:
     slot, seen = words.slot(3), other.slot(3)
     assert seen.deadline_ns == 0
     slot.deadline_ns = 2**62
-    assert seen.deadline_ns == seen.word[0] == 2**62
+    assert seen.deadline_ns == 2**62 == seen.word[0] * 1e9
     assert words.slot(2).deadline_ns == words.slot(4).deadline_ns == 0
     words.clear()
     assert seen.deadline_ns == 0
