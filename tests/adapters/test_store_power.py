@@ -51,7 +51,7 @@ def test_broken_durability_is_found(
     """Each way to lose what was answered for is found by the same run."""
     break_it(monkeypatch)
     with pytest.raises((AssertionError, ReplicatorError, MsgspecError)):
-        lose_power_everywhere(FullAtFirst, StoreAndPower, StoreInMemory)
+        lose_power_everywhere(TEETH[break_it])
 
 
 def test_what_was_never_founded_is_made_anew_and_nothing_else_is(tmp_path: Path) -> None:

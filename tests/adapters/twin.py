@@ -62,7 +62,8 @@ class World(Struct):
     """What the store should hold, and the hints that wait for the next batch."""
 
     promised: int = -1
-    counter: int = 0
+    promises: int = 0
+    acceptances: int = 0
     streams: dict[str, Twin] = field(default_factory=dict)
     marks: dict[str, MarkCommitted] = field(default_factory=dict)
     remembered: dict[str, tuple[bytes, int]] = field(default_factory=dict)
@@ -74,7 +75,14 @@ class World(Struct):
             stream: Twin(twin.accepted_epoch, list(twin.retained), twin.mark)
             for stream, twin in self.streams.items()
         }
-        return World(self.promised, self.counter, streams, remembered=dict(self.remembered))
+        return World(
+            self.promised, self.promises, self.acceptances, streams, remembered=dict(self.remembered)
+        )
+
+    @property
+    def counter(self) -> int:
+        """How many durable answers there were."""
+        return self.promises + self.acceptances
 
     def flush(self) -> None:
         """The hints are written with the next batch."""
@@ -98,7 +106,7 @@ class World(Struct):
         twin.retained = [old for old in twin.retained if old.sequence < manifest.sequence]
         twin.retained.append(manifest)
         twin.retain()
-        self.counter += 1
+        self.acceptances += 1
         return None
 
 
@@ -171,7 +179,7 @@ class StoreAndTwin(RuleBasedStateMachine):
     @rule(step=st.integers(1, 3))
     def promise(self, step: int) -> None:
         self.world.promised = max(self.world.promised, 0) + step
-        self.world.counter += 1
+        self.world.promises += 1
         assert self.opened.promise(self.world.promised).counter == self.world.counter
         self.settled()
 
@@ -232,7 +240,7 @@ class StoreAndTwin(RuleBasedStateMachine):
         self.world.flush()
         self.opened.perform(AdoptHeads(Epoch(epoch), frozenset(map(StreamName, exceptions))))
         if epoch == self.world.promised:
-            self.world.counter += 1
+            self.world.acceptances += 1
             for stream, twin in self.world.streams.items():
                 if stream not in exceptions:
                     twin.accepted_epoch = max(twin.accepted_epoch, epoch)

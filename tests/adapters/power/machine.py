@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from itertools import product
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from replicator.adapters import store, store_journal, store_payload, store_writer
 from replicator.adapters.ports import StoreEffect
@@ -33,7 +35,8 @@ LIMITS = (
 )
 LARGE = bytes(9_000)
 FATES = st.builds(Fate, st.sampled_from(("lost", "kept", "writes", "sectors")), st.integers(0, 2**16))
-DURABLE = (Accepted, HeadsAdopted, PromiseWritten)
+Part = Literal["meta", "payload"]
+PARTS: tuple[Part, ...] = ("meta", "payload")
 
 
 class Stepped(Opened):
@@ -41,15 +44,17 @@ class Stepped(Opened):
 
     def __init__(self, path: Path, recorder: Recorder, **settings: Any) -> None:
         self._recorder = recorder
-        self.answered: int | None = None  # how many calls there were before the newest durable answer
+        self.answered: dict[Part, int] = {}  # how many calls there were before the newest durable answer
         super().__init__(path, **settings)
 
     def start(self) -> None:
         self.store._writer._deliver = self._deliver
 
     def _deliver(self, event: Event) -> None:
-        if isinstance(event, DURABLE):
-            self.answered = len(self._recorder.calls)
+        if isinstance(event, PromiseWritten):
+            self.answered["meta"] = len(self._recorder.calls)
+        elif isinstance(event, Accepted | HeadsAdopted):
+            self.answered["payload"] = len(self._recorder.calls)
         self.events.put(event)
 
     def perform(self, effect: StoreEffect) -> None:
@@ -63,12 +68,12 @@ class Stepped(Opened):
 
 
 class Moment(Struct, frozen=True):
-    """What was asked for so far, and between which calls: the first may be on the disk after *begun* of
-    them, and has to be after *answered* of them."""
+    """What was asked for so far, and between which calls: it may be on the disk after more than *begun* of
+    them; of each environment that answered it has to be, after *answered*."""
 
     world: World
     begun: int
-    answered: int | None
+    answered: dict[Part, int]
 
 
 class StoreAndPower(StoreAndTwin):
@@ -111,7 +116,7 @@ class StoreAndPower(StoreAndTwin):
         self._founded = 0 if founded else len(self.recorder.calls)
         self.transfers = {}
         self.world = world.copy()
-        self._moments = [Moment(self.world.copy(), 0, 0)]
+        self._moments = [Moment(self.world.copy(), 0, dict.fromkeys(PARTS, 0))]
         self._ended = 0
 
     # ── what the twin does too ──
@@ -122,7 +127,7 @@ class StoreAndPower(StoreAndTwin):
     def settled(self) -> None:
         self._moments.append(Moment(self.world.copy(), self._ended, self.opened.answered))
         self._ended = len(self.recorder.calls)
-        self.opened.answered = None
+        self.opened.answered = {}
 
     @rule()
     def idle(self) -> None:
@@ -148,7 +153,7 @@ class StoreAndPower(StoreAndTwin):
         self.world.flush()
         self.settled()
         self.opened = self._stepped(self.opened.path.parent)
-        self.opened.answered = len(self.recorder.calls)  # it says what it holds
+        self.opened.answered = dict.fromkeys(PARTS, len(self.recorder.calls))  # it says what it holds
         self.transfers = {}
         self.settled()
 
@@ -201,11 +206,18 @@ class StoreAndPower(StoreAndTwin):
         return _held(opened, [World()])
 
     def _allowed(self, at: int) -> list[World]:
-        """What the disk may hold after so many calls, the newest first."""
-        answered = [n for n, moment in enumerate(self._moments) if moment.answered is not None]
-        oldest = max(n for n in answered if (self._moments[n].answered or 0) <= at)
-        newest = max(n for n, moment in enumerate(self._moments) if n <= oldest or moment.begun < at)
-        return [moment.world for moment in reversed(self._moments[oldest : newest + 1])]
+        """What the disk may hold after so many calls, the newest first; a promise answers for itself."""
+        return [
+            structs.replace(payload, promised=meta.promised, promises=meta.promises)
+            for meta, payload in product(self._may_be("meta", at), self._may_be("payload", at))
+        ]
+
+    def _may_be(self, part: Part, at: int) -> list[World]:
+        """From the newest answer that *part* gave on, the newest first."""
+        moments = list(enumerate(self._moments))
+        oldest = max(n for n, moment in moments if moment.answered.get(part, inf) <= at)
+        newest = max(n for n, moment in moments if n <= oldest or moment.begun < at)
+        return [moment.world for _, moment in reversed(moments[oldest : newest + 1])]
 
 
 class StoreInMemory(StoreAndPower):

@@ -16,7 +16,8 @@ from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
 from replicator.adapters.store_record import open_environment
-from tests.adapters.power.machine import BATCH_BYTES_MAX
+from tests.adapters.power.machine import BATCH_BYTES_MAX, StoreAndPower, StoreInMemory
+from tests.adapters.power.script import FullAtFirst
 
 Patch = pytest.MonkeyPatch
 
@@ -115,19 +116,19 @@ def trust_unsynced_payload(patch: Patch) -> None:
     patch.setattr(Meta, "is_amnesiac", lambda self, boot: False)
 
 
-TEETH: tuple[Callable[[Patch], None], ...] = (
-    answer_before_the_journal_is_synced,
-    rewind_before_the_environment_is_synced,
-    build_on_what_is_in_doubt,
-    believe_any_record,
-    forget_the_journal,
-    leave_the_journals_name,
-    answer_large_batches_early,
-    never_wait_for_the_environment,
-    promise_unsynced,
-    promise_with_the_root_unsynced,
-    leave_the_directories_names,
-    take_half_a_store_for_one,
-    leave_the_mark,
-    trust_unsynced_payload,
-)
+TEETH: dict[Callable[[Patch], None], type[StoreAndPower]] = {
+    answer_before_the_journal_is_synced: StoreAndPower,
+    rewind_before_the_environment_is_synced: StoreAndPower,
+    build_on_what_is_in_doubt: StoreAndPower,
+    believe_any_record: StoreAndPower,
+    forget_the_journal: StoreAndPower,
+    leave_the_journals_name: FullAtFirst,
+    answer_large_batches_early: StoreAndPower,
+    never_wait_for_the_environment: StoreAndPower,
+    promise_unsynced: StoreAndPower,
+    promise_with_the_root_unsynced: StoreAndPower,
+    leave_the_directories_names: StoreAndPower,
+    take_half_a_store_for_one: StoreAndPower,
+    leave_the_mark: StoreAndPower,
+    trust_unsynced_payload: StoreInMemory,
+}  # and the store whose power losses find it
