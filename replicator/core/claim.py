@@ -355,6 +355,7 @@ class Claimant:
         if not is_quorum({report.replica for report in self._reports.values()}, newest.record):
             return
         self._change(Phase.WON)
+        self.bumping = False
         self._at = self._give_up_at = math.inf
         reports, self._reports = self._reports, {}
         self._won(self.epoch, newest.record, reports)

@@ -130,7 +130,7 @@ class Primary:
             reign.serving = True
             if self._unchanged:
                 self._change(Phase.DRAINING)
-            self.window.open(reign.epoch)
+            self.window.open(reign.epoch, reign.recovery.dropped)
             self._commits.check_all()
         recovered = self.phase is Phase.RECOVERING and reign.serving
         drained = self.phase is Phase.DRAINING and self.window.empty
@@ -141,7 +141,7 @@ class Primary:
         state, reign = self._state, self.reign
         assert reign is not None
         self._change(Phase.SERVING)
-        self.claimant.bumping = self._differs = False
+        self._lapsed_since, self._differs = None, False
         self.tenure.end("goes on unchanged in a newer epoch")
         streams = sorted(reign.recovery.chosen.keys() - reign.recovery.unavailable.keys())
         if self._unchanged:
@@ -150,7 +150,6 @@ class Primary:
         self._withheld = frozenset(reign.recovery.unavailable)
         unavailable = tuple(reign.recovery.unavailable[s] for s in sorted(reign.recovery.unavailable))
         state.change_role(Role.PRIMARY, f"a majority has adopted epoch {reign.epoch}")
-        self._lapsed_since = None
         self.tenure.start(reign.epoch, heads, unavailable, self._unchanged, reign.holder.deadline)
 
     def tick(self) -> None:
@@ -301,10 +300,10 @@ class Primary:
             self.end("the disk is full", hand_over=True)
             return
         self._held(reign, stream, reign.recovery.on_refused(event.manifest, event.why))
-        flight = self.window.flights.get(stream)
-        if flight is None or flight.manifest is None or flight.manifest.digest != event.manifest.digest:
-            return
+        flight = self.window.flight(stream, Digest(event.manifest.digest))
         head = reign.head(stream)
+        if flight is None:
+            return
         if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:
             self.on_accepted(event.manifest, event.epoch)  # an earlier try was, while it went out again
         elif event.why is Why.INCOMPLETE:
@@ -315,9 +314,7 @@ class Primary:
     def on_room(self) -> None:
         """There is room again: what could not be accepted is tried again."""
         if self.reign is not None:
-            for flight in self.window.flights.values():
-                if flight.manifest is not None and not flight.stored:
-                    self._state.accept(flight.manifest, self.reign.epoch)
+            self.window.accept_again()
 
     def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
         """A fetch has ended, perhaps one for recovery; without a manifest it has failed (R8)."""
@@ -327,11 +324,15 @@ class Primary:
 
     def on_rotten(self, stream: StreamName, digest: Digest) -> None:
         """The own head is rotten: it waits for a good copy, or is published again from the engine's."""
-        flight = self.window.flights.get(stream)
-        if self.reign is not None and not self.reign.serving:
-            self.reign.recovery.on_rotten(stream, digest)
-        elif flight is not None and flight.manifest is not None and flight.manifest.digest == digest:
-            self.window.publish(flight)
+        reign, flight = self.reign, self.window.flight(stream, digest)
+        if reign is not None and not reign.serving:
+            reign.recovery.on_rotten(stream, digest)
+        elif reign is not None and flight is not None:
+            if flight.is_of(reign.epoch):
+                self.window.publish(flight)
+            elif not self.claimant.bumping:  # adopted: it would go out as another one of the same order (R12)
+                self._differs = True
+                self.claim_above(f"stream {stream}: its checkpoint in flight cannot be read")
 
     # ── the engine ──
 

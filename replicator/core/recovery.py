@@ -59,6 +59,11 @@ class Recovery:
         """Whether the stream's chosen head can be read here, so that it stays chosen."""
         return stream not in self._lacking
 
+    @property
+    def dropped(self) -> frozenset[StreamName]:
+        """Streams of which nothing is left but a head here that never committed and cannot be read."""
+        return frozenset(self._state.heads.keys() - self.chosen.keys())
+
     def has_heard(self, node: NodeId) -> bool:
         """Whether that node's heads have been looked at."""
         return node in self._reports

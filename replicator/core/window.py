@@ -13,6 +13,7 @@ from replicator.core.messages import Acked
 from replicator.core.quorum import ReplicaId, quorum_value
 from replicator.core.state import State
 from replicator.model import (
+    Digest,
     Epoch,
     Generation,
     Manifest,
@@ -37,6 +38,10 @@ class Flight(Struct):
     replaces: tuple[int, ...] = ()
     early: dict[ReplicaId, Acked] = {}  # acknowledgments that came before the manifest was known
 
+    def is_of(self, epoch: Epoch) -> bool:
+        """Whether it was published in *epoch*, rather than before a bump and adopted since."""
+        return self.manifest is not None and self.manifest.epoch == epoch
+
 
 class Window:
     """In-flight and waiting checkpoints of one primary, over all its epochs of a tenure."""
@@ -51,6 +56,7 @@ class Window:
         self.publish_index = 0
         self._seen: dict[ReplicaId, int] = {}
         self._allowed = 0
+        self._dropped: frozenset[StreamName] = frozenset()
 
     @property
     def empty(self) -> bool:
@@ -59,9 +65,13 @@ class Window:
 
     # ── epochs ──
 
-    def open(self, epoch: Epoch) -> None:
-        """A new epoch: publications count from 1 again, and what is still in flight goes out again (R11)."""
+    def open(self, epoch: Epoch, dropped: frozenset[StreamName]) -> None:
+        """A new epoch: publications count from 1 again, and what is still in flight goes out again (R11).
+
+        Of *dropped* streams the head that lies here is no ancestor of what comes (R8).
+        """
         self.epoch = epoch
+        self._dropped = dropped
         self.publish_index = 0
         self._seen.clear()
         self._allowed = self._state.config.window_frames_max
@@ -97,7 +107,7 @@ class Window:
         if self._held is not None:
             self._held.append(flight)
             return
-        head = state.heads.get(stream)
+        head = state.heads.get(stream) if stream not in self._dropped else None
         newest = max(self._sequences.get(stream, 0), head.sequence if head is not None else 0)
         if flight.sequence <= newest:
             self.refuse(flight, f"sequence {flight.sequence} is not above {newest}")
@@ -144,6 +154,12 @@ class Window:
             )
         )
 
+    def flight(self, stream: StreamName, digest: Digest) -> Flight | None:
+        """The stream's flight, if that is what was published of it."""
+        flight = self.flights.get(stream)
+        published = flight.manifest if flight is not None else None
+        return flight if published is not None and published.digest == digest else None
+
     def published(self, handle: int, manifest: Manifest, publish_index: int) -> Flight | None:
         """The broadcast is out: the primary accepts it itself, fenced like everybody (R12, T8)."""
         self.publish_index = max(self.publish_index, publish_index)
@@ -156,12 +172,17 @@ class Window:
 
     def stored(self, manifest: Manifest) -> Flight | None:
         """The primary's own acceptance is durable."""
-        flight = self.flights.get(StreamName(manifest.stream))
-        if flight is None or flight.manifest is None or flight.manifest.digest != manifest.digest:
-            return None
-        flight.stored = True
-        self._state.emit(effects.StoredLocally(flight.handle))
+        flight = self.flight(StreamName(manifest.stream), Digest(manifest.digest))
+        if flight is not None:
+            flight.stored = True
+            self._state.emit(effects.StoredLocally(flight.handle))
         return flight
+
+    def accept_again(self) -> None:
+        """What could not be accepted for want of room is asked of the own store again."""
+        for flight in self.flights.values():
+            if flight.manifest is not None and not flight.stored:
+                self._state.accept(flight.manifest, self.epoch)
 
     def committed(
         self, flight: Flight, generation: Generation, position: Position, holders: tuple[NodeId, ...]

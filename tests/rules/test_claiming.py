@@ -16,7 +16,7 @@ from replicator.core.effects import (
     Transfer,
     WritePromise,
 )
-from replicator.core.events import FetchFailed
+from replicator.core.events import FetchFailed, StoreRoom
 from replicator.core.messages import (
     HEADS_PER_PAGE,
     Adopt,
@@ -34,6 +34,8 @@ from replicator.core.state import head_of
 from replicator.model import Digest, Epoch, Head, Incarnation, Member, MemberRecord, NodeId, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
+
+S = StreamName("s")
 
 
 def test_R5_a_claim_that_cannot_succeed_fences_nobody() -> None:
@@ -337,3 +339,38 @@ def test_R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer() -> None
     cluster.live(0.5)
     (tenure,) = cluster.effects("b", StartTenure)
     assert [head.sequence for head in tenure.heads] == [2]
+
+
+def test_R12_what_was_adopted_does_not_go_out_again_when_it_rots() -> None:
+    """In flight over a bump, held by its primary alone, and rotten: published again it would be another
+    checkpoint of the same order, which the own store refuses. A newer epoch finds it missing instead."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a", "mend a b", "crash c").forget()
+    primary = cluster.core("a")._primary
+    primary.claim_above("for the test")
+    for _ in range(9):
+        cluster.do("advance 0.02", "deliver", "sync a b")
+    assert primary.reign is not None
+    assert primary.reign.epoch == 2
+    assert not primary.reign.serving
+    cluster.do("rot a s").live(4.0)
+    assert not cluster.effects("a", Publish)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert not tenure.unchanged
+    assert [head.sequence for head in tenure.unavailable] == [2]  # c, not heard, might hold it
+    cluster.do("mend a c", "start c").live(3.0)
+    assert [head.sequence for head in cluster.effects("a", StartTenure)[-1].heads] == [1]
+
+
+def test_R8_a_dropped_head_is_no_ancestor_of_what_comes() -> None:
+    """The only copy never committed and is rotten; dropped, it does not keep lower sequences out."""
+    cluster = Cluster("a", "b").with_primary("a")
+    cluster.node("b").deliver(StoreRoom(True))
+    cluster.do("full b", "submit a s 9").live(0.3).do("crash a", "rot a s", "start a", "room b")
+    cluster.node("b").deliver(StoreRoom(False))
+    cluster.live(0.8).forget().do("grant a").live(3.0)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert tenure.heads == tenure.unavailable == ()
+    cluster.do("submit a s 1").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [1]
+    assert [head.sequence for head in (cluster.state("a").heads[S], cluster.state("b").heads[S])] == [1, 1]

@@ -114,10 +114,10 @@ class DiskFaults:
         if record is not None and record.old:
             return False  # a change is under way: which disks count is open
         bad = self._bad_disks() | {node.name}
-        nodes = self._world.nodes
-        if not any(other.config.has_engine for name, other in nodes.items() if name not in bad):
-            return False  # nobody could lead who takes the new disk in
-        return 2 * (len(self._world.nodes) - len(bad)) > len(self._world.nodes)
+        good = [other for name, other in self._world.nodes.items() if name not in bad]
+        if not any(_may_lead(other) for other in good):
+            return False  # nobody who could take the new disk in
+        return 2 * len(good) > len(self._world.nodes)
 
     def wipe(self) -> str:
         """An empty disk in the place of the old one (R20)."""
@@ -169,3 +169,10 @@ class DiskFaults:
             incarnation, counter = other.disk.image.remembered.get(node.name, (b"", 0))
             known += incarnation == copy.incarnation and counter > copy.counter
         return 2 * (count - known) <= count
+
+
+def _may_lead(node: Node) -> bool:
+    """Whether the node has an engine and knows itself to be a member: it may not have heard yet."""
+    image = node.disk.image
+    known = image.record.members if image.record is not None and image.founded else ()
+    return node.config.has_engine and any(one.incarnation == image.incarnation for one in known)
