@@ -179,7 +179,8 @@ class Writer:
             size = 0
             while not urgent and self._queue and len(items) < BATCH_ITEMS_MAX:
                 size += _size_bytes(self._queue[0])
-                if items and size > self._transaction_bytes_max:
+                # An acceptance goes with the chunks before it: by itself it would wait for their root too.
+                if items and size > self._transaction_bytes_max and not isinstance(self._queue[0], Accept):
                     break
                 items.append(self._queue.popleft())
             self._is_idle = not urgent and not items
