@@ -42,13 +42,14 @@ def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
     if len(meta_bytes) > META_BYTES_MAX:
         raise ValueError(f"meta has {len(meta_bytes)} bytes; at most {META_BYTES_MAX} are allowed")
     if isinstance(payload, _PLAIN) or not isinstance(payload, Mapping):
-        is_mapping, parts = False, {"": _view(payload, "the payload")}
+        view = _view(payload, "the payload")
+        is_mapping, parts, size_bytes = False, {"": view}, len(view)
     else:
         if len(payload) > PARTS_MAX:
             raise ValueError(f"the payload has {len(payload)} parts; at most {PARTS_MAX} are allowed")
         is_mapping = True
         parts = {_part_name(name): _view(part, f"part {name!r}") for name, part in payload.items()}
-    size_bytes = sum(map(len, parts.values()))
+        size_bytes = sum(map(len, parts.values()))
     if size_bytes > bytes_max:
         raise PayloadTooLarge(
             f"the payload has {size_bytes} bytes, REPLICATOR_PAYLOAD_BYTES_MAX is {bytes_max}: not taken"
@@ -80,6 +81,8 @@ def _part_name(name: str) -> str:
 def _view(part: Buffer, what: str) -> View:
     if type(part) is bytes:
         return part
+    if type(part) is bytearray:
+        return memoryview(part)
     try:
         view = memoryview(part)
     except TypeError:

@@ -94,8 +94,7 @@ class Session(Generic[TenureT]):
             self._check_tenure(epoch)
             known = self._backlog.knows(stream)
             name = StreamName(stream) if known else stream_name(stream)
-            now = time.monotonic()
-            ticket, replaced = self._backlog.offer(epoch, name, parcel, now)
+            ticket, replaced = self._backlog.offer(epoch, name, parcel, now := time.monotonic())
             has_gone = len(self._backlog.outbox) == 1 and self._send_directly(now)
         if not has_gone and self._backlog.outbox:
             self.bell.ring()
@@ -278,6 +277,7 @@ class Session(Generic[TenureT]):
             with self._lock:
                 settled = self._backlog.settle(self._endings.popleft(), time.monotonic())
             self._tell(settled)
+            self._backlog.lay_in()
 
     def _may_report(self, message: Ending) -> bool:
         tenure = self._tenure
@@ -357,6 +357,7 @@ class Session(Generic[TenureT]):
             self._restored, self._sequences = Restored(), {}
         slot = self.words.slot(start.lease_slot)
         tenure = self._tenure_type(self, epoch, slot, self._restored, start.unchanged, start.instants)
+        self._backlog.lay_in()
         with self._lock:
             for stream, sequence in self._sequences.items():
                 self._backlog.go_on(stream, sequence)

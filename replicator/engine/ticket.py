@@ -149,11 +149,17 @@ class Ticket(Future[Outcome]):
     A timed-out or cancelled await leaves the ticket alone.
     """
 
-    def __init__(self, stream: StreamName, position: Position) -> None:
+    _stream: StreamName
+    _position: Position
+
+    def __init__(self) -> None:
         super().__init__()
-        self._stream = stream
-        self._position = position
         self._released = Latch()
+
+    def stamp(self, stream: StreamName, position: Position) -> Ticket:
+        """Make a blank ticket that of a checkpoint; nobody has seen it before. Returns it."""
+        self._stream, self._position = stream, position
+        return self
 
     @property
     def stream(self) -> StreamName:

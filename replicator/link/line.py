@@ -64,7 +64,8 @@ class EngineLine:
             [Place(name, memory.address_of(part) if part else 0, len(part)) for name, part in parts.items()]
         )
         datagram = self._encoder.encode(SubmitInPlace(*place, meta, places, is_mapping))
-        return _send(self._socket, datagram)
+        # Whoever gives up the interpreter's lock may find the link's thread at work when it wants it back.
+        return len(datagram) <= DATAGRAM_BYTES_MAX and memory.send_holding(self._socket.fileno(), datagram)
 
     def receive(self) -> Iterator[ShortToEngine]:
         """What the worker has said; raises `MessageError`."""
@@ -103,7 +104,8 @@ class WorkerLine:
 
     def send(self, message: ShortToEngine) -> bool:
         """Say that to the engine; whether it has gone."""
-        return _send(self._socket, self._encoder.encode(message))
+        datagram = self._encoder.encode(message)
+        return len(datagram) <= DATAGRAM_BYTES_MAX and memory.send_holding(self._socket.fileno(), datagram)
 
     @property
     def is_reading(self) -> bool:
@@ -165,16 +167,6 @@ class _Reading:
             engine.read(*piece)
             left_bytes -= len(piece[1])
         return False
-
-
-def _send(line: socket.socket, datagram: bytes) -> bool:
-    if len(datagram) > DATAGRAM_BYTES_MAX:
-        return False
-    try:
-        line.send(datagram, socket.MSG_NOSIGNAL)
-    except OSError:  # full, or nobody is there: the link knows what to do
-        return False
-    return True
 
 
 def _room(size_bytes: int) -> bytearray | mmap.mmap:

@@ -31,8 +31,13 @@ class _Span(ctypes.Structure):
     _fields_ = (("start", ctypes.c_void_p), ("size_bytes", ctypes.c_size_t))
 
 
+_pointer_to, _number_in = ctypes.c_char_p, ctypes.c_size_t.from_buffer
+_byte_of, _addressof = ctypes.c_char.from_buffer, ctypes.addressof
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_holding = ctypes.PyDLL(None)  # its calls keep the interpreter's lock: only for what never waits
+_send, _receive = _libc_holding.send, _libc_holding.recv
+_send.argtypes = _receive.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = _receive.restype = ctypes.c_ssize_t
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _get_buffer.argtypes = (ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
@@ -43,10 +48,9 @@ _release_buffer.restype = None
 def address_of(part: Buffer) -> int:
     """Where a C-contiguous buffer that is not empty lies. Holds as long as somebody keeps a view of it."""
     if type(part) is bytes:  # these two are what payloads mostly are, and need no call of a foreign function
-        pointer = ctypes.c_char_p(part)
-        return ctypes.c_size_t.from_buffer(pointer).value
+        return _number_in(_pointer_to(part)).value
     if not memoryview(part).readonly:
-        return ctypes.addressof(ctypes.c_char.from_buffer(part))
+        return _addressof(_byte_of(part))
     found = _PyBuffer()
     place = ctypes.addressof(found)
     _get_buffer(part, place, 0)
@@ -54,12 +58,18 @@ def address_of(part: Buffer) -> int:
     return int(found.start or 0)
 
 
+def send_holding(fd: int, datagram: bytes) -> bool:
+    """Send a datagram, as `receive_holding` receives one; whether it has gone."""
+    sent: int = _send(fd, datagram, len(datagram), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+    return sent >= 0
+
+
 def receive_holding(fd: int, into: ctypes.Array[ctypes.c_char]) -> int:
     """Receive a datagram without giving up the interpreter's lock; its size, or below 0 if there is none.
 
     A thread that gives up the lock and takes it again disturbs the one that works in between twice.
     """
-    size: int = _libc_holding.recv(fd, into, ctypes.c_size_t(len(into)), socket.MSG_DONTWAIT)
+    size: int = _receive(fd, into, len(into), socket.MSG_DONTWAIT)
     return size
 
 
