@@ -10,6 +10,7 @@ from replicator.core.effects import (
     Commit,
     EndTenure,
     Fetch,
+    Notice,
     Publish,
     StartTenure,
     Transfer,
@@ -326,3 +327,24 @@ def test_R22_a_mending_that_was_let_go_with_a_tenure_holds_nothing_up() -> None:
     assert not cluster.core("a").is_behind
     cluster.do("submit b s 3", "publish b", "sync a")
     assert cluster.state("a").heads[S].sequence == 3
+
+
+def test_R12_rot_in_flight_is_claimed_above_once() -> None:
+    """It was adopted over a bump by its primary alone, and its rot is found again while a newer epoch is
+    claimed because of it."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a", "mend a b", "crash c").forget()
+    cluster.core("a")._primary.claim_above("for the test")
+    for _ in range(9):
+        cluster.do("advance 0.02", "deliver", "sync a b")
+    cluster.do("rot a s")
+    head = cluster.state("a").heads[S]
+    for _ in range(200):
+        cluster.do("advance 0.02", "settle")
+        if reign_of(cluster, "a").serving:
+            break
+    cluster.forget()
+    for _ in range(2):
+        cluster.node("a").deliver(HeadRotten(S, Digest(head.digest)))
+    claims = [notice.text for notice in cluster.effects("a", Notice) if "claiming above" in notice.text]
+    assert claims == ["stream s: its checkpoint in flight cannot be read: claiming above it (R11)"]
