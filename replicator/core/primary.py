@@ -176,16 +176,17 @@ class Primary:
         self._watch(reign)
 
     def _watch(self, reign: Reign) -> None:
-        """What ends a tenure or moves its epoch: a long lapse, the elector's steady word, stuck members."""
+        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot."""
         state, config = self._state, self._state.config
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
             return
         if self.handover.is_revoked_steadily:
             self.resign(None, if_able=False)
-        stuck = stuck_for(reign, config.bump_after_s)
-        if stuck and self.phase is Phase.SERVING and not self.claimant.bumping:
-            self.claim_above(f"{', '.join(stuck)} promised a higher epoch")
+        above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
+        above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
+        if above and self.phase is Phase.SERVING and not self.claimant.bumping:
+            self.claim_above("; ".join(above))
 
     def claim_above(self, reason: str) -> None:
         """Claim a higher epoch with the tenure open, suspended once that is promised (R11)."""
@@ -300,8 +301,7 @@ class Primary:
             self.end("the disk is full", hand_over=True)
             return
         self._held(reign, stream, reign.recovery.on_refused(event.manifest, event.why))
-        flight = self.window.flight(stream, Digest(event.manifest.digest))
-        head = reign.head(stream)
+        flight, head = self.window.flight(stream, Digest(event.manifest.digest)), reign.head(stream)
         if flight is None:
             return
         if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:

@@ -60,6 +60,11 @@ class Recovery:
         return stream not in self._lacking
 
     @property
+    def rotten(self) -> list[StreamName]:
+        """Streams that cannot be read and were adopted first: not in this epoch can they be dropped (R8)."""
+        return sorted(self.unavailable.keys() & self._firm)
+
+    @property
     def dropped(self) -> frozenset[StreamName]:
         """Streams of which nothing is left but a head here that never committed and cannot be read."""
         return frozenset(self._state.heads.keys() - self.chosen.keys())

@@ -374,3 +374,22 @@ def test_R8_a_dropped_head_is_no_ancestor_of_what_comes() -> None:
     cluster.do("submit a s 1").live(0.5)
     assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [1]
     assert [head.sequence for head in (cluster.state("a").heads[S], cluster.state("b").heads[S])] == [1, 1]
+
+
+def test_R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch() -> None:
+    """Adopted, it cannot be dropped any longer in its epoch; in a newer one it provably never committed."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a c", "cut a b", "submit a s 2", "publish a", "sync a").live(1.0)
+    cluster.do("crash a", "mend a b", "start a").live(0.8).forget().do("grant a")
+    reign = cluster.core("a")._primary.reign
+    while reign is None or not reign.recovery.holds(S) or S not in reign.recovery._firm:
+        cluster.do("advance 0.02", "deliver", "sync a b")
+        reign = cluster.core("a")._primary.reign
+    cluster.do("rot a s").live(2.0)
+    tenures = cluster.effects("a", StartTenure)
+    assert [[head.sequence for head in tenure.unavailable] for tenure in tenures] == [
+        [2],
+        [2],
+    ]  # c may hold it
+    cluster.do("mend a c").live(3.0)
+    assert [head.sequence for head in cluster.effects("a", StartTenure)[-1].heads] == [1]
