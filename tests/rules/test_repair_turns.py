@@ -252,7 +252,7 @@ def test_R8_what_was_adopted_here_is_waited_for_when_it_rots() -> None:
     assert reign_of(cluster, "b").recovery.chosen[S].sequence == 1
     cluster.live(2.0)
     tenures = cluster.effects("b", StartTenure)
-    assert [head.sequence for tenure in tenures for head in tenure.unavailable] in ([], [1])
+    assert {head.sequence for tenure in tenures for head in tenure.unavailable} <= {1}
     assert [(head.sequence, head.readable) for head in tenures[-1].heads] == [(1, True)]
 
 
