@@ -290,7 +290,7 @@ class Primary:
         self._commits.count_adoption({stream})
         if was_unavailable and self.phase is Phase.SERVING:
             self._differs = True
-            self.claim_above(f"stream {stream} can be read again")
+            self.claim_above(f"stream {stream} is no longer withheld")
 
     def on_accept_refused(self, event: AcceptRefused) -> None:
         """The own acceptance failed: fenced means over; the rest is mended or waits for room (R21)."""
@@ -355,17 +355,18 @@ class Primary:
             self._commits.take_early(early)
 
     def abandon(self, stream: StreamName) -> None:
-        """The operator gives an unreadable head up; nothing older left means the stream is deleted (R8)."""
-        reign = self.reign
+        """The operator gives an unreadable head up, for an older one or for the stream's deletion (R8)."""
+        state, reign = self._state, self.reign
+        if reign is not None and not state.owns(reign.epoch):
+            state.notice(f"stream {stream}: a newer epoch is being claimed; abandon it again after that")
+            return
         head = reign.recovery.abandon(stream) if reign is not None else None
         if reign is None or head is None:
-            self._state.notice(f"stream {stream}: nothing to abandon here")
+            state.notice(f"stream {stream}: nothing to abandon here")
             return
-        self._state.notice(f"stream {stream}: epoch {head.epoch} sequence {head.sequence} was abandoned")
-        if stream not in reign.recovery.chosen:
+        state.notice(f"stream {stream}: epoch {head.epoch} sequence {head.sequence} was abandoned")
+        if stream not in reign.recovery.chosen and stream not in self.window.flights:
             self.window.submit(Flight(0, stream, Sequence(head.sequence + 1), True))
-        self._differs = True
-        self.claim_above(f"stream {stream} was abandoned")
 
     def resign(self, successor: NodeId | None, if_able: bool) -> None:
         """Hand over once what is in flight has committed, or after a claim's time (R25, R26)."""

@@ -163,17 +163,19 @@ class Recovery:
             self._choose(stream, below=self.chosen[stream].order, alone=True)
             if stream not in self.chosen:
                 self.unavailable.pop(stream, None)
-        elif stream not in self.unavailable:
-            self.unavailable[stream] = self.chosen[stream]
-            head = self.chosen[stream]
+        elif not self.chosen[stream].same_as(self.unavailable.get(stream)):
+            head = self.unavailable[stream] = self.chosen[stream]
             self._state.notice(
                 f"stream {stream}: its newest checkpoint (epoch {head.epoch}, sequence {head.sequence}) "
                 "cannot be read on any reachable node; waiting for one that holds it (R8)"
             )
 
     def abandon(self, stream: StreamName) -> Head | None:
-        """The operator gives an unreadable head up, the one exception of I3; None if there is none."""
-        head = self.unavailable.pop(stream, None)
+        """The operator gives an unreadable head up, the one exception of I3; None if there is none.
+
+        It stays unavailable until an older one, or the stream's tombstone, is durable here in its place.
+        """
+        head = self.unavailable.get(stream)
         if head is not None:
             self._choose(stream, below=head.order, alone=True)
             self.step()
@@ -203,14 +205,15 @@ class Recovery:
             self._give_up(stream)
 
     def on_accepted(self, manifest: Manifest) -> bool:
-        """A chosen head is held and adopted here; true if it was one that had been unavailable."""
+        """A chosen head is held and adopted here; true if the stream had been unavailable."""
         stream = StreamName(manifest.stream)
         chosen = self.chosen.get(stream)
-        if chosen is None or chosen.digest != manifest.digest:
-            return False
-        self._accepting.discard(stream)
+        if chosen is not None and chosen.digest == manifest.digest:
+            self._accepting.discard(stream)
+            self._firm.add(stream)
+        elif stream not in self.unavailable:
+            return False  # else it is the tombstone of one that was abandoned
         self._lacking.pop(stream, None)
-        self._firm.add(stream)
         self.step()
         return self.unavailable.pop(stream, None) is not None
 

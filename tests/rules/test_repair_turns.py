@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from replicator.core.effects import (
     Abort,
     Accept,
@@ -274,15 +276,39 @@ def test_R18_a_fetch_that_fails_leaves_its_place() -> None:
     assert not cluster.effects("c", Accept)
 
 
-def test_R8_an_older_checkpoint_takes_the_place_of_what_was_abandoned() -> None:
-    """b holds it still; the engine gets it in a tenure of its own."""
-    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+def _withheld(older: bool) -> Cluster:
+    """b serves without s, whose newest checkpoint a took with it, and of which b has an older one or none."""
+    cluster = Cluster("a", "b", "c").with_primary("a")
+    if older:
+        cluster.do("submit a s 1").live(0.3)
     cluster.do("cut a b", "submit a s 2").live(0.2).do("crash a", "rot c s").live(0.6)
-    cluster.do("grant b").live(6.0).forget().do("abandon b s").live(3.0)
+    return cluster.do("grant b").live(6.0).forget()
+
+
+@pytest.mark.parametrize(("older", "restored"), [(True, (1, False)), (False, (3, True))])
+def test_R8_something_takes_the_place_of_what_was_abandoned(older: bool, restored: tuple[int, bool]) -> None:
+    """The older checkpoint, or a tombstone, in a tenure of its own: claimed once the own store has it,
+    however long the fetch or the publication takes, and however often the operator asks meanwhile."""
+    cluster = _withheld(older).do("abandon b s", "abandon b s")
+    for _ in range(50):
+        cluster.do("advance 0.01", "deliver", "sync")  # no fetch ends, and nothing is published
+    assert not cluster.effects("b", StartTenure)
+    cluster.live(3.0)
     (tenure,) = cluster.effects("b", StartTenure)
-    assert [head.sequence for head in tenure.heads] == [1]
+    assert [(head.sequence, head.tombstone) for head in tenure.heads] == [restored]
     assert not tenure.unchanged
+    assert tenure.unavailable == ()
     cluster.forget().do("submit b s 9").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [9]
+
+
+def test_R8_nothing_is_abandoned_while_a_newer_epoch_is_claimed() -> None:
+    """It would be fenced, and forgotten with the old epoch: the operator is told to ask again."""
+    cluster = _withheld(older=False)
+    cluster.core("b")._primary.claim_above("for the test")
+    cluster.do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "abandon b s")
+    assert "again after that" in cluster.effects("b", Notice)[-1].text
+    cluster.live(3.0).do("abandon b s").live(3.0).forget().do("submit b s 9").live(0.5)
     assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [9]
 
 
