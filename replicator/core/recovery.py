@@ -177,6 +177,7 @@ class Recovery:
         """
         head = self.unavailable.get(stream)
         if head is not None:
+            self._firm.discard(stream)  # that was the one given up
             self._choose(stream, below=head.order, alone=True)
             self.step()
         return head

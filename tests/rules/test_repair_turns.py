@@ -249,9 +249,10 @@ def test_R8_what_was_adopted_here_is_waited_for_when_it_rots() -> None:
         cluster.do("advance 0.05", "fetch b")
     assert list(recovery.unavailable) == [S]
     cluster.do("start a", "mend a b", "mend b c")
-    while not reign_of(cluster, "b").recovery.has_heard(NodeId("a")):
-        cluster.do("advance 0.05", "deliver", "sync")
-    assert reign_of(cluster, "b").recovery.chosen[S].sequence == 1
+    while not recovery.has_heard(NodeId("a")):
+        cluster.do("advance 0.05", "deliver b->a Claim", "sync a", "deliver a->b Promised")
+    assert reign_of(cluster, "b").recovery is recovery
+    assert recovery.chosen[S].sequence == 1
     cluster.live(2.0)
     tenures = cluster.effects("b", StartTenure)
     assert {head.sequence for tenure in tenures for head in tenure.unavailable} <= {1}
