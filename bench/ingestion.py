@@ -2,10 +2,10 @@
 
 Two engine processes take turns: one without replication, beside a dummy load on the other core that uses as
 much processor time as replication did in the turn before; and one whose checkpoints replicate. The engine's
-loop is pinned to one core, everything else to the other. An event is a JSON record of seven fields: it is
-parsed, its key's running mean and variance are updated, a small model predicts and learns online, a line of
-JSON is made. The replicating engine looks at `tenure.active` at each event; both change their state at each
-checkpoint.
+process is pinned to one core, its link's thread with it, everything else to the other (with a worker thread,
+the loop's thread alone is pinned). An event is a JSON record of seven fields: it is parsed, its key's running
+mean and variance are updated, a small model predicts and learns online, a line of JSON is made. The
+replicating engine looks at `tenure.active` at each event; both change their state at each checkpoint.
 
 `full` is the loop at full speed: events per second, and the time from one event's end to the next one's.
 `open` is a loop at a fixed rate, a share of what the loop without replication does, with latency counted from
@@ -179,7 +179,7 @@ class Pairs:
         used_s = cpu_s(pids)
         found = self._on.ask({**self._command, "events": events}, LOOP_TIMEOUT_S)
         found["look_ns"] = self._on.look_ns
-        self.share = min(0.95, (cpu_s(pids) - used_s + found["others_cpu_s"]) / found["seconds"])
+        self.share = min(0.95, (cpu_s(pids) - used_s + found["elsewhere_cpu_s"]) / found["seconds"])
         time.sleep(SETTLE_S)
         return found
 

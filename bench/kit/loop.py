@@ -1,7 +1,8 @@
 """The engine process of `bench.ingestion`: a loop over events, with or without checkpoints that replicate.
 
-It speaks JSON by lines: first what it is, then one command after the other, an answer to each. Its main
-thread, which runs the loop, is pinned to one core when everything else has been started on the other.
+It speaks JSON by lines: first what it is, then one command after the other, an answer to each. When all has
+been started on the other core, the process is pinned to one, the link's thread with it; a worker process
+stays on the other. With a worker in a thread only the main thread, which runs the loop, is pinned.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from bench.kit.payloads import KIB, realistic
-from bench.kit.process import cpu_s
+from bench.kit.process import cpu_s, pin
 from replicator import Committed, Replicator, Settings, Superseded, Tenure, Ticket
 
 RECORDS = 1024  # a power of two
@@ -198,8 +199,10 @@ def look_ns(tenure: Tenure) -> float:
     return (median(looks) - median(empty)) / LOOK_CALLS
 
 
-def answer(tenure: Tenure | None, checkpoints: Checkpoints, command: dict[str, Any]) -> dict[str, Any]:
-    """Run one loop and say how it was."""
+def answer(
+    tenure: Tenure | None, checkpoints: Checkpoints, command: dict[str, Any], is_alone: bool
+) -> dict[str, Any]:
+    """Run one loop and say how it was; *is_alone* on its core, while other threads work elsewhere."""
     checkpoints.submit_ns.clear()
     checkpoints.outcomes.clear()
     checkpoints.skipped = 0
@@ -218,7 +221,7 @@ def answer(tenure: Tenure | None, checkpoints: Checkpoints, command: dict[str, A
         "events": events,
         "events_per_s": events / spent_s,
         "seconds": spent_s,
-        "others_cpu_s": max(0.0, others_cpu_s),
+        "elsewhere_cpu_s": max(0.0, others_cpu_s) if is_alone else 0.0,
         "histogram": histogram(spans).encode().decode(),
         "submit_us": [ns / 1000 for ns in checkpoints.submit_ns],
         "skipped": checkpoints.skipped,
@@ -229,11 +232,15 @@ def answer(tenure: Tenure | None, checkpoints: Checkpoints, command: dict[str, A
 def serve(tenure: Tenure | None, what: dict[str, Any]) -> None:
     """Answer commands until standard input ends."""
     checkpoints = Checkpoints(tenure, what["size"])
-    os.sched_setaffinity(0, {what["core"]})  # this thread alone: all others were started before
+    is_alone = what["settings"] is not None and json.loads(what["settings"])["isolation"] == "thread"
+    if is_alone:
+        os.sched_setaffinity(0, {what["core"]})  # this thread
+    else:
+        pin(os.getpid(), {what["core"]})
     time.sleep(SETTLE_S)
     print(json.dumps({"look_ns": look_ns(tenure) if tenure is not None else None}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(tenure, checkpoints, json.loads(line))), flush=True)
+        print(json.dumps(answer(tenure, checkpoints, json.loads(line), is_alone)), flush=True)
 
 
 def main() -> int:
