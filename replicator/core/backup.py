@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from msgspec import structs
+
 from replicator.core import effects
 from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.events import AcceptRefused, HeadRotten, ManifestReceived, Seen, Why
@@ -30,7 +32,7 @@ from replicator.core.messages import (
     Reason,
 )
 from replicator.core.promise import Promiser
-from replicator.core.state import State, head_in
+from replicator.core.state import State
 from replicator.model import (
     Digest,
     Epoch,
@@ -366,7 +368,7 @@ class Backup:
         head = self._state.heads.get(event.stream)
         if head is None or head.digest != event.digest:
             return
-        self._state.heads[event.stream] = head_in(head, Epoch(head.accepted_epoch), readable=False)
+        self._state.heads[event.stream] = structs.replace(head, readable=False)
         self._rotten[event.stream] = event.digest
         self._rotten_at = self._state.now
         self.tick()
@@ -377,7 +379,7 @@ class Backup:
         if self._rotten.get(stream) == digest:
             del self._rotten[stream]
             if head is not None and head.digest == digest:
-                self._state.heads[stream] = head_in(head, Epoch(head.accepted_epoch), readable=True)
+                self._state.heads[stream] = structs.replace(head, readable=True)
 
     @property
     def deadline(self) -> float:

@@ -15,13 +15,12 @@ from msgspec import Struct
 
 from replicator.core import effects
 from replicator.core.messages import Claim, Echo, Probe, ProbeAnswer, Promised, Reason, Refusal
-from replicator.core.promise import Promiser, digest_of
+from replicator.core.promise import Promiser, digest_of, page_digest
 from replicator.core.quorum import ReplicaId, is_quorum, quorum_sets
 from replicator.core.state import State
 from replicator.model import (
     Epoch,
     Head,
-    Incarnation,
     MemberRecord,
     NodeId,
     Process,
@@ -51,46 +50,70 @@ PHASE_CHANGES: dict[Phase, frozenset[Phase]] = {
 
 
 class Report(Struct, frozen=True):
-    """What one replica told with its promise."""
+    """What one replica told with its promise.
+
+    *differs* are the streams of which it reports another checkpoint than this replica's own head, or one
+    that it cannot read; *lacks* are the streams that only this replica has. All others need no second look.
+    """
 
     replica: ReplicaId
     process: Process
     heads: dict[StreamName, Head]
+    differs: set[StreamName]
+    lacks: set[StreamName]
     digest: bytes
     record: MemberRecord
     record_epoch: int
     echo: Echo
 
 
+class _Answer(Struct):
+    """A promise of which pages are still to come."""
+
+    key: tuple[int, int, int]
+    digests: dict[int, bytes] = {}  # by page
+    heads: dict[StreamName, Head] = {}
+    differs: set[StreamName] = set()
+
+    def add(self, page: Promised, own: dict[StreamName, Head]) -> None:
+        if page.page not in self.digests:
+            heads = {StreamName(head.stream): head for head in page.heads}
+            self.digests[page.page] = page_digest(page.heads)
+            self.heads.update(heads)
+            self.differs |= {s for s, h in heads.items() if not h.readable or not h.same_as(own.get(s))}
+
+
 class Pages:
-    """Puts the pages of promises together; one unfinished answer per node."""
+    """Puts the pages of promises together, each compared with the *own* heads as it comes, so that no
+    number of streams takes long at once; one unfinished answer per node."""
 
     def __init__(self) -> None:
-        self._pages: dict[NodeId, tuple[tuple[int, int, int], dict[int, Promised]]] = {}
+        self._answers: dict[NodeId, _Answer] = {}
+        self._moving: dict[NodeId, bool] = {}
 
-    def add(self, node: NodeId, incarnation: Incarnation, process: Process, page: Promised) -> Report | None:
+    def is_moving(self, node: NodeId) -> bool:
+        """Whether pages have come since this was asked last: then the node need not be asked again."""
+        return self._moving.pop(node, False)
+
+    def add(
+        self, replica: ReplicaId, process: Process, page: Promised, own: dict[StreamName, Head]
+    ) -> Report | None:
         """The whole report, when *page* was the last one that was lacking."""
-        key = (page.epoch, page.nonce, page.page_count)
-        known, pages = self._pages.get(node, (key, {}))
-        if known != key:
-            pages = {}
+        key, node = (page.epoch, page.nonce, page.page_count), replica[0]
         if page.page >= page.page_count:
             return None
-        pages[page.page] = page
-        self._pages[node] = (key, pages)
-        if len(pages) < page.page_count:
+        answer = self._answers.get(node)
+        if answer is None or answer.key != key:
+            answer = self._answers[node] = _Answer(key)
+        answer.add(page, own)
+        self._moving[node] = True
+        if len(answer.digests) < page.page_count:
             return None
-        del self._pages[node]
-        heads = {StreamName(h.stream): h for index in sorted(pages) for h in pages[index].heads}
-        return Report(
-            (node, incarnation),
-            process,
-            heads,
-            digest_of(heads.values()),
-            page.record,
-            page.record_epoch,
-            page.echo,
-        )
+        del self._answers[node], self._moving[node]
+        lacks = {stream for stream in own if stream not in answer.heads}
+        digest = digest_of(answer.digests[index] for index in range(page.page_count))
+        what = (page.record, page.record_epoch, page.echo)
+        return Report(replica, process, answer.heads, answer.differs, lacks, digest, *what)
 
 
 class Claimant:
@@ -292,16 +315,10 @@ class Claimant:
         assert state.record is not None
         assert state.owns(self.epoch)  # a newer promise would have stopped this claim
         self._change(Phase.CLAIMING)
-        heads = dict(state.heads)
-        self._reports[NodeId(state.me.node)] = Report(
-            state.id,
-            Process(state.me.process),
-            heads,
-            digest_of(heads.values()),
-            state.record,
-            state.record_epoch,
-            Echo(state.me.process, state.now),
-        )
+        process, echo = Process(state.me.process), Echo(state.me.process, state.now)
+        what = (state.record, state.record_epoch, echo)
+        own = Report(state.id, process, dict(state.heads), set(), set(), b"", *what)
+        self._reports[NodeId(state.me.node)] = own
         self._claim()
         self._try_win()
 
@@ -310,22 +327,21 @@ class Claimant:
         self._at = state.now + state.config.claim_retry_max_s / 2
         for node in state.others:
             if node not in self._reports:
-                state.send(node, Claim(self.epoch, self._nonce))
+                self.claim_again(node)
 
     def claim_again(self, node: NodeId) -> None:
-        """Ask one more replica for its promise in the epoch that is won already (a late one)."""
-        self._state.send(node, Claim(self.epoch, self._nonce))
+        """Ask a replica for its promise, perhaps in the epoch that is won already (a late one)."""
+        if not self._pages.is_moving(node):
+            self._state.send(node, Claim(self.epoch, self._nonce))
 
-    def on_page(
-        self, node: NodeId, incarnation: Incarnation, process: Process, page: Promised
-    ) -> Report | None:
+    def on_page(self, replica: ReplicaId, process: Process, page: Promised) -> Report | None:
         """Take a page of a promise; a whole report that comes after the claim is won is handed back."""
         if page.epoch != self.epoch or self.phase not in (Phase.CLAIMING, Phase.WON):
             return None
-        report = self._pages.add(node, incarnation, process, page)
+        report = self._pages.add(replica, process, page, self._state.heads)
         if report is None or self.phase is Phase.WON:
             return report
-        self._reports[node] = report
+        self._reports[replica[0]] = report
         self._try_win()
         return None
 

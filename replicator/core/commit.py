@@ -9,7 +9,7 @@ from __future__ import annotations
 from replicator.core import effects
 from replicator.core.messages import ACKS_PER_MESSAGE, Ack, Acked, CommitPoint, Forget
 from replicator.core.progress import Follower
-from replicator.core.quorum import ReplicaId
+from replicator.core.quorum import ReplicaId, is_quorum
 from replicator.core.reign import Reign
 from replicator.model import Generation, Head, Incarnation, NodeId, Sequence, StreamName
 
@@ -20,7 +20,8 @@ class Commits:
     def __init__(self, reign: Reign) -> None:
         self._reign = reign
         self._state = reign.state
-        self._unadopted: set[StreamName] = set(reign.recovery.chosen)
+        self._is_settled = not reign.recovery.chosen  # a quorum has adopted in bulk
+        self._unadopted: set[StreamName] = set()  # what it has not adopted in common, once it has
         self._tombstones: dict[StreamName, Head] = {}
         self._uncovered: dict[StreamName, tuple[int, int]] = {}  # committed, not known to be held by all
 
@@ -30,9 +31,23 @@ class Commits:
     def all_adopted(self) -> bool:
         """Whether record and every stream that can be read are adopted by a majority, and held here."""
         recovery = self._reign.recovery
-        waiting = self._unadopted & recovery.chosen.keys()
-        held = recovery.holds_all and waiting <= recovery.unavailable.keys()
-        return held and self._reign.membership.adopted
+        if not (self._is_settled and recovery.holds_all and self._reign.membership.adopted):
+            return False
+        return all(s in recovery.unavailable or s not in recovery.chosen for s in self._unadopted)
+
+    def count_bulk(self) -> None:
+        """Look whether a majority has adopted in bulk: then only what it excepts is counted one by one."""
+        reign = self._reign
+        followers = [f for f in reign.progress.followers.values() if f.adopted]
+        adopters = {self._state.id, *(follower.replica for follower in followers)}
+        if reign.has_adopted and not self._is_settled and is_quorum(adopters, reign.record):
+            self._is_settled = True
+            self._unadopted = reign.recovery.apart.union(*(follower.not_in_bulk for follower in followers))
+            for stream, head in self._state.heads.items():
+                is_news = self._state.committed.get(stream) != (head.generation, head.sequence)
+                if (is_news or head.tombstone) and stream not in self._unadopted:
+                    self._note(head)
+        self.count_adoption(self._unadopted)
 
     def count_adoption(self, streams: set[StreamName]) -> None:
         """Look whether a majority holds the chosen heads of *streams* now."""
@@ -124,7 +139,7 @@ class Commits:
         progress = self._reign.progress
         recent = self._state.now - self._state.config.lease_s
         up = [follower for follower in progress.followers.values() if follower.heard_at >= recent]
-        if all(follower.acked.get(stream, -1) >= waiting[1] for follower in up):
+        if all(follower.newest(stream) >= waiting[1] for follower in up):
             del self._uncovered[stream]
             self._state.emit(effects.HeldByAll(waiting[0], progress.holders(stream, waiting[1])))
 
@@ -133,7 +148,8 @@ class Commits:
         reign = self._reign
         return not reign.recovery.unavailable and all(
             reign.progress.commit_point(stream, reign.record) >= self._state.committed.get(stream, (0, 0))[1]
-            for stream in reign.heads()
+            for stream in self._state.heads
+            if reign.head(stream) is not None
         )
 
     # ── tombstones (R23) ──

@@ -143,14 +143,12 @@ class Primary:
         self._change(Phase.SERVING)
         self._lapsed_since, self._differs = None, False
         self.tenure.end("goes on unchanged in a newer epoch")
-        streams = sorted(reign.recovery.chosen.keys() - reign.recovery.unavailable.keys())
-        if self._unchanged:
-            streams = sorted(state.heads)
-        heads = tuple(state.heads[stream] for stream in streams if stream in state.heads)
-        self._withheld = frozenset(reign.recovery.unavailable)
-        unavailable = tuple(reign.recovery.unavailable[s] for s in sorted(reign.recovery.unavailable))
+        chosen, lost = reign.recovery.chosen, reign.recovery.unavailable
+        heads = [h for s, h in state.heads.items() if self._unchanged or (s in chosen and s not in lost)]
+        self._withheld = frozenset(lost)
+        unavailable = tuple(lost[stream] for stream in sorted(lost))
         state.change_role(Role.PRIMARY, f"a majority has adopted epoch {reign.epoch}")
-        self.tenure.start(reign.epoch, heads, unavailable, self._unchanged, reign.holder.deadline)
+        self.tenure.start(reign.epoch, tuple(heads), unavailable, self._unchanged, reign.holder.deadline)
 
     def tick(self) -> None:
         """Beat, notice a lapse, resign, retry what recovery lacks."""
@@ -229,10 +227,9 @@ class Primary:
         if reign is None or follower is None or follower.report is None or message.epoch != reign.epoch:
             return
         if follower.report.digest == message.digest:
-            streams = set(follower.take_adopted())
-            self._commits.count_adoption(streams)
-            for stream in sorted(streams & reign.window.flights.keys()):
-                self._commits.check(stream)
+            follower.take_adopted()
+            self._commits.count_bulk()
+            self._commits.check_all()
             self._step()
 
     def on_members_accepted(self, replica: ReplicaId, message: messages.MembersAccepted) -> None:
@@ -259,10 +256,11 @@ class Primary:
 
     # ── the store ──
 
-    def on_heads_adopted(self) -> None:
+    def on_heads_adopted(self, epoch: Epoch) -> None:
         """The own bulk adoption is durable."""
-        if self.reign is not None:
-            self._commits.count_adoption(set(self.reign.recovery.chosen))
+        if self.reign is not None and epoch == self.reign.epoch:
+            self.reign.has_adopted = True
+            self._commits.count_bulk()
             self._step()
 
     def on_record_written(self, record: MemberRecord, epoch: Epoch) -> None:

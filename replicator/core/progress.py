@@ -7,7 +7,7 @@ learner: it is told everything and counts for nothing (R20).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 
 from replicator.core.claim import Report
 from replicator.core.messages import CommitPoint
@@ -28,7 +28,9 @@ class Follower:
         self._told: dict[bytes, frozenset[StreamName]] = {}  # by the report's digest; for the whole epoch
         self.adopted = False  # the bulk adoption, and with it the member record, is durable there
         self.record_version = 0
-        self.acked: dict[StreamName, int] = {}
+        self.acked: dict[StreamName, int] = {}  # one by one
+        self.bulk: dict[StreamName, Head] = {}  # what it has adopted in bulk in this epoch
+        self.not_in_bulk: set[StreamName] = set()  # and what of the primary's own streams it has not
         self.lacking: dict[StreamName, float] = {}  # heads not acknowledged, and since when; oldest first
         self.hints: dict[StreamName, CommitPoint] = {}  # commit points not known to have arrived
         self.hinted: tuple[int, tuple[CommitPoint, ...]] = (0, ())  # what the newest question carried
@@ -42,39 +44,45 @@ class Follower:
     def node(self) -> NodeId:
         return self.replica[0]
 
-    def take_report(self, report: Report, heads: dict[StreamName, Head]) -> None:
-        """A promise has come in: what it shares with *heads* is adopted in bulk, the rest it lacks (R10)."""
+    def take_report(
+        self, report: Report, apart: set[StreamName], head_of: Callable[[StreamName], Head | None]
+    ) -> None:
+        """A promise has come in: what it shares with the primary is adopted in bulk, the rest it lacks (R10).
+
+        *head_of* gives what it should hold of a stream; it may be another head than the one that the report
+        was compared with in the streams *apart* alone.
+        """
         self.report = report
         self.adopted = False
+        said = report.heads
+        differing = {
+            stream
+            for stream in report.differs | report.lacks | apart
+            if not (stream in said and said[stream].readable and said[stream].same_as(head_of(stream)))
+        }
         # What is excepted depends on when the report is looked at, and an answer names its digest alone:
         # once told for a report it stays, and what is held since is told head by head.
-        self.exceptions = self._told.setdefault(
-            report.digest,
-            frozenset(
-                stream
-                for stream, head in report.heads.items()
-                if not head.readable or not head.same_as(heads.get(stream))
-            ),
-        )
-        self.lacking = {
-            stream: -math.inf
-            for stream, head in heads.items()
-            if (stream in self.exceptions or not head.same_as(report.heads.get(stream)))
-            and self.acked.get(stream, NOTHING) < head.sequence
-        }
+        self.exceptions = self._told.setdefault(report.digest, frozenset(differing & said.keys()))
+        for stream in sorted(differing | self.exceptions):
+            head = head_of(stream)
+            if head is not None and self.newest(stream) < head.sequence:
+                self.lacking[stream] = -math.inf
 
-    def take_adopted(self) -> Iterable[StreamName]:
+    def take_adopted(self) -> None:
         """The bulk adoption is durable: every reported head but the exceptions is acknowledged by it."""
         assert self.report is not None
         self.adopted = True
-        for stream, head in self.report.heads.items():
-            if stream not in self.exceptions:
-                self.acked[stream] = max(self.acked.get(stream, NOTHING), head.sequence)
-                yield stream
+        self.bulk.update({s: head for s, head in self.report.heads.items() if s not in self.exceptions})
+        self.not_in_bulk = self.report.lacks | self.exceptions
+
+    def newest(self, stream: StreamName) -> int:
+        """The newest sequence of the stream that it has acknowledged in this epoch."""
+        acked, head = self.acked.get(stream, NOTHING), self.bulk.get(stream)
+        return acked if head is None or head.sequence < acked else head.sequence
 
     def take_ack(self, stream: StreamName, sequence: int, newest: int) -> None:
         """One checkpoint is durable there."""
-        self.acked[stream] = max(self.acked.get(stream, NOTHING), sequence)
+        self.acked[stream] = max(self.newest(stream), sequence)
         if self.acked[stream] >= newest:
             self.lacking.pop(stream, None)
 
@@ -102,7 +110,7 @@ class Progress:
         follower = self.followers.get(replica[0])
         if follower is None or follower.replica != replica:
             return NOTHING
-        return follower.acked.get(stream, NOTHING)
+        return follower.newest(stream)
 
     def commit_point(self, stream: StreamName, record: MemberRecord) -> Sequence:
         """The newest sequence held by a majority, the primary itself included (R14)."""
@@ -122,7 +130,7 @@ class Progress:
     def add_head(self, stream: StreamName, sequence: int, since: float) -> None:
         """The primary has a new head: a follower lacks it, since then, until it says otherwise."""
         for follower in self.followers.values():
-            if follower.acked.get(stream, NOTHING) < sequence:
+            if follower.newest(stream) < sequence:
                 follower.lacking.setdefault(stream, since)
 
     def add_hint(self, point: CommitPoint) -> None:

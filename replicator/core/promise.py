@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.lease import Lender
@@ -28,13 +28,14 @@ from replicator.core.state import State
 from replicator.model import Head, Incarnation, NodeId, Owner, Promise, Role
 
 
-def digest_of(heads: Iterable[Head]) -> bytes:
-    """One digest over reported heads, in whatever order they come (R10). 32 bytes, BLAKE2b."""
-    total = hashlib.blake2b(digest_size=32)
-    for head in sorted(heads, key=lambda head: head.stream):
-        total.update(f"{head.stream}\0{head.generation}\0{head.epoch}\0{head.sequence}\0".encode())
-        total.update(f"{head.accepted_epoch}\0".encode() + head.digest)
-    return total.digest()
+def page_digest(heads: tuple[Head, ...]) -> bytes:
+    """The digest of one page of reported heads: 32 bytes, BLAKE2b."""
+    return hashlib.blake2b(msgpack.encode(heads), digest_size=32).digest()
+
+
+def digest_of(page_digests: Iterable[bytes]) -> bytes:
+    """One digest over a whole report, from those of its pages in their order (R10). 32 bytes, BLAKE2b."""
+    return hashlib.blake2b(b"".join(page_digests), digest_size=32).digest()
 
 
 class Parked(Struct, frozen=True):
@@ -167,9 +168,9 @@ class Promiser:
         if state.record is None:
             return
         heads = tuple(state.heads.values())
-        self.remember_report(claim.epoch, digest_of(heads))
         echo = self._lender.echo(state.now)
         pages = [heads[i : i + HEADS_PER_PAGE] for i in range(0, len(heads), HEADS_PER_PAGE)] or [()]
+        self.remember_report(claim.epoch, digest_of(map(page_digest, pages)))
         for index, page in enumerate(pages):
             state.send(
                 node,

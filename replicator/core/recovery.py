@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec import Struct
+
 from replicator.core.claim import Report
 from replicator.core.events import Why
 from replicator.core.quorum import ReplicaId, could_have_committed, quorum_sets
@@ -17,6 +19,14 @@ from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, NodeId, StreamName
 
 FETCHES_BEFORE_UNAVAILABLE = 3
+
+
+class Lack(Struct):
+    """A chosen head that is not held here, and how far its recovery has come."""
+
+    is_firm: bool = False  # adopted by somebody in this epoch: no longer to be dropped
+    is_accepting: bool = False  # asked of the own store, which will say what became of it
+    failures: int = 0  # of fetches
 
 
 class Recovery:
@@ -29,21 +39,16 @@ class Recovery:
         self.epoch = epoch
         self._record = record
         self._reports = dict(reports)
-        self.chosen: dict[StreamName, Head] = {}
+        self.chosen = dict(state.heads)  # right for every stream of which all reports say the same
+        self.apart: set[StreamName] = set()  # all others: those that were ever looked at one by one
         self.unavailable: dict[StreamName, Head] = {}
-        self._lacking: dict[StreamName, int] = {}  # chosen, not held here yet; failed fetches so far
+        self._lacking: dict[StreamName, Lack] = {}
         self._due: dict[StreamName, None] = {}  # those of them to be fetched as soon as there is a place
-        self._accepting: set[StreamName] = set()  # asked of the own store, which will say what became of it
-        self._firm: set[StreamName] = set()  # adopted by somebody in this epoch: no longer to be dropped
         self._retry_at = math.inf
-        for stream in sorted({stream for report in reports.values() for stream in report.heads}):
+        rotten = {stream for stream, head in state.heads.items() if not head.readable}
+        for stream in sorted(rotten.union(*(report.differs for report in reports.values()))):
             self._choose(stream)
-        self._firm.update(self.chosen.keys() - self._lacking.keys())
-        self.exceptions = frozenset(
-            stream
-            for stream, head in state.heads.items()
-            if not head.readable or not head.same_as(self.chosen.get(stream))
-        )
+        self.exceptions = frozenset(self._lacking.keys() & state.heads.keys())
         state.adopt_heads(epoch, self.exceptions)
 
     @property
@@ -62,12 +67,12 @@ class Recovery:
     @property
     def rotten(self) -> list[StreamName]:
         """Streams that cannot be read and were adopted first: not in this epoch can they be dropped (R8)."""
-        return sorted(self.unavailable.keys() & self._firm)
+        return sorted(s for s in self._lacking.keys() & self.unavailable if self._lacking[s].is_firm)
 
     @property
     def dropped(self) -> frozenset[StreamName]:
         """Streams of which nothing is left but a head here that never committed and cannot be read."""
-        return frozenset(self._state.heads.keys() - self.chosen.keys())
+        return frozenset({s for s in self.apart if s in self._state.heads and s not in self.chosen})
 
     def has_heard(self, node: NodeId) -> bool:
         """Whether that node's heads have been looked at."""
@@ -82,18 +87,20 @@ class Recovery:
         """
         heads = [report.heads[stream] for report in self._reports.values() if stream in report.heads]
         heads = [head for head in heads if below is None or head.order < below]
+        self.apart.add(stream)
         self.chosen.pop(stream, None)
-        self._lacking.pop(stream, None)
+        was = self._lacking.pop(stream, None)
         if not heads:
             return
         best = max(heads, key=lambda head: (head.order, head.readable))
         self.chosen[stream] = best
         own = self._state.heads.get(stream)
         if alone or own is None or not best.same_as(own) or not own.readable:
-            self._lack(stream)
+            self._lack(stream, was or Lack())
 
-    def _lack(self, stream: StreamName) -> None:
-        self._lacking[stream] = 0
+    def _lack(self, stream: StreamName, lack: Lack) -> None:
+        lack.failures = 0
+        self._lacking[stream] = lack
         self._due[stream] = None
 
     def _sources(self, stream: StreamName) -> tuple[NodeId, ...]:
@@ -128,9 +135,9 @@ class Recovery:
         """
         self._reports[report.replica[0]] = report
         for stream in list(self.unavailable):
-            if stream not in self._firm:
+            if not self._lacking.get(stream, Lack()).is_firm:
                 self._choose(stream, alone=True)
-            self._lack(stream)
+            self._lack(stream, self._lacking[stream])
         self.step()
 
     def step(self) -> None:
@@ -152,14 +159,14 @@ class Recovery:
     def retry(self) -> None:
         """Try again what is still lacking, whatever has become of its fetch."""
         self._retry_at = math.inf
-        self._due.update(dict.fromkeys(stream for stream in self._lacking if stream not in self._accepting))
+        self._due.update(dict.fromkeys(s for s, lack in self._lacking.items() if not lack.is_accepting))
         self.step()
 
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
         # What the own store has been asked to accept may be adopted already: it is dropped no longer.
-        is_firm = stream in self._firm or stream in self._accepting
-        if not is_firm and self._provably_uncommitted(stream):
+        lack = self._lacking[stream]
+        if not (lack.is_firm or lack.is_accepting) and self._provably_uncommitted(stream):
             self._choose(stream, below=self.chosen[stream].order, alone=True)
             if stream not in self.chosen:
                 self.unavailable.pop(stream, None)
@@ -177,7 +184,7 @@ class Recovery:
         """
         head = self.unavailable.get(stream)
         if head is not None:
-            self._firm.discard(stream)  # that was the one given up
+            self._lacking.pop(stream, None)  # if it was adopted: that was the one given up
             self._choose(stream, below=head.order, alone=True)
             self.step()
         return head
@@ -186,33 +193,33 @@ class Recovery:
         """A chosen head that was held here cannot be read any longer, before it is served."""
         chosen = self.chosen.get(stream)
         if chosen is not None and chosen.digest == digest and stream not in self._lacking:
-            self._lacking[stream] = 0
+            self.apart.add(stream)
+            self._lacking[stream] = Lack(is_firm=True)
             self._retry_at = min(self._retry_at, self._state.now + self._state.config.fetch_retry_s)
 
     def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
         """A fetch has ended, in failure without a manifest. Whosever it was, its place is free now."""
         chosen = self.chosen.get(stream)
-        if stream in self._lacking and chosen is not None and chosen.digest == digest:
+        lack = self._lacking.get(stream)
+        if lack is not None and chosen is not None and chosen.digest == digest:
             if manifest is not None:
-                self._accepting.add(stream)
+                lack.is_accepting = True
                 self._state.accept(manifest, self.epoch)
-            elif stream not in self._accepting:
-                self._failed(stream)
+            elif not lack.is_accepting:
+                self._failed(stream, lack)
         self.step()
 
-    def _failed(self, stream: StreamName) -> None:
-        self._lacking[stream] += 1
-        if self._lacking[stream] >= FETCHES_BEFORE_UNAVAILABLE:
+    def _failed(self, stream: StreamName, lack: Lack) -> None:
+        lack.failures += 1
+        if lack.failures >= FETCHES_BEFORE_UNAVAILABLE:
             self._give_up(stream)
 
     def on_accepted(self, manifest: Manifest) -> bool:
         """A chosen head is held and adopted here; true if the stream had been unavailable."""
         stream = StreamName(manifest.stream)
         chosen = self.chosen.get(stream)
-        if chosen is not None and chosen.digest == manifest.digest:
-            self._accepting.discard(stream)
-            self._firm.add(stream)
-        elif stream not in self.unavailable:
+        is_chosen = chosen is not None and chosen.digest == manifest.digest
+        if not is_chosen and stream not in self.unavailable:
             return False  # else it is the tombstone of one that was abandoned
         self._lacking.pop(stream, None)
         self.step()
@@ -221,10 +228,10 @@ class Recovery:
     def on_refused(self, manifest: Manifest, why: Why) -> bool:
         """An acceptance was refused: held already, or to be fetched again. As `on_accepted`."""
         stream = StreamName(manifest.stream)
-        self._accepting.discard(stream)
-        head = self._state.heads.get(stream)
+        head, lack = self._state.heads.get(stream), self._lacking.get(stream, Lack())
+        lack.is_accepting = False
         if why is Why.STALE and head is not None and head.digest == manifest.digest:
             return self.on_accepted(manifest)
         if why is Why.INCOMPLETE and stream in self._lacking:
-            self._failed(stream)
+            self._failed(stream, lack)
         return False

@@ -27,6 +27,7 @@ class Reign:
         self.window = window
         self.epoch = epoch
         self.serving = False
+        self.has_adopted = False  # the own bulk adoption is durable
         state.record = record
         state.write_record(record, epoch, True)
         self.holder = Holder(state.config, state.id)
@@ -44,19 +45,12 @@ class Reign:
         """Whether a majority lends it now and nothing else is promised, or about to be (R24)."""
         return self.state.now < self.holder.deadline and self.state.owns(self.epoch)
 
-    def heads(self) -> dict[StreamName, Head]:
-        """What every follower should hold: the chosen heads held here, and once serving the own ones.
+    def head(self, stream: StreamName) -> Head | None:
+        """What every follower should hold: the chosen head if it is held here, once serving the own one.
 
         A chosen head that is not held here yet may still be dropped (R8); if anybody had adopted it in
         this epoch by then, a later claim would choose it above what was served instead.
         """
-        if not self.serving:
-            return {s: head for s, head in self.recovery.chosen.items() if self.recovery.holds(s)}
-        own = self.state.heads
-        return {stream: head for stream, head in own.items() if head.accepted_epoch == self.epoch}
-
-    def head(self, stream: StreamName) -> Head | None:
-        """One of `heads`, without looking at the others."""
         if not self.serving:
             return self.recovery.chosen.get(stream) if self.recovery.holds(stream) else None
         head = self.state.heads.get(stream)

@@ -214,7 +214,7 @@ class Replica:
         self._promiser.on_claim(event.node, _owner(event), message)
 
     def _on_promised(self, event: events.Received, message: messages.Promised) -> None:
-        report = self._claimant.on_page(event.node, event.incarnation, event.process, message)
+        report = self._claimant.on_page(_replica(event), event.process, message)
         if report is not None:
             self._primary.on_report(report)
 
@@ -264,7 +264,7 @@ class Replica:
     def _on_heads_adopted(self, event: events.HeadsAdopted) -> None:
         self._state.counter = max(self._state.counter, event.counter)
         self._state.heads_adopted(event.epoch)
-        self._primary.on_heads_adopted()
+        self._primary.on_heads_adopted(event.epoch)
         self._backup.on_heads_adopted(event.epoch)
 
     def _on_rotten(self, event: events.HeadRotten) -> None:

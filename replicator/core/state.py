@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import structs
+
 from replicator.core import effects
 from replicator.core.config import Config
 from replicator.core.effects import Effect
@@ -197,7 +199,7 @@ class State:
         _, exceptions = self._adopting.pop(0)
         for stream, head in self.heads.items():
             if stream not in exceptions and head.accepted_epoch < epoch:
-                self.heads[stream] = head_in(head, epoch)
+                self.heads[stream] = structs.replace(head, accepted_epoch=epoch)
 
     def mark_committed(self, head: Head) -> None:
         """Note a commit point, for retention and status (R15)."""
@@ -212,17 +214,3 @@ class State:
             del self.heads[stream]
             self.committed.pop(stream, None)
             self.emit(effects.ForgetTombstone(stream, generation, sequence))
-
-
-def head_in(head: Head, epoch: Epoch, readable: bool | None = None) -> Head:
-    """The same head, accepted in *epoch*."""
-    return Head(
-        stream=head.stream,
-        generation=head.generation,
-        epoch=head.epoch,
-        sequence=head.sequence,
-        accepted_epoch=epoch,
-        digest=head.digest,
-        tombstone=head.tombstone,
-        readable=head.readable if readable is None else readable,
-    )

@@ -38,7 +38,7 @@ from replicator.core.messages import (
     Reason,
     Refusal,
 )
-from replicator.core.promise import digest_of
+from replicator.core.promise import digest_of, page_digest
 from replicator.model import Digest, Epoch, Incarnation, NodeId, Position, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
@@ -99,7 +99,7 @@ def test_R10_heads_that_were_not_reported_are_not_adopted() -> None:
     assert [refusal.reason for refusal in cluster.sent("c", Refusal)] == [Reason.UNKNOWN_HEADS]
     cluster.do("settle")
     assert [claim.epoch for claim in cluster.sent("a", Claim)] == [1]
-    digest = digest_of(cluster.state("c").heads.values())
+    digest = digest_of([page_digest(tuple(cluster.state("c").heads.values()))])
     assert [adopted.digest for adopted in cluster.sent("c", Adopted)] == [digest]
 
 
@@ -108,7 +108,7 @@ def test_R10_an_adoption_in_pages_is_one_record() -> None:
     cluster = Cluster("a", "b", "c")
     cluster.hear("c", "a", Claim(1, 1))
     cluster.do("sync c").forget()
-    digest = digest_of(())
+    digest = digest_of([page_digest(())])
     cluster.hear("c", "a", Adopt(1, digest, 0, 2, ("s",)))
     assert not cluster.effects("c", AdoptHeads)
     for _ in range(2):
@@ -118,7 +118,7 @@ def test_R10_an_adoption_in_pages_is_one_record() -> None:
 
 def test_R10_an_adoption_that_was_fenced_is_not_taken_for_a_later_one() -> None:
     """A newer promise overtakes it at the disk; what is told in the end is the newer one's."""
-    cluster, digest = Cluster("a", "b", "c"), digest_of(())
+    cluster, digest = Cluster("a", "b", "c"), digest_of([page_digest(())])
     record = cluster.state("c").record
     assert record is not None
     cluster.hear("c", "a", Claim(1, 1))
@@ -201,7 +201,7 @@ def test_R8_what_the_own_store_finds_incomplete_is_fetched_again() -> None:
     cluster = _only_a_holds(2).do("fetch b")
     (accept,) = cluster.effects("b", Accept)
     cluster.node("b").deliver(AcceptRefused(accept.manifest, accept.epoch, Why.INCOMPLETE))
-    assert reign_of(cluster, "b").recovery._lacking[S] == 1
+    assert reign_of(cluster, "b").recovery._lacking[S].failures == 1
     cluster.do("advance 0.25")
     assert len(cluster.effects("b", Fetch)) == 2
 
