@@ -72,6 +72,12 @@ class Store(Protocol):
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
         """A chunk as stored, verified (R22); None if absent or rotten. Queued chunks count as absent."""
 
+    def read_small(
+        self, heads: Iterable[Head], bytes_max: int
+    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
+        """Read at once, of those of *heads* whose payload has at most *bytes_max*: the manifest, and the
+        chunks as `read_chunk` gives them. A head whose manifest is absent or damaged is left out."""
+
     def discard_chunk(self, stored_digest: Digest) -> None:
         """Queue the removal of a chunk found rotten, so that a fetched one takes its place."""
 
@@ -163,6 +169,9 @@ class DataPath(Protocol):
 
     def restore(self, head: Head) -> Payload:
         """Read, verify and decompress a checkpoint held here; raises CheckpointUnreadable. Any thread."""
+
+    def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
+        """Those of the checkpoints that are small and can be read, at once. Any thread."""
 
     def usage(self) -> dict[str, int]:
         """Counters: raw_bytes, sent_bytes, published, dropped, fetched_bytes, verified, refused."""

@@ -33,6 +33,7 @@ from replicator.model import (
     Chunk,
     Digest,
     Epoch,
+    Head,
     Incarnation,
     Manifest,
     NodeId,
@@ -176,6 +177,11 @@ class LmdbStore:
         except StoreDamaged as error:
             logger.error("chunk %s cannot be read: %s", stored_digest.hex(), error)
             return None
+
+    def read_small(
+        self, heads: Iterable[Head], bytes_max: int
+    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
+        return self._reads.small(heads, bytes_max)
 
     def discard_chunk(self, stored_digest: Digest) -> None:
         self._writer.perform(Discard(stored_digest))

@@ -6,7 +6,7 @@ data directory read-only, whether its node runs or not; it takes no lock that wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from replicator.adapters.store_record import (
     stream_key,
     unseal,
 )
-from replicator.errors import StoreError
+from replicator.errors import StoreDamaged, StoreError
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, Promise, StreamName
 
 MAP_BYTES = 2**20
@@ -66,6 +66,23 @@ class Reads:
         """A chunk as stored, verified (R22); None if absent or rotten."""
         with self._reading() as txn:
             return read_chunk(txn, stored_digest)
+
+    def small(
+        self, heads: Iterable[Head], bytes_max: int
+    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
+        """Manifest and chunks of those of *heads* that have at most *bytes_max*; None for a bad chunk."""
+        found = {}
+        with self._reading() as txn:
+            for head in heads:
+                stream = StreamName(head.stream)
+                try:
+                    manifest = read_manifest(txn, stream, head)
+                except StoreDamaged:  # or replaced by a newer one
+                    continue
+                if manifest.raw_bytes <= bytes_max:
+                    chunks = {digest: read_chunk(txn, digest) for digest in chunks_of(manifest)}
+                    found[stream] = manifest, chunks
+        return found
 
 
 class StoreStatus(Struct, frozen=True):

@@ -234,9 +234,9 @@ def load(kind: type[_T], txn: Readable, key: bytes) -> _T | None:
     return None if sealed is None else unseal(kind, key, sealed)
 
 
-def read_manifest(txn: Readable, stream: StreamName, entry: Entry) -> Manifest:
+def read_manifest(txn: Readable, stream: StreamName, entry: Entry | Head) -> Manifest:
     """The manifest of a retained checkpoint; raises `StoreDamaged` if it is gone or not the one."""
-    manifest = load(Manifest, txn, manifest_key(stream, entry.sequence))
+    manifest = load(Manifest, txn, manifest_key(stream, Sequence(entry.sequence)))
     if manifest is None or manifest.digest != entry.digest:
         raise StoreDamaged(f"the manifest of stream {stream!r}, sequence {entry.sequence}, is lost")
     return manifest

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from replicator.codec.compression import expand
 from replicator.errors import CheckpointUnreadable, MessageError
-from replicator.model import Buffer, Digest, Manifest, Part, Payload
+from replicator.model import Buffer, Chunk, Digest, Manifest, Part, Payload
 
 ReadChunk = Callable[[Digest], Buffer | None]
 
@@ -29,13 +29,19 @@ def assemble(manifest: Manifest, read_chunk: ReadChunk) -> Payload:
     return Payload(parts, manifest.meta, manifest.is_mapping)
 
 
-def _assemble_part(part: Part, read_chunk: ReadChunk) -> bytearray:
+def _assemble_part(part: Part, read_chunk: ReadChunk) -> Buffer:
+    if len(part.chunks) == 1:
+        return _read(part.chunks[0], read_chunk)
     content = bytearray(sum(chunk.raw_bytes for chunk in part.chunks))
     position = 0
     for chunk in part.chunks:
-        stored = read_chunk(Digest(chunk.stored_digest))
-        if stored is None:
-            raise MessageError(f"chunk {chunk.stored_digest.hex()[:16]} is absent or damaged")
-        content[position : position + chunk.raw_bytes] = expand(chunk, stored, verified=True)
+        content[position : position + chunk.raw_bytes] = _read(chunk, read_chunk)
         position += chunk.raw_bytes
     return content
+
+
+def _read(chunk: Chunk, read_chunk: ReadChunk) -> Buffer:
+    stored = read_chunk(Digest(chunk.stored_digest))
+    if stored is None:
+        raise MessageError(f"chunk {chunk.stored_digest.hex()[:16]} is absent or damaged")
+    return expand(chunk, stored, verified=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
 from replicator.errors import CheckpointUnreadable
 from replicator.link.messages import Restored as RestoredMessage, StandbyOffered
-from replicator.model import Position, StreamName
+from replicator.model import Buffer, Position, StreamName
 
 
 class Checkpoint(Struct, frozen=True):
@@ -37,10 +37,10 @@ class Checkpoint(Struct, frozen=True):
 
 
 class Arrival(Struct, frozen=True):
-    """A checkpoint as it came over the link, its parts still in the frames they came in."""
+    """A checkpoint as it came over the link, its parts still as they came."""
 
     message: RestoredMessage | StandbyOffered
-    parts: list[memoryview]
+    parts: Sequence[Buffer]
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint, with bytes of its own."""

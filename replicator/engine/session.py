@@ -4,8 +4,7 @@ The engine's threads submit here and look for what has come; the link's thread (
 be sent and hands in what the worker says. One lock guards the backlog and the present tenure; it is held
 for microseconds, never while a ticket's callbacks run or a socket is used.
 
-A worker may come and go; the session stays. What the engine has asked for (to be given tenures, to
-follow) is told to each new worker.
+A worker may come and go; what the engine has asked for (tenures, to follow) is told to each new one.
 """
 
 from __future__ import annotations
@@ -239,6 +238,9 @@ class Session(Generic[TenureT]):
                 self._calls.extend(self._wanted.values())
             case link.Restored():
                 self._restore(message, Arrival(message, parts))
+            case link.RestoredSmall():
+                for restored, contents in message.checkpoints:
+                    self._restore(restored, Arrival(restored, contents))
             case link.RestoredKnown():
                 self._restore(message, self._shelf.restored(StreamName(message.stream)))
             case link.RestoredUnavailable():
@@ -253,9 +255,7 @@ class Session(Generic[TenureT]):
                 self._go_on(self._tenure, message.reason)
             case link.StandbyOffered():
                 with self._lock:
-                    self._shelf.put(
-                        Arrival(message, parts), self._wanted.get(link.Follow) == link.Follow(True)
-                    )
+                    self._shelf.put(Arrival(message, parts), link.Follow(True) in self._wanted.values())
             case link.StatusReply() if message.nonce in self._reports:
                 self._reports[message.nonce] = message.report
             case _:

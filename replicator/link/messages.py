@@ -9,9 +9,9 @@ twice. Per stream one handle is with the worker, from its Submit or Delete until
 Aborted: that is the credit. Stored and HeldByAll come in between and after, and Released whenever the
 worker reads the payload no longer, also for a handle whose tenure has ended.
 
-A tenure's restored streams come before its TenureStarted: for each stream Restored, RestoredKnown,
-RestoredUnavailable or RestoredDeleted, so that the engine's end knows the sequences to go on from. A
-tenure that was not ended before the next one starts ends with that.
+A tenure's restored streams come before its TenureStarted: for each stream Restored (or its place in a
+RestoredSmall), RestoredKnown, RestoredUnavailable or RestoredDeleted, so that the engine's end knows the
+sequences to go on from. A tenure that was not ended before the next one starts ends with that.
 """
 
 from __future__ import annotations
@@ -143,6 +143,12 @@ class Restored(Struct, frozen=True, array_like=True, tag=True):
     is_mapping: bool
 
 
+class RestoredSmall(Struct, frozen=True, array_like=True, tag=True):
+    """As many `Restored` as there are checkpoints here, each with its parts: small ones share a frame."""
+
+    checkpoints: tuple[tuple[Restored, tuple[bytes, ...]], ...]
+
+
 class RestoredKnown(Struct, frozen=True, array_like=True, tag=True):
     """The tenure of *epoch* starts with this checkpoint of the stream: the one that was offered last to the
     warm standby, whose bytes are not sent again."""
@@ -260,9 +266,9 @@ class StatusReply(Struct, frozen=True, array_like=True, tag=True):
 
 ToWorker = Ready | Submit | Delete | Resign | Follow | StandbyTaken | AskStatus | Close
 ToEngine = (
-    Started | Failed | Restored | RestoredKnown | RestoredUnavailable | RestoredDeleted | TenureStarted
-    | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted | Released
-    | StandbyOffered | StatusReply
+    Started | Failed | Restored | RestoredSmall | RestoredKnown | RestoredUnavailable | RestoredDeleted
+    | TenureStarted | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted
+    | Released | StandbyOffered | StatusReply
 )  # fmt: skip
 ShortToEngine = Stored | Committed | HeldByAll | Superseded | Aborted | Released  # these take the direct line
 WithPayload = Submit | Restored | StandbyOffered

@@ -7,6 +7,9 @@ only stores.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from replicator.adapters.ports import Deliver, Store
 from replicator.adapters.zeromq import PublishSocket, RepairSockets, SubscribeSockets, Transport
 from replicator.codec.assembly import assemble
@@ -29,6 +32,8 @@ from replicator.worker.datathread import DataThread
 from replicator.worker.publisher import Publisher, Task
 from replicator.worker.repairer import Order, Repairer
 from replicator.worker.subscriber import Subscriber
+
+SMALL_BYTES = 16 * 2**10  # of a checkpoint that is restored along with others
 
 COUNTERS = (
     "raw_bytes",
@@ -112,6 +117,14 @@ class DataPath:
             where = f"stream={head.stream} epoch={head.epoch} sequence={head.sequence}"
             raise CheckpointUnreadable(f"the manifest is absent or damaged: {where}")
         return assemble(manifest, self._store.read_chunk)
+
+    def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
+        """Those of the checkpoints that are small and can be read, at once; any thread."""
+        found = {}
+        for stream, (manifest, chunks) in self._store.read_small(heads, SMALL_BYTES).items():
+            with suppress(CheckpointUnreadable):
+                found[stream] = assemble(manifest, chunks.get)
+        return found
 
     def usage(self) -> dict[str, int]:
         """Counters since the start, for status."""

@@ -207,7 +207,7 @@ class Driver:
         """What is done with items of the inbox besides handing them to the core."""
         return {
             Post: lambda post: post.run(),
-            Loaded: self._on_loaded,
+            tuple: self._on_loaded,
             events.Published: self._on_published,
             events.Fetched: self._on_fetched,
             events.Accepted: self._on_accepted,
@@ -231,11 +231,11 @@ class Driver:
         self._tenancy.note("fetched", self._clock())
         self._handle(event)
 
-    def _on_loaded(self, result: Loaded) -> None:
-        if result.epoch is None:
-            self._parts.standbys.loaded(result)
+    def _on_loaded(self, results: tuple[Loaded, ...]) -> None:
+        if results[0].epoch is None:
+            self._parts.standbys.loaded(results[0])
         else:
-            self._tenancy.loaded(result, self._clock())
+            self._tenancy.loaded(results, self._clock())
 
     # ── from the engine ──
 

@@ -33,7 +33,7 @@ class Post(Struct, frozen=True):
     run: Callable[[], None]
 
 
-Item = Event | Loaded | Post
+Item = Event | tuple[Loaded, ...] | Post
 
 
 class Inbox:

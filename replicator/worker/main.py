@@ -205,7 +205,7 @@ class Worker:
             close(control.close)
         data = DataPath(settings, durable.incarnation, store, transport)
         close(data.close)
-        loader = Loader(data.restore, inbox.deliver)
+        loader = Loader(data, inbox.deliver)
         close(loader.close)
         scrubber = Scrubber(store, inbox.deliver, settings.scrub_interval_s)
         close(scrubber.close)

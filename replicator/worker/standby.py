@@ -7,7 +7,7 @@ stream stays with the engine until its next tenure has started, which need not b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from replicator.core.effects import Standby
 from replicator.core.events import HeadRotten
@@ -71,10 +71,10 @@ class Standbys:
             return
         self.taken(stream)
 
-    def has_offered(self, head: Head) -> bool:
-        """Whether the engine has that very checkpoint."""
-        offered = self._offered.get(StreamName(head.stream))
-        return offered is not None and head.same_as(offered) and head.position == offered.position
+    def offered(self, heads: Iterable[Head]) -> set[StreamName]:
+        """The streams of which the engine has that very checkpoint."""
+        known = self._offered
+        return {s for h in heads if (s := StreamName(h.stream)) in known and h.same_as(known[s])}
 
     def forget_offered(self) -> None:
         """A tenure has started: the engine keeps nothing any longer."""
@@ -85,4 +85,4 @@ class Standbys:
             if len(self._out) >= OUT_MAX:
                 return
             self._out.add(stream)
-            self._loader.load(None, self._waiting.pop(stream))
+            self._loader.load(None, [self._waiting.pop(stream)])

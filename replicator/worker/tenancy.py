@@ -13,7 +13,7 @@ nobody mends it within `MEND_TIMEOUT_S` the tenure starts without it and `restor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from replicator.core.effects import (
     Abort,
@@ -177,14 +177,15 @@ class Tenancy:
         self._instants["adopted"] = now
         for head in effect.unavailable:
             self._unavailable(head, "nobody that can be reached has its bytes")
-        for head in effect.heads:
+        offered = self._standbys.offered(effect.heads)
+        wanted = [head for head in effect.heads if not head.tombstone and head.stream not in offered]
+        for head in effect.heads if len(wanted) < len(effect.heads) else ():
             if head.tombstone:
                 self._end.send(link.RestoredDeleted(effect.epoch, head.stream, head.position))
-            elif self._standbys.has_offered(head):
+            elif head.stream in offered:
                 self._end.send(link.RestoredKnown(effect.epoch, head.stream, head.position))
-            else:
-                self._loading.add(StreamName(head.stream))
-                self._loader.load(effect.epoch, head)
+        self._loading.update([StreamName(head.stream) for head in wanted])
+        self._loader.load(effect.epoch, wanted)
         self._start_if_loaded(now)
 
     def end(self, effect: EndTenure, now: float) -> None:
@@ -196,25 +197,31 @@ class Tenancy:
         self._instants = {}
         self._end.send(link.TenureEnded(effect.epoch, effect.reason))
 
-    def loaded(self, result: Loaded, now: float) -> None:
-        """A head of the tenure is restored, or cannot be read."""
-        stream = StreamName(result.head.stream)
-        if self._starting is None or result.epoch != self._starting.epoch or stream not in self._loading:
-            return
-        if result.payload is not None:
-            names, parts = link.part_frames(result.payload)
-            position, meta = result.head.position, result.payload.meta
-            mapping = result.payload.is_mapping
-            self._end.send(link.Restored(result.epoch, stream, position, meta, names, mapping), parts)
-        elif stream not in self._mending:
-            self._mending[stream] = result
-            self._mend_until = min(self._mend_until, now + MEND_TIMEOUT_S)
-            self._deliver(HeadRotten(stream, Digest(result.head.digest)))
-            return
-        else:
-            self._unavailable(result.head, result.error)
-        self._loading.discard(stream)
-        self._mending.pop(stream, None)
+    def loaded(self, results: Iterable[Loaded], now: float) -> None:
+        """Heads of the tenure are restored, or cannot be read; small ones come several at once."""
+        restored = []
+        for result in results:
+            stream = StreamName(result.head.stream)
+            if self._starting is None or result.epoch != self._starting.epoch or stream not in self._loading:
+                continue
+            if result.payload is not None:
+                names, parts = link.part_frames(result.payload)
+                what = (result.head.position, result.payload.meta, names, result.payload.is_mapping)
+                restored.append((link.Restored(result.epoch, stream, *what), parts))
+            elif stream not in self._mending:
+                self._mending[stream] = result
+                self._mend_until = min(self._mend_until, now + MEND_TIMEOUT_S)
+                self._deliver(HeadRotten(stream, Digest(result.head.digest)))
+                continue
+            else:
+                self._unavailable(result.head, result.error)
+            self._loading.discard(stream)
+            self._mending.pop(stream, None)
+        if len(restored) > 1:
+            small = tuple((message, tuple(map(bytes, parts))) for message, parts in restored)
+            self._end.send(link.RestoredSmall(small))
+        elif restored:
+            self._end.send(*restored[0])
         self._start_if_loaded(now)
 
     def written(self, event: Accepted | AcceptRefused) -> None:
@@ -222,7 +229,7 @@ class Tenancy:
         of a head which could not be read, it has been fetched, and is tried again."""
         result = self._mending.get(StreamName(event.manifest.stream))
         if result is not None and result.head.digest == event.manifest.digest:
-            self._loader.load(result.epoch, result.head)
+            self._loader.load(result.epoch, [result.head])
 
     def tick(self, now: float) -> None:
         """Start without what nobody has mended in time."""

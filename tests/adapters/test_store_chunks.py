@@ -13,7 +13,8 @@ import pytest
 from replicator.adapters import store_writer
 from replicator.core.effects import WritePromise
 from replicator.core.events import Accepted, PromiseWritten, Why
-from replicator.model import Digest, Promise, StreamName
+from replicator.core.state import head_of
+from replicator.model import Digest, Epoch, Promise, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
 
 S = StreamName("s")
@@ -185,6 +186,26 @@ def test_r22_a_rotten_chunk_is_never_given_out(stores: Stores) -> None:
     assert opened.is_readable(sound)
     assert not opened.is_readable(rotten)
     assert opened.store.scrub(2**30) == [("b", rotten.digest)]
+
+
+def test_r22_small_checkpoints_are_read_at_once(stores: Stores) -> None:
+    """Those within the bound, with None for what is rotten; none that is not here any longer."""
+    opened = stores.open()
+    opened.promise(1)
+    whole = opened.accept("whole", 1, b"one", b"two")
+    others = [
+        opened.accept("large", 1, bytes(range(99))),
+        opened.accept("rotten", 1, b"one", b"rotten" * 12),
+        checkpoint("replaced", 1)[0],
+    ]
+    opened.accept("replaced", 1, b"by another")
+    opened.settle()
+    spoil(stores.path, b"rotten" * 12, b"R")
+    found = opened.store.read_small([head_of(manifest, Epoch(1)) for manifest in (*others, whole)], 80)
+    assert {name: (manifest, list(chunks.values())) for name, (manifest, chunks) in found.items()} == {
+        "whole": (whole, [b"one", b"two"]),
+        "rotten": (others[1], [b"one", None]),
+    }
 
 
 def test_r22_a_discarded_chunk_is_replaced(stores: Stores) -> None:

@@ -82,17 +82,22 @@ def test_restored_is_what_the_tenure_starts_from(replicator: Replicator, worker:
     worker.say(link.RestoredDeleted(3, "gone", Position(2, 41)))
     parts = (3, "parts", Position(2, 7), b"", ("a", "b"), True)
     worker.say(link.Restored(*parts), b"1", b"2")
+    small = [(link.Restored(3, name, Position(2, 5), b"", ("",), False), (b"1",)) for name in ("s1", "s2")]
+    worker.say(link.RestoredSmall(tuple(small)))
     worker.start_tenure(3, ("orders", 12, b"state"))
     tenure = next(iter(replicator.tenures(DEADLINE_S)))
     assert dict(tenure.restored) == {
+        "s1": Checkpoint("s1", Position(2, 5), b"", {"": b"1"}, False),  # type: ignore[arg-type]
+        "s2": Checkpoint("s2", Position(2, 5), b"", {"": b"1"}, False),  # type: ignore[arg-type]
         "parts": Checkpoint("parts", Position(2, 7), b"", {"a": b"1", "b": b"2"}, True),  # type: ignore[arg-type]
         "orders": Checkpoint("orders", Position(2, 12), b"meta", {"": b"state"}, False),  # type: ignore[arg-type]
     }
     assert tenure.restored["orders"].payload == b"state"
     assert tenure.restored["parts"].payload == {"a": b"1", "b": b"2"}
     assert tenure.restored.get("gone") is None
-    assert [tenure.next_position(name).sequence for name in ("gone", "parts", "orders", "new")] == [
+    assert [tenure.next_position(name).sequence for name in ("gone", "s2", "parts", "orders", "new")] == [
         42,
+        6,
         8,
         13,
         1,
@@ -102,7 +107,7 @@ def test_restored_is_what_the_tenure_starts_from(replicator: Replicator, worker:
     assert taken is not None
     assert taken.payload == b"state"
     assert tenure.restored.take("orders") is None
-    assert list(tenure.restored) == ["parts"]
+    assert list(tenure.restored) == ["parts", "s1", "s2"]
 
 
 def test_an_unavailable_stream_raises_when_asked_for(replicator: Replicator, worker: FakeWorker) -> None:

@@ -28,6 +28,7 @@ TO_ENGINE: list[link.ToEngine] = [
     link.Started("edge-1"),
     link.Failed("StoreInUse", "process 7"),
     link.Restored(1, "s", Position(1, 2), b"", ("",), False),
+    link.RestoredSmall(((link.Restored(1, "s", Position(1, 2), b"", ("",), False), (b"state",)),)),
     link.RestoredUnavailable(1, "s", Position(1, 2), "rotten"),
     link.RestoredDeleted(1, "s", Position(1, 2)),
     link.TenureStarted(1, 700, True, {"granted": 1.5}),

@@ -183,8 +183,8 @@ class FakeLoader:
         self.jobs: list[tuple[Epoch | None, Head]] = []
         self.rotten: set[str] = set()
 
-    def load(self, epoch: Epoch | None, head: Head) -> None:
-        self.jobs.append((epoch, head))
+    def load(self, epoch: Epoch | None, heads: Iterable[Head]) -> None:
+        self.jobs.extend((epoch, head) for head in heads)
 
     def drop(self) -> None:
         self.jobs = [job for job in self.jobs if job[0] is None]
@@ -261,7 +261,7 @@ class Bench:
     def load(self) -> None:
         """Have everything loaded that is queued."""
         for result in self.loader.results():
-            self.inbox.deliver(result)
+            self.inbox.deliver((result,))
         self.turn()
 
     def arrive(self, message: Message, node: NodeId = B, key: NodeId | None = B, **changes: Any) -> None:

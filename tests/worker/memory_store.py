@@ -14,6 +14,7 @@ from replicator.model import (
     Chunk,
     Digest,
     Epoch,
+    Head,
     Incarnation,
     Manifest,
     NodeId,
@@ -78,6 +79,17 @@ class MemoryStore:
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
         stored = self.chunks.get(stored_digest)
         return stored if stored is not None and digest_of(stored) == stored_digest else None
+
+    def read_small(
+        self, heads: Iterable[Head], bytes_max: int
+    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
+        found = {}
+        for stream, digest in [(StreamName(head.stream), Digest(head.digest)) for head in heads]:
+            manifest = self.manifests.get((stream, digest))
+            if manifest is not None and manifest.raw_bytes <= bytes_max:
+                named = {Digest(chunk.stored_digest) for part in manifest.parts for chunk in part.chunks}
+                found[stream] = manifest, {name: self.read_chunk(name) for name in named}
+        return found
 
     def discard_chunk(self, stored_digest: Digest) -> None:
         with self._lock:

@@ -8,7 +8,8 @@ import pytest
 
 from replicator.core import effects, events
 from replicator.link import messages as link
-from replicator.model import Digest, Epoch, Head, Manifest, Role, StreamName
+from replicator.model import Digest, Epoch, Head, Manifest, Payload, Role, StreamName
+from replicator.worker.inbox import Loaded
 from replicator.worker.standby import OUT_MAX
 from replicator.worker.tenancy import MEND_TIMEOUT_S
 from tests.worker.driver_fakes import Bench, head
@@ -111,6 +112,22 @@ def test_what_nobody_mends_does_not_hold_up_the_tenure(bench: Bench, how: str) -
     assert told == [link.Restored, link.RestoredUnavailable, link.TenureStarted]
 
 
+def test_small_heads_that_were_restored_at_once_share_a_frame(bench: Bench) -> None:
+    """As many as came together, each with its bytes; what is not of this tenure is left out."""
+    bench.emit(start(head(), head("sensors", 2)), LENT)
+    both = tuple(bench.loader.results())
+    strange = Loaded(FOUR, head("strange", 1), Payload({"": b"1"}))
+    bench.inbox.deliver((*both, strange))
+    bench.turn()
+    (small,) = bench.end.all(link.RestoredSmall)
+    found = {message.stream: (message.position, parts) for message, parts in small.checkpoints}
+    assert found == {
+        "orders": (head().position, (b"orders",)),
+        "sensors": (head("sensors", 2).position, (b"sensors",)),
+    }
+    assert [type(message) for message in bench.end.told] == [link.RestoredSmall, link.TenureStarted]
+
+
 def test_a_tenure_that_ends_while_it_loads_never_starts(bench: Bench) -> None:
     """Late results of the old epoch do not start the new one either."""
     bench.emit(start(head()), LENT)
@@ -118,7 +135,7 @@ def test_a_tenure_that_ends_while_it_loads_never_starts(bench: Bench) -> None:
     bench.emit(effects.EndTenure(FOUR, "fenced"))
     bench.emit(effects.StartTenure(FIVE, (head("sensors", 2),), (), False), effects.SetLease(FIVE, 1010.0))
     for result in late:
-        bench.inbox.deliver(result)
+        bench.inbox.deliver((result,))
     bench.turn()
     assert bench.end.told == [link.TenureEnded(FOUR, "fenced")]
     bench.load()

@@ -1,0 +1,89 @@
+"""The loader: which heads come together, and what is told of those that cannot be read."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from replicator.errors import CheckpointUnreadable
+from replicator.model import Epoch, Head, Payload, StreamName
+from replicator.worker.inbox import Loaded
+from replicator.worker.loader import HEADS_MAX, Loader
+from tests.worker.driver_fakes import head
+
+FOUR = Epoch(4)
+DEADLINE_S = 10
+
+
+class Data:
+    """Small heads, but for those called large; those called rotten cannot be read; *gate* lets it go on."""
+
+    def __init__(self) -> None:
+        self.gate, self.begun = threading.Event(), threading.Event()
+
+    def restore(self, head: Head) -> Payload:
+        self.begun.set()
+        self.gate.wait(DEADLINE_S)
+        if head.stream.startswith("rotten"):
+            raise CheckpointUnreadable("rotten")
+        return Payload({"": head.stream.encode()})
+
+    def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
+        names = [StreamName(head.stream) for head in heads]
+        self.gate.wait(DEADLINE_S)
+        return {s: Payload({"": s.encode()}) for s in names if not s.startswith(("large", "rotten"))}
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()
+
+
+@pytest.fixture
+def told() -> queue.Queue[tuple[Loaded, ...]]:
+    return queue.Queue()
+
+
+@pytest.fixture
+def loader(data: Data, told: queue.Queue[tuple[Loaded, ...]]) -> Iterator[Loader]:
+    loader = Loader(cast(Any, data), told.put)
+    yield loader
+    data.gate.set()
+    loader.close()
+
+
+def names(results: tuple[Loaded, ...]) -> list[str]:
+    return [result.head.stream for result in results]
+
+
+def test_small_heads_come_together_and_all_others_alone(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]]
+) -> None:
+    """What is large, or cannot be read, is read by itself, which says why it cannot."""
+    data.gate.set()
+    streams = ["a", "large", "b", "rotten"]
+    loader.load(FOUR, [head(stream) for stream in streams])
+    together, large, rotten = (told.get(timeout=DEADLINE_S) for _ in range(3))
+    assert (names(together), names(large), names(rotten)) == (["a", "b"], ["large"], ["rotten"])
+    assert [result.payload for result in together] == [Payload({"": b"a"}), Payload({"": b"b"})]
+    assert (rotten[0].payload, rotten[0].error) == (None, "rotten")
+    assert {result.epoch for result in (*together, *large, *rotten)} == {FOUR}
+
+
+def test_a_tenure_comes_before_standbys_and_a_bounded_number_at_once(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]]
+) -> None:
+    """Standbys one by one; what is dropped before its turn is not loaded."""
+    loader.load(None, [head("first")])
+    assert data.begun.wait(DEADLINE_S)
+    loader.load(None, [head("standby")])
+    loader.load(FOUR, [head("dropped")])
+    loader.drop()
+    loader.load(FOUR, [head(f"s{n}") for n in range(HEADS_MAX + 2)])
+    data.gate.set()
+    sizes = [(each[0].epoch, len(each)) for each in (told.get(timeout=DEADLINE_S) for _ in range(4))]
+    assert sizes == [(None, 1), (FOUR, HEADS_MAX), (FOUR, 2), (None, 1)]
