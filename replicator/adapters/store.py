@@ -193,10 +193,9 @@ class LmdbStore:
 
     def usage(self) -> dict[str, int]:
         memory = self._payload.memory
-        streams = list(memory.streams.values())
         return {
-            "streams": len(streams),
-            "checkpoints": sum(len(record.entries) for record in streams),
+            "streams": len(memory.streams),
+            "checkpoints": sum([len(record.entries) for record in list(memory.streams.values())]),
             "chunks": len(memory.chunks.needs),
             "stored_bytes": memory.chunks.stored_bytes,
             "queued_bytes": self._writer.queued_bytes,

@@ -8,7 +8,7 @@ checkpoint's life: `founding`, `promise`, `claim`, `recovery`, `window`, `commit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 from replicator.core import effects, events, messages
@@ -41,7 +41,8 @@ class ReplicaStatus(TypedDict):
     """What a replica knows of itself; as a primary also how many streams each follower lacks.
 
     *changing* says that a change of members is under way: quorums are of the old and the new ones (R27).
-    *streams* gives each stream's head and the generation and sequence known to be committed.
+    *heads* and *committed*, the generation and sequence known to be committed, are by stream. They are the
+    replica's own, to be looked at before it handles the next event.
     """
 
     role: str
@@ -52,7 +53,8 @@ class ReplicaStatus(TypedDict):
     waiting_for: str
     changing: bool
     full: bool
-    streams: dict[StreamName, tuple[Head, tuple[Generation, Sequence] | None]]
+    heads: Mapping[StreamName, Head]
+    committed: Mapping[StreamName, tuple[Generation, Sequence]]
     lacking: dict[NodeId, int]
 
 
@@ -150,7 +152,8 @@ class Replica:
             "waiting_for": self._founding.waiting_for,
             "changing": state.record is not None and bool(state.record.old),
             "full": state.full,
-            "streams": {stream: (head, state.committed.get(stream)) for stream, head in state.heads.items()},
+            "heads": state.heads,
+            "committed": state.committed,
             "lacking": {
                 node: len(follower.lacking) for node, follower in primary.reign.progress.followers.items()
             }

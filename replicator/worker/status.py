@@ -27,7 +27,7 @@ from replicator.worker.mesh import Mesh
 
 GATHER_TIMEOUT_S = 0.5
 REPORT_BYTES_MAX = 990_000
-STREAMS_MAX = 4096
+STREAMS_MAX = 1024  # what is told of each holds up the control thread
 ASKERS_MAX = 64
 
 Reply = Callable[[bytes], None]
@@ -192,8 +192,8 @@ class Census:
 
     def _own(self, now: float) -> MemberReport:
         known = self._core.status()
-        streams = known["streams"]
-        shown = sorted(streams)[:STREAMS_MAX]
+        heads, committed = known["heads"], known["committed"]
+        shown = sorted(heads)[:STREAMS_MAX]
         usage = {**self._store.usage(), **self._data.usage(), "messages_refused": self._mesh.refused}
         return MemberReport(
             node=self._settings.node,
@@ -208,8 +208,8 @@ class Census:
             lacking={str(node): count for node, count in known["lacking"].items()},
             leader=self._elector.leader,
             durability=self._settings.durability,
-            streams=[self._stream(stream, *streams[stream], now) for stream in shown],
-            streams_left_out=len(streams) - len(shown),
+            streams=[self._stream(stream, heads[stream], committed.get(stream), now) for stream in shown],
+            streams_left_out=len(heads) - len(shown),
             usage=usage,
         )
 
