@@ -54,11 +54,7 @@ class EngineLine:
         return self._socket.fileno()
 
     def send(
-        self,
-        place: tuple[int, str, int, int],
-        parts: Mapping[str, Buffer],
-        meta: bytes,
-        is_mapping: bool,
+        self, place: tuple[int, str, int, int], parts: Mapping[str, Buffer], meta: bytes, is_mapping: bool
     ) -> bool:
         """Tell of a checkpoint (*place*: epoch, stream, sequence, handle); whether it has gone."""
         places = tuple(

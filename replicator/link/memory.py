@@ -85,11 +85,6 @@ class EngineMemory:
         self._pid = engine_pid
         self._own, self._its = _Span(), _Span()
 
-    @property
-    def is_engine_there(self) -> bool:
-        """Whether it still runs, so that the process of that number is it and no other."""
-        return os.getppid() == self._pid
-
     def is_readable(self, address: int) -> bool:
         """Whether the byte at *address*, which is the engine's, can be read."""
         try:
@@ -110,5 +105,5 @@ class EngineMemory:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             done += count
-        if not self.is_engine_there:
+        if os.getppid() != self._pid:  # what had that number may have been another process already
             raise ProcessLookupError("the engine is gone")
