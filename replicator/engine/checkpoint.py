@@ -36,7 +36,7 @@ class Checkpoint(Struct, frozen=True):
         return f"<Checkpoint {self.stream} ({epoch}, {sequence}) {size_bytes} bytes>"
 
 
-class Arrival(Struct, frozen=True):
+class Arrival(Struct, frozen=True, gc=False):
     """A checkpoint as it came over the link, its parts still as they came."""
 
     message: RestoredMessage | StandbyOffered

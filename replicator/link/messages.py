@@ -132,7 +132,7 @@ class Failed(Struct, frozen=True, array_like=True, tag=True):
     text: _Text
 
 
-class Restored(Struct, frozen=True, array_like=True, tag=True):
+class Restored(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The tenure of *epoch* starts with this checkpoint of the stream; its parts follow as frames."""
 
     epoch: _Count
