@@ -114,8 +114,7 @@ class Backup:
         self._next.clear()
         for stream in [s for s in self._wanted if s not in self._rotten]:
             del self._wanted[stream]
-            self._state.fetching.pop(stream, None)
-            self._state.emit(effects.CancelFetch(stream))
+            self._state.cancel_fetch(stream)
 
     # ── heartbeats ──
 
@@ -244,6 +243,8 @@ class Backup:
             if own is not None and own.order >= (message.epoch, theirs.sequence):
                 self._ack_if(own, theirs.digest)
             elif stream not in self._accepting:
+                if self._rotten.get(stream, theirs.digest) != theirs.digest:
+                    self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
                 self._want(stream, Digest(theirs.digest), None, Epoch(message.epoch))
 
     def _want(self, stream: StreamName, digest: Digest, manifest: Manifest | None, epoch: Epoch) -> None:

@@ -309,11 +309,6 @@ class Primary:
         elif event.why is Why.FULL and self.handover.is_room_elsewhere(reign):
             self.end("the disk is full", hand_over=True)
 
-    def on_room(self) -> None:
-        """There is room again: what could not be accepted is tried again."""
-        if self.reign is not None:
-            self.window.accept_again()
-
     def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
         """A fetch has ended, perhaps one for recovery; without a manifest it has failed (R8)."""
         if self.reign is not None:

@@ -281,7 +281,7 @@ class Replica:
                 "the disk is full: new checkpoints are refused" if event.full else "room again"
             )
             if not event.full:
-                self._primary.on_room()
+                self._primary.window.accept_again()
 
     # ── the data path ──
 

@@ -174,10 +174,14 @@ class State:
         self.effects.append(effects.Fetch(stream, digest, manifest, sources, verify))
         return True
 
+    def cancel_fetch(self, stream: StreamName) -> None:
+        """Stop bringing the stream's checkpoint here, if one is being brought."""
+        if self.fetching.pop(stream, None) is not None:
+            self.emit(effects.CancelFetch(stream))
+
     def cancel_fetches(self) -> None:
-        for stream in self.fetching:
-            self.effects.append(effects.CancelFetch(stream))
-        self.fetching.clear()
+        for stream in list(self.fetching):
+            self.cancel_fetch(stream)
 
     # ── the mirror of the disk ──
 
