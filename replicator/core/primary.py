@@ -226,7 +226,7 @@ class Primary:
         follower = reign.progress.follower(replica) if reign is not None else None
         if reign is None or follower is None or follower.report is None or message.epoch != reign.epoch:
             return
-        if follower.report.digest == message.digest:
+        if follower.report.digest == message.digest and not follower.adopted:
             follower.take_adopted()
             self._commits.count_bulk()
             self._commits.check_all()
