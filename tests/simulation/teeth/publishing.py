@@ -18,6 +18,7 @@ from replicator.core.progress import Follower, Progress
 from replicator.core.quorum import ReplicaId, quorum_sets
 from replicator.core.state import State
 from replicator.core.window import Flight, Window
+from replicator.engine.backlog import Backlog
 from replicator.model import Digest, Epoch, Manifest, MemberRecord, NodeId, Position, Sequence, StreamName
 from tests.simulation.disk import Disk, Operation
 
@@ -123,6 +124,16 @@ def replace_in_flight(patch: Patch) -> None:
         honest(self, flight)
 
     patch.setattr(Window, "submit", submit)
+
+
+def publish_the_adopted(patch: Patch) -> None:
+    """What was adopted in an epoch and rots goes out in it again, as another one of the same order."""
+    patch.setattr(Flight, "is_of", lambda self, epoch: True)
+
+
+def take_without_bound(patch: Patch) -> None:
+    """An engine may submit more than its backlog holds."""
+    patch.setattr(Backlog, "_check_room", lambda self, more_bytes: None)
 
 
 def call_it_superseded(patch: Patch) -> None:

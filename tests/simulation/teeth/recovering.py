@@ -12,7 +12,7 @@ from replicator.core.promise import Promiser
 from replicator.core.recovery import Recovery
 from replicator.core.reign import Reign
 from replicator.core.state import State
-from replicator.model import Epoch, Head, StreamName
+from replicator.model import Digest, Epoch, Head, Manifest, StreamName
 
 Patch = pytest.MonkeyPatch
 
@@ -25,6 +25,28 @@ def highest_sequence_wins(patch: Patch) -> None:
 def drop_unreadable(patch: Patch) -> None:
     """What cannot be read now is dropped for an older checkpoint (T13)."""
     patch.setattr(Recovery, "_provably_uncommitted", lambda self, stream: True)
+
+
+def drop_accepted(patch: Patch) -> None:
+    """A head that the own store has been asked to accept is dropped for an older one all the same."""
+    honest = Recovery.on_fetched
+
+    def on_fetched(self: Recovery, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
+        honest(self, stream, digest, manifest)
+        if stream in self._lacking:
+            self._lacking[stream].is_accepting = False
+
+    patch.setattr(Recovery, "on_fetched", on_fetched)
+
+
+def wait_for_rot(patch: Patch) -> None:
+    """What rots after its adoption is waited for in its own epoch, for ever."""
+    patch.setattr(Recovery, "rotten", property(lambda self: []))
+
+
+def heed_the_dropped(patch: Patch) -> None:
+    """A dropped head still keeps lower sequences out."""
+    patch.setattr(Recovery, "dropped", property(lambda self: frozenset()))
 
 
 def bring_nothing(patch: Patch) -> None:
