@@ -16,7 +16,6 @@ from replicator.core.commit import Commits
 from replicator.core.events import AcceptRefused, Published, Why
 from replicator.core.handover import Handover
 from replicator.core.heartbeat import Heartbeats
-from replicator.core.progress import Follower
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
 from replicator.core.rivals import note_refusal, rivals_hold_majority, stuck_for
@@ -112,14 +111,12 @@ class Primary:
 
     def on_stranger(self, replica: ReplicaId) -> None:
         """An incarnation of a member speaks that the record does not name: it learns everything (R20)."""
-        reign = self.reign
-        if reign is None or reign.record.find(replica[0]) is None:
+        reign, recently = self.reign, self._state.now - self._state.config.lease_max_s
+        follower = reign.progress.followers.get(replica[0]) if reign is not None else None
+        if reign is None or follower is None or follower.replica == replica or follower.heard_at >= recently:
             return
-        follower = reign.progress.followers.get(replica[0])
-        silent_since = self._state.now - self._state.config.lease_max_s
-        if follower is not None and follower.replica != replica and follower.heard_at < silent_since:
-            reign.progress.followers[replica[0]] = Follower(replica, self._state.now)
-            self.claimant.claim_again(replica[0])
+        reign.progress.follow(replica)
+        self.claimant.claim_again(replica[0])
 
     def _step(self) -> None:
         """Go as far as what is adopted and lent allows."""

@@ -21,11 +21,11 @@ NOTHING = -1
 class Follower:
     """One other replica, as its acknowledgments show it in the present epoch."""
 
-    def __init__(self, replica: ReplicaId, now: float) -> None:
+    def __init__(self, replica: ReplicaId, now: float, told: dict[bytes, frozenset[StreamName]]) -> None:
         self.replica = replica
         self.report: Report | None = None
         self.exceptions: frozenset[StreamName] = frozenset()
-        self._told: dict[bytes, frozenset[StreamName]] = {}  # by the report's digest; for the whole epoch
+        self._told = told  # exceptions by the report's digest
         self.adopted = False  # the bulk adoption, and with it the member record, is durable there
         self.record_version = 0
         self.acked: dict[StreamName, int] = {}  # one by one
@@ -94,10 +94,15 @@ class Progress:
         self._state = state
         self.epoch = epoch
         self.followers: dict[NodeId, Follower] = {}
+        # An incarnation may come, go and come again in an epoch: what it was told stays, whoever it followed.
+        self._told: dict[ReplicaId, dict[bytes, frozenset[StreamName]]] = {}
         for member in (*record.old, *record.members):
             if member.node != state.me.node:
-                replica = (NodeId(member.node), Incarnation(member.incarnation))
-                self.followers[NodeId(member.node)] = Follower(replica, state.now)
+                self.follow((NodeId(member.node), Incarnation(member.incarnation)))
+
+    def follow(self, replica: ReplicaId) -> None:
+        """From now on its node is that incarnation, of which nothing is known yet."""
+        self.followers[replica[0]] = Follower(replica, self._state.now, self._told.setdefault(replica, {}))
 
     def own(self, stream: StreamName) -> int:
         """The newest sequence that this replica itself has accepted in the epoch (T8)."""

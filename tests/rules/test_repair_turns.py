@@ -31,7 +31,6 @@ from replicator.core.messages import (
     Acked,
     Adopt,
     Adopted,
-    Behind,
     Claim,
     CommitPoint,
     Heartbeat,
@@ -376,22 +375,3 @@ def test_R12_rot_in_flight_is_claimed_above_once() -> None:
         cluster.node("a").deliver(HeadRotten(S, Digest(head.digest)))
     claims = [notice.text for notice in cluster.effects("a", Notice) if "claiming above" in notice.text]
     assert claims == ["stream s: its checkpoint in flight cannot be read: claiming above it (R11)"]
-
-
-def test_R8_rot_that_was_dropped_gives_way_to_the_head_in_its_place() -> None:
-    """The only copy of a newer head rots at b and is dropped for an older one: b, still looking for a good
-    copy of it, fetches what it is told to hold."""
-    cluster = Cluster("a", "b").with_primary("b").do("submit b s 1").live(0.3)
-    cluster.do("cut a b", "submit b s 2", "publish b", "sync b").live(0.2)
-    cluster.do("crash b", "start b", "mend a b").live(0.9).forget().do("rot b s", "grant a")
-    for _ in range(100):
-        if cluster.sent("a", Behind):
-            break
-        cluster.do("advance 0.02", "deliver", "sync", "fetch a")
-    assert cluster.sent("a", Behind)
-    assert StreamName("s") in cluster.state("b").fetching
-    cluster.do("deliver a->b Behind")
-    assert cluster.effects("b", CancelFetch)
-    cluster.live(1.0)
-    (tenure,) = cluster.effects("a", StartTenure)
-    assert [head.sequence for head in tenure.heads] == [1]

@@ -80,7 +80,11 @@ class Tooth(NamedTuple):
         return " ".join((self.break_it.__doc__ or "").split())
 
 
-FENCING, CLAIMING = "tests.rules.test_fencing:test_", "tests.rules.test_claiming:test_"
+FENCING, CLAIMING, ROT = (
+    "tests.rules.test_fencing:test_",
+    "tests.rules.test_claiming:test_",
+    "tests.rules.test_rot:test_",
+)
 PUBLISHING, DISK, LEASE = (f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease"))
 
 TEETH = (
@@ -98,8 +102,8 @@ TEETH = (
     Tooth("R8", recovering.drop_unreadable, Simulator(60, "lag_behind")),
     Tooth("R8", recovering.bring_nothing),
     Tooth("R8", recovering.drop_accepted, Guard(f"{CLAIMING}R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer")),
-    Tooth("R8", recovering.wait_for_rot, Guard(f"{CLAIMING}R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch")),
-    Tooth("R8", recovering.heed_the_dropped, Guard(f"{CLAIMING}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
+    Tooth("R8", recovering.wait_for_rot, Guard(f"{ROT}R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch")),
+    Tooth("R8", recovering.heed_the_dropped, Guard(f"{ROT}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
     Tooth("R9", recovering.serve_at_once),
     Tooth("R10", recovering.adopt_everything),
     Tooth("R11", recovering.try_once),
@@ -107,7 +111,7 @@ TEETH = (
     Tooth("R11", recovering.keep_grants, Guard(f"{CLAIMING}R11_one_that_cannot_lead_gives_leadership_away")),
     Tooth("R11", recovering.forget_parked, Guard(f"{CLAIMING}R11_a_parked_probe_is_answered_when_the_lease_is_given_back")),
     Tooth("R12", publishing.not_itself),
-    Tooth("R12", publishing.publish_the_adopted, Guard(f"{CLAIMING}R12_what_was_adopted_does_not_go_out_again_when_it_rots")),
+    Tooth("R12", publishing.publish_the_adopted, Guard(f"{ROT}R12_what_was_adopted_does_not_go_out_again_when_it_rots")),
     Tooth("R13", publishing.AcceptsEarly),
     Tooth("R14", publishing.commit_alone),
     Tooth("R14", publishing.commit_without_own),

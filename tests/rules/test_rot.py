@@ -1,0 +1,84 @@
+"""R8, R12, R22: what rots before it has committed keeps nobody from serving."""
+
+from __future__ import annotations
+
+from replicator.core.effects import CancelFetch, Commit, Publish, StartTenure
+from replicator.core.events import StoreRoom
+from replicator.core.messages import Behind
+from replicator.model import StreamName
+from tests.rules.cluster import Cluster
+
+S = StreamName("s")
+
+
+def test_R12_what_was_adopted_does_not_go_out_again_when_it_rots() -> None:
+    """In flight over a bump, held by its primary alone, and rotten: published again it would be another
+    checkpoint of the same order, which the own store refuses. A newer epoch finds it missing instead."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a", "mend a b", "crash c").forget()
+    primary = cluster.core("a")._primary
+    primary.claim_above("for the test")
+    for _ in range(9):
+        cluster.do("advance 0.02", "deliver", "sync a b")
+    assert primary.reign is not None
+    assert primary.reign.epoch == 2
+    assert not primary.reign.serving
+    cluster.do("rot a s").live(4.0)
+    assert not cluster.effects("a", Publish)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert not tenure.unchanged
+    assert [head.sequence for head in tenure.unavailable] == [2]  # c, not heard, might hold it
+    cluster.do("mend a c", "start c").live(3.0)
+    assert [head.sequence for head in cluster.effects("a", StartTenure)[-1].heads] == [1]
+
+
+def test_R8_a_dropped_head_is_no_ancestor_of_what_comes() -> None:
+    """The only copy never committed and is rotten; dropped, it does not keep lower sequences out."""
+    cluster = Cluster("a", "b").with_primary("a")
+    cluster.node("b").deliver(StoreRoom(True))
+    cluster.do("full b", "submit a s 9").live(0.3).do("crash a", "rot a s", "start a", "room b")
+    cluster.node("b").deliver(StoreRoom(False))
+    cluster.live(0.8).forget().do("grant a").live(3.0)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert tenure.heads == tenure.unavailable == ()
+    cluster.do("submit a s 1").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [1]
+    assert [head.sequence for head in (cluster.state("a").heads[S], cluster.state("b").heads[S])] == [1, 1]
+
+
+def test_R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch() -> None:
+    """Adopted, it cannot be dropped any longer in its epoch; in a newer one it provably never committed."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a c", "cut a b", "submit a s 2", "publish a", "sync a").live(1.0)
+    cluster.do("crash a", "mend a b", "start a").live(0.8).forget().do("grant a")
+    reign = cluster.core("a")._primary.reign
+    while reign is None or not reign.recovery.holds(S):
+        cluster.do("advance 0.02", "deliver", "sync a b")
+        reign = cluster.core("a")._primary.reign
+    cluster.do("rot a s").live(2.0)
+    tenures = cluster.effects("a", StartTenure)
+    assert [[head.sequence for head in tenure.unavailable] for tenure in tenures] == [
+        [2],
+        [2],
+    ]  # c may hold it
+    cluster.do("mend a c").live(3.0)
+    assert [head.sequence for head in cluster.effects("a", StartTenure)[-1].heads] == [1]
+
+
+def test_R8_rot_that_was_dropped_gives_way_to_the_head_in_its_place() -> None:
+    """The only copy of a newer head rots at b and is dropped for an older one: b, still looking for a good
+    copy of it, fetches what it is told to hold."""
+    cluster = Cluster("a", "b").with_primary("b").do("submit b s 1").live(0.3)
+    cluster.do("cut a b", "submit b s 2", "publish b", "sync b").live(0.2)
+    cluster.do("crash b", "start b", "mend a b").live(0.9).forget().do("rot b s", "grant a")
+    for _ in range(100):
+        if cluster.sent("a", Behind):
+            break
+        cluster.do("advance 0.02", "deliver", "sync", "fetch a")
+    assert cluster.sent("a", Behind)
+    assert StreamName("s") in cluster.state("b").fetching
+    cluster.do("deliver a->b Behind")
+    assert cluster.effects("b", CancelFetch)
+    cluster.live(1.0)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert [head.sequence for head in tenure.heads] == [1]
