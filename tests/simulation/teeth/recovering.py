@@ -8,7 +8,9 @@ import pytest
 
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
+from replicator.core.progress import Progress
 from replicator.core.promise import Promiser
+from replicator.core.quorum import ReplicaId
 from replicator.core.recovery import Recovery
 from replicator.core.reign import Reign
 from replicator.core.state import State
@@ -67,6 +69,17 @@ def adopt_everything(patch: Patch) -> None:
         honest(self, epoch, frozenset())
 
     patch.setattr(State, "adopt_heads", adopt_heads)
+
+
+def forget_exceptions(patch: Patch) -> None:
+    """What an incarnation was told to except is forgotten once another one has spoken for its node."""
+    honest = Progress.follow
+
+    def follow(self: Progress, replica: ReplicaId) -> None:
+        self._told.pop(replica, None)
+        honest(self, replica)
+
+    patch.setattr(Progress, "follow", follow)
 
 
 def try_once(patch: Patch) -> None:

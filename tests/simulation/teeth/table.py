@@ -106,6 +106,7 @@ TEETH = (
     Tooth("R8", recovering.heed_the_dropped, Guard(f"{ROT}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
     Tooth("R9", recovering.serve_at_once),
     Tooth("R10", recovering.adopt_everything),
+    Tooth("R10", recovering.forget_exceptions, Guard(f"{CLAIMING}R10_an_adoption_counts_for_what_it_covered_whoever_spoke_since")),
     Tooth("R11", recovering.try_once),
     Tooth("R11", recovering.leave_stuck, Guard(f"{CLAIMING}R11_a_member_stuck_at_a_higher_promise_is_claimed_above")),
     Tooth("R11", recovering.keep_grants, Guard(f"{CLAIMING}R11_one_that_cannot_lead_gives_leadership_away")),
