@@ -72,8 +72,8 @@ class Backup:
         self._accepting: dict[StreamName, Digest] = {}
         self._wanted: dict[StreamName, tuple[Epoch, Digest]] = {}  # fetches, and for which epoch
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
-        self._rotten: dict[StreamName, Digest] = {}
-        self._rotten_at = math.inf
+        self._rotten = {stream: Digest(h.digest) for stream, h in state.heads.items() if not h.readable}
+        self._rotten_at = state.now
         self._points: dict[StreamName, CommitPoint] = {}
         self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
         self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first

@@ -219,6 +219,10 @@ class Claimant:
 
     # ── probing ──
 
+    @property
+    def _record_version(self) -> int:
+        return self._newest.version if self._newest else 0
+
     def _begin(self) -> None:
         state = self._state
         self._at = self._retry_at()
@@ -270,18 +274,16 @@ class Claimant:
             self._waits_for_lease = True
             self._at = min(self._at, self._promiser.lease_until_me())
         for node in state.others:
-            state.send(node, Probe(self._nonce))
+            state.send(node, Probe(self._nonce, self._record_version))
         self._try_claim()
 
     def on_probe_answer(self, replica: ReplicaId, answer: ProbeAnswer) -> None:
         self._state.saw_epoch(answer.epoch)
         if self.phase is not Phase.PROBING or answer.nonce != self._nonce:
             return
-        if answer.record is not None:
-            heard = (answer.record_epoch, answer.record.version)
-            known = (self._newest_epoch, self._newest.version if self._newest else 0)
-            if heard > known:
-                self._newest, self._newest_epoch = answer.record, answer.record_epoch
+        heard = answer.record
+        if heard and (answer.record_epoch, heard.version) > (self._newest_epoch, self._record_version):
+            self._newest, self._newest_epoch = heard, answer.record_epoch
         if answer.would:
             self._would.add(replica)
             self._try_claim()
@@ -332,7 +334,7 @@ class Claimant:
     def claim_again(self, node: NodeId) -> None:
         """Ask a replica for its promise, perhaps in the epoch that is won already (a late one)."""
         if not self._pages.is_moving(node):
-            self._state.send(node, Claim(self.epoch, self._nonce))
+            self._state.send(node, Claim(self.epoch, self._nonce, self._record_version))
 
     def on_page(self, replica: ReplicaId, process: Process, page: Promised) -> Report | None:
         """Take a page of a promise; a whole report that comes after the claim is won is handed back."""

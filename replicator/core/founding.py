@@ -150,9 +150,8 @@ class Founding:
     def _confirm(self, node: NodeId, incarnation: Incarnation) -> None:
         """A founder that missed the declaration hears it again."""
         record = self._state.record
-        if record is not None and Member(node, incarnation) in (
-            Member(member.node, member.incarnation) for member in record.members
-        ):
+        member = record.find(node) if record is not None else None
+        if record is not None and member is not None and member.incarnation == incarnation:
             self._state.send(node, Founded(record))
 
     def _meet(self, record: MemberRecord) -> None:
@@ -161,11 +160,11 @@ class Founding:
         me = record.find(NodeId(state.me.node))
         if me is None:
             state.notice(f"not a member of the cluster of {', '.join(m.node for m in record.members)}")
-        elif me.incarnation == state.me.incarnation:
+        elif me.incarnation == state.me.incarnation and state.promising is None:
             self._settle(record)
         else:
             state.record = record
-            state.change_role(Role.JOINING, "the store is new, the cluster is not (R20)")
+            state.change_role(Role.JOINING, "the store has no record yet, the cluster has (R20)")
 
     def on_found(self, node: NodeId, record: MemberRecord) -> None:
         """Store a proposal durably, unless a cluster exists here already."""
@@ -197,7 +196,7 @@ class Founding:
             self._settle(record)
 
     def _settle(self, record: MemberRecord) -> None:
-        """The record names this store. One that has promised already waits for it in a primary's epoch.
+        """The record names this store. One that has promised already gets it in a primary's epoch.
 
         Peers that lag behind tell older records: of what is queued already only a newer one is written.
         """

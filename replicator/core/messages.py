@@ -76,6 +76,7 @@ class Probe(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Would you promise me an epoch? Changes nothing durable (R5)."""
 
     nonce: _Count
+    record_version: _Count = 0  # of the newest member record that the asker knows
 
 
 class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
@@ -98,6 +99,7 @@ class Claim(Struct, frozen=True, gc=False, array_like=True, tag=True):
 
     epoch: _Count
     nonce: _Count
+    record_version: _Count = 0  # as in a probe
 
 
 class Promised(Struct, frozen=True, gc=False, array_like=True, tag=True):

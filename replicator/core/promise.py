@@ -25,7 +25,7 @@ from replicator.core.messages import (
 )
 from replicator.core.quorum import quorum_sets
 from replicator.core.state import State
-from replicator.model import Head, Incarnation, NodeId, Owner, Promise, Role
+from replicator.model import Head, NodeId, Owner, Promise, Role
 
 
 def page_digest(heads: tuple[Head, ...]) -> bytes:
@@ -41,8 +41,8 @@ def digest_of(page_digests: Iterable[bytes]) -> bytes:
 class Parked(Struct, frozen=True):
     """A probe that waits for the lease to end."""
 
-    nonce: int
     owner: Owner
+    probe: Probe
 
 
 class Promiser:
@@ -71,14 +71,17 @@ class Promiser:
 
     # ── what may be promised ──
 
-    def objection(self, epoch: int, owner: Owner) -> Reason | None:
-        """Why *epoch* may not be promised to *owner* now; None if it may (R1, R3, R20, R24, T21)."""
+    def objection(self, epoch: int, owner: Owner, record_version: int = 0) -> Reason | None:
+        """Why *epoch* may not be promised to *owner* now; None if it may (R1, R3, R20, R24, T21).
+
+        Of an owner that knows a newer member record than this replica it cannot be said that it is no member.
+        """
         state = self._state
         held = state.promising
         if held == Promise(epoch, owner):
             return None  # the very same again, whatever this replica's record says of the owner
         # A joining replica promises like the others; it is the claimant's record that does not count it.
-        if state.role is not Role.JOINING and not (state.may_promise and self._counts(owner)):
+        if state.role is not Role.JOINING and not (state.may_promise and self._counts(owner, record_version)):
             return Reason.NOT_MEMBER
         if held is not None and epoch <= held.epoch:
             return Reason.PROMISED
@@ -88,10 +91,11 @@ class Promiser:
             return Reason.LEASE
         return None
 
-    def _counts(self, owner: Owner) -> bool:
-        record = self._state.record
-        replica = (NodeId(owner.node), Incarnation(owner.incarnation))
-        return record is not None and any(replica in each for each in quorum_sets(record))
+    def _counts(self, owner: Owner, record_version: int) -> bool:
+        record, replica = self._state.record, (owner.node, owner.incarnation)
+        return record is not None and (
+            record.version < record_version or any(replica in each for each in quorum_sets(record))
+        )
 
     def promise(self, epoch: int, owner: Owner) -> None:
         """Queue a promise that nothing stands against; told when it is durable."""
@@ -103,27 +107,26 @@ class Promiser:
     def on_probe(self, node: NodeId, owner: Owner, probe: Probe) -> None:
         """Say whether a claim would be promised; park it if only a lease stands against it (R5, R11)."""
         state = self._state
-        reason = self.objection(state.epoch_seen + 1, owner)
+        reason = self.objection(state.epoch_seen + 1, owner, probe.record_version)
         self._parked.pop(node, None)
         if reason is Reason.LEASE:
-            self._parked[node] = Parked(probe.nonce, owner)
+            self._parked[node] = Parked(owner, probe)
         self._answer(node, probe.nonce, reason)
 
     def _answer(self, node: NodeId, nonce: int, reason: Reason | None) -> None:
         state = self._state
         record = state.record if state.founded else None
-        answer = ProbeAnswer(
-            nonce, reason is None, state.epoch_seen, reason, record, state.record_epoch if record else 0
-        )
-        state.send(node, answer)
+        what = (record, state.record_epoch if record else 0)
+        state.send(node, ProbeAnswer(nonce, reason is None, state.epoch_seen, reason, *what))
 
     def release_parked(self) -> None:
         """Answer the parked probes against which nothing stands any longer."""
         for node, parked in list(self._parked.items()):
-            reason = self.objection(self._state.epoch_seen + 1, parked.owner)
+            epoch, version = self._state.epoch_seen + 1, parked.probe.record_version
+            reason = self.objection(epoch, parked.owner, version)
             if reason is not Reason.LEASE:
                 del self._parked[node]
-                self._answer(node, parked.nonce, reason)
+                self._answer(node, parked.probe.nonce, reason)
 
     @property
     def deadline(self) -> float:
@@ -142,7 +145,7 @@ class Promiser:
         """Promise or refuse. The very same claim again is told the same again (R1)."""
         state = self._state
         promise = Promise(claim.epoch, owner)
-        reason = self.objection(claim.epoch, owner)
+        reason = self.objection(claim.epoch, owner, claim.record_version)
         if reason is not None:
             self.refuse(node, claim.epoch, reason)
             return

@@ -29,8 +29,5 @@ def rivals_hold_majority(reign: Reign) -> bool:
 
 def stuck_for(reign: Reign, seconds: float) -> list[str]:
     """The followers that have been at a higher promise for longer than that (R11)."""
-    return [
-        follower.node
-        for follower in reign.progress.followers.values()
-        if follower.stuck_since is not None and reign.state.now - follower.stuck_since > seconds
-    ]
+    followers, since = reign.progress.followers.values(), reign.state.now - seconds
+    return [f.node for f in followers if f.stuck_since is not None and f.stuck_since < since]

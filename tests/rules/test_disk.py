@@ -17,7 +17,18 @@ from replicator.core.effects import (
     WriteRecord,
 )
 from replicator.core.events import StoreFailed, StoreRoom
-from replicator.core.messages import Ack, Claim, Found, Founded, FoundStored, Hello, Probe, Promised
+from replicator.core.messages import (
+    Ack,
+    Claim,
+    Found,
+    Founded,
+    FoundStored,
+    Hello,
+    Probe,
+    ProbeAnswer,
+    Promised,
+    Reason,
+)
 from replicator.model import Role, StreamName
 from tests.rules.cluster import Cluster
 
@@ -92,6 +103,21 @@ def test_R20_a_joining_replica_catches_up_and_is_put_in_its_old_place() -> None:
     assert cluster.state("c").heads[S].sequence == 1
     cluster.forget().do("crash b", "submit a s 2").live(0.5)
     assert len(cluster.effects("a", Commit)) == 1, "its acknowledgments count now"
+
+
+def test_R20_one_that_has_missed_a_change_of_members_promises_to_whom_it_does_not_know() -> None:
+    """d was cut off while c's lost disk was replaced; with a and b gone the new c cannot do without it."""
+    cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do(*(f"cut d {name}" for name in "abce"), "crash c", "wipe c", "start c").live(3.0)
+    assert cluster.core("c").role is Role.BACKUP
+    old = cluster.state("d").record
+    cluster.do("crash a", "crash b", "mend d c", "mend d e").live(0.6).forget()
+    cluster.hear("d", "c", Probe(77))
+    assert [answer.reason for answer in cluster.sent("d", ProbeAnswer)] == [Reason.NOT_MEMBER]
+    cluster.do("drop d->c ProbeAnswer", "grant c").live(3.0)
+    (tenure,) = cluster.effects("c", StartTenure)
+    assert [head.sequence for head in tenure.heads] == [1]
+    assert cluster.state("d").record != old
 
 
 def test_R20_no_ack_of_a_joining_replica_counts() -> None:

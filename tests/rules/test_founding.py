@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from replicator.core.config import Config
-from replicator.core.effects import Fetch, WriteRecord
+from replicator.core.effects import Fetch, StartTenure, WriteRecord
 from replicator.core.events import HeadRotten
 from replicator.core.founding import misfit
 from replicator.core.messages import Claim, Found, Founded, FoundStored, Hello, Promised
@@ -125,3 +125,13 @@ def test_R20_a_record_that_is_heard_after_a_newer_one_is_not_settled_on() -> Non
     assert isinstance(record, MemberRecord)
     cluster.hear("c", "b", Founded(record))
     assert not cluster.effects("c", WriteRecord)
+
+
+def test_R20_one_that_was_put_in_its_place_and_never_heard_of_it_promises() -> None:
+    """Named by a peer's record it is as good as any member: with a gone, b cannot do without it."""
+    cluster = _restarted_learner().do("crash a").live(1.5)
+    assert cluster.core("c").role is Role.JOINING
+    assert not cluster.effects("c", WriteRecord)
+    cluster.do("grant b").live(2.0)
+    assert cluster.effects("b", StartTenure)
+    assert cluster.core("c").role is Role.BACKUP

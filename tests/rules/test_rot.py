@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import CancelFetch, Commit, Publish, StartTenure
+from replicator.core.effects import CancelFetch, Commit, Fetch, Publish, StartTenure
 from replicator.core.events import StoreRoom
 from replicator.core.messages import Behind
 from replicator.model import StreamName
@@ -82,3 +82,15 @@ def test_R8_rot_that_was_dropped_gives_way_to_the_head_in_its_place() -> None:
     cluster.live(1.0)
     (tenure,) = cluster.effects("a", StartTenure)
     assert [head.sequence for head in tenure.heads] == [1]
+
+
+def test_R22_rot_that_is_found_when_the_store_is_opened_is_mended() -> None:
+    """Adopted in the epoch and found unreadable after a restart: nothing newer comes, and it is fetched."""
+    cluster = Cluster("a", "b").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.node("b").disk.damage(S)
+    cluster.do("crash b", "start b").forget()
+    assert not cluster.state("b").heads[S].readable
+    cluster.live(1.0)
+    assert cluster.effects("b", Fetch)
+    assert cluster.state("b").heads[S].readable
+    assert not cluster.node("b").disk.image.damaged

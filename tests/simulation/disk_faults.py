@@ -109,7 +109,12 @@ class DiskFaults:
         )
 
     def may_lose(self, node: Node) -> bool:
-        """Whether the node's disk may be destroyed: the rest are a majority, one of which can lead."""
+        """Whether the node's disk may be destroyed: the rest are a majority, one of which can lead.
+
+        What it has written down of others goes too, so nobody may depend on that to know of an old copy.
+        """
+        if self._rolled_back - {node.name}:
+            return False
         record = self._world.newest_record()
         if record is not None and record.old:
             return False  # a change is under way: which disks count is open
