@@ -267,7 +267,7 @@ class Backup:
     def on_fetch_failed(self, stream: StreamName) -> None:
         """Nobody had it: the primary tells again what is lacking, and rot is tried again later."""
         if stream in self._rotten:
-            self._rotten_at = min(self._rotten_at, self._state.now + self._state.config.fetch_retry_s)
+            self._rotten[stream] = self._rotten.pop(stream)  # others have their turn first
         self._next.pop(stream, None)
         self._wanted.pop(stream, None)
 
@@ -387,10 +387,10 @@ class Backup:
         return self._rotten_at if self._rotten else math.inf
 
     def tick(self) -> None:
-        """Try again to mend what is rotten."""
+        """Try again to mend what is rotten, out of step with the primary, whose news wants places too."""
         if self._state.now < self.deadline:
             return
-        self._rotten_at = self._state.now + self._state.config.fetch_retry_s
+        self._rotten_at = self._state.now + self._state.config.fetch_retry_s * (1 + self._state.draw())
         for stream, digest in list(self._rotten.items()):
             head = self._state.heads.get(stream)
             if head is None or head.digest != digest:

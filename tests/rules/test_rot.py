@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import CancelFetch, Commit, Fetch, Publish, StartTenure
-from replicator.core.events import StoreRoom
-from replicator.core.messages import Behind
-from replicator.model import StreamName
-from tests.rules.cluster import Cluster
+from msgspec import structs
 
-S = StreamName("s")
+from replicator.core.effects import CancelFetch, Commit, Fetch, Publish, StartTenure
+from replicator.core.events import HeadRotten, StoreRoom
+from replicator.core.messages import Behind
+from replicator.core.state import head_of
+from replicator.model import Digest, Epoch, StreamName
+from tests.rules.cluster import Cluster
+from tests.rules.test_fencing import manifest
+
+S, T = StreamName("s"), StreamName("t")
 
 
 def test_R12_what_was_adopted_does_not_go_out_again_when_it_rots() -> None:
@@ -94,3 +98,15 @@ def test_R22_rot_that_is_found_when_the_store_is_opened_is_mended() -> None:
     assert cluster.effects("b", Fetch)
     assert cluster.state("b").heads[S].readable
     assert not cluster.node("b").disk.image.damaged
+
+
+def test_R22_what_cannot_be_mended_leaves_its_place_to_others() -> None:
+    """One fetch at a time, and nobody has the first of two rotten heads: the other one has its turn."""
+    cluster = Cluster("a", "b").with_primary("a").do("submit a t 1").live(0.3)
+    state = cluster.state("b")
+    state.config = structs.replace(state.config, fetches_max=1)
+    state.heads[S] = head_of(manifest(), Epoch(0))
+    cluster.node("b").deliver(HeadRotten(S, Digest(manifest().digest)))
+    cluster.do("rot b t").live(3.0)
+    assert not state.heads[S].readable
+    assert state.heads[T].readable

@@ -105,7 +105,7 @@ class DiskFaults:
         return (
             self._replaced
             | self._rolled_back
-            | {name for name, node in nodes.items() if node.disk.image.damaged}
+            | {name for name, node in nodes.items() if node.disk.image.is_bad}
         )
 
     def may_lose(self, node: Node) -> bool:
@@ -163,17 +163,15 @@ class DiskFaults:
         return node.name
 
     def _is_remembered(self, node: Node, copy: Image) -> bool:
-        """Whether enough disks hold a counter above the copy's for every majority to have one of them.
+        """Whether all other disks hold a counter above the copy's.
 
-        What the peers have heard and not yet written down goes with their processes: a copy that is older
-        by no more than that would not be noticed (R21).
+        Whoever claims must be one of those that know, and what the peers have heard and not yet written down
+        goes with their processes: a copy that is older by no more than that would not be noticed (R21).
         """
-        count = len(self._world.nodes)
-        known = 0
-        for other in self._world.others(node.name):
-            incarnation, counter = other.disk.image.remembered.get(node.name, (b"", 0))
-            known += incarnation == copy.incarnation and counter > copy.counter
-        return 2 * (count - known) <= count
+        remembered = (
+            other.disk.image.remembered.get(node.name, (b"", 0)) for other in self._world.others(node.name)
+        )
+        return all(known == copy.incarnation and counter > copy.counter for known, counter in remembered)
 
 
 def _may_lead(node: Node) -> bool:

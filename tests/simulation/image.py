@@ -71,6 +71,13 @@ class Image(Struct):
         retained = self.streams.get(stream)
         return retained[-1] if retained else None
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether a head cannot be read, be its chunk damaged or found out and thrown away."""
+        return bool(self.damaged) or not all(
+            self.has_all(kept[-1].manifest) for kept in self.streams.values()
+        )
+
     def has_all(self, manifest: Manifest) -> bool:
         """Whether every chunk is there, whole or damaged."""
         return all(map(self.chunks.__contains__, chunk_digests(manifest)))
