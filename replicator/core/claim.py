@@ -221,7 +221,7 @@ class Claimant:
 
     @property
     def _record_version(self) -> int:
-        return self._newest.version if self._newest else 0
+        return max(record.version for record in (self._newest, self._state.record) if record)
 
     def _begin(self) -> None:
         state = self._state

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from replicator.model import NodeId
+from replicator.model import MemberRecord, NodeId
 from tests.simulation.data import report_rot
 from tests.simulation.history import is_quorum
 from tests.simulation.image import Image
@@ -89,24 +89,26 @@ class DiskFaults:
 
     def _bad_disks(self) -> set[NodeId]:
         """Nodes whose disk is not to be relied on: lost ones not yet put in their old place, and rotten."""
-        record = self._world.newest_record()
-        nodes = self._world.nodes
-        if record is not None and not record.old:
-            stored = {
-                node.disk.image.incarnation
-                for node in nodes.values()
-                if node.disk.image.record == record and node.disk.image.founded
+        nodes, record = self._world.nodes, self._world.newest_record()
+        if record is not None and self._is_settled(record):
+            present = {member.incarnation for member in record.members}
+            self._replaced = {
+                name for name in self._replaced if nodes[name].disk.image.incarnation not in present
             }
-            if is_quorum(record, stored):
-                present = {member.incarnation for member in record.members}
-                self._replaced = {
-                    name for name in self._replaced if nodes[name].disk.image.incarnation not in present
-                }
         return (
             self._replaced
             | self._rolled_back
             | {name for name, node in nodes.items() if node.disk.image.is_bad}
         )
+
+    def _is_settled(self, record: MemberRecord, without: Node | None = None) -> bool:
+        """Whether no change of members is under way, as a majority (of others) has it written down."""
+        stored = {
+            node.disk.image.incarnation
+            for node in self._world.nodes.values()
+            if node.disk.image.record == record and node.disk.image.founded and node is not without
+        }
+        return not record.old and is_quorum(record, stored)
 
     def may_lose(self, node: Node) -> bool:
         """Whether the node's disk may be destroyed: the rest are a majority, one of which can lead.
@@ -116,8 +118,8 @@ class DiskFaults:
         if self._rolled_back - {node.name}:
             return False
         record = self._world.newest_record()
-        if record is not None and record.old:
-            return False  # a change is under way: which disks count is open
+        if record is not None and not self._is_settled(record, without=node):
+            return False  # which disks count is open
         bad = self._bad_disks() | {node.name}
         good = [other for name, other in self._world.nodes.items() if name not in bad]
         if not any(_may_lead(other) for other in good):
