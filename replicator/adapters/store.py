@@ -221,7 +221,8 @@ def _begin_founding(path: Path) -> None:
     """Note that a store is being made, where nothing is or what a crash left of the last attempt.
 
     LMDB does not wait for the first pages of a new environment, so what is left may not even open; nothing
-    was ever answered from it.
+    was ever answered from it. Whoever made or removed the mark may have died before the disk had that, so it
+    is waited for at each start: a store that answers must never be taken for half made.
     """
     mark = path / FOUNDING_NAME
     parts = [part for part in (path / "meta", path / "payload") if part.exists()]
@@ -231,7 +232,7 @@ def _begin_founding(path: Path) -> None:
                 shutil.rmtree(part)
         elif not parts:
             mark.touch(mode=0o600)
-            sync_directory(path)
+        sync_directory(path)
 
 
 def _end_founding(path: Path) -> None:

@@ -53,8 +53,10 @@ class Journal:
             try:
                 if os.fstat(self._file).st_size < JOURNAL_BYTES:
                     os.pwrite(self._file, bytes(JOURNAL_BYTES), 0)
-                    os.fsync(self._file)
-                    sync_directory(path.parent)  # its name too: what is appended is acknowledged
+                # Whoever made it may have died before it was on the disk, by its name, for what is
+                # appended to be acknowledged.
+                os.fsync(self._file)
+                sync_directory(path.parent)
             except BaseException:
                 os.close(self._file)
                 raise

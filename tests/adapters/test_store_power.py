@@ -19,8 +19,8 @@ from replicator.errors import ReplicatorError, StoreDamaged
 from tests.adapters.power.image import Disk, Fate
 from tests.adapters.power.machine import StoreAndPower, StoreInMemory
 from tests.adapters.power.recorder import IGNORED, recording
-from tests.adapters.power.script import FullAtFirst, lose_power_everywhere
-from tests.adapters.power.teeth import TEETH
+from tests.adapters.power.script import FullAtFirst, kill_and_lose_power_everywhere, lose_power_everywhere
+from tests.adapters.power.teeth import TEETH, TEETH_AFTER_A_DEATH
 from tests.adapters.store_kit import Stores
 
 LONG = settings(
@@ -44,6 +44,12 @@ def test_power_may_be_lost_after_each_call(kind: type[StoreAndPower]) -> None:
     assert lose_power_everywhere(kind) > 500
 
 
+@pytest.mark.parametrize("kind", [StoreAndPower, FullAtFirst, StoreInMemory])
+def test_a_process_may_be_killed_before_the_power_is_lost(kind: type[StoreAndPower]) -> None:
+    """What it did not wait for is there for the next process, which goes on, but not on the disk."""
+    assert kill_and_lose_power_everywhere(kind) > 500
+
+
 @pytest.mark.parametrize("break_it", TEETH, ids=lambda break_it: break_it.__name__)
 def test_broken_durability_is_found(
     break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
@@ -52,6 +58,16 @@ def test_broken_durability_is_found(
     break_it(monkeypatch)
     with pytest.raises((AssertionError, ReplicatorError, MsgspecError)):
         lose_power_everywhere(TEETH[break_it])
+
+
+@pytest.mark.parametrize("break_it", TEETH_AFTER_A_DEATH, ids=lambda break_it: break_it.__name__)
+def test_broken_durability_after_a_death_is_found(
+    break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way to build on what a process that died did not wait for."""
+    break_it(monkeypatch)
+    with pytest.raises((AssertionError, ReplicatorError)):
+        kill_and_lose_power_everywhere(TEETH_AFTER_A_DEATH[break_it])
 
 
 def test_what_was_never_founded_is_made_anew_and_nothing_else_is(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The store and its twin, with a power loss between any two of the store's writes."""
+"""The store and its twin, with a death or a power loss between any two of the store's writes."""
 
 from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from copy import deepcopy
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -82,12 +83,13 @@ class StoreAndPower(StoreAndTwin):
 
     opened: Stepped
     durability: Durability = "disk"
+    _boots: int = 0
 
     def __init__(self) -> None:
         self._limits = ExitStack()
         for module, name, limit in LIMITS:
             self._limits.enter_context(patch.object(module, name, limit))
-        self._limits.enter_context(patch.object(store, "boot_id", lambda: f"boot {self.copies}"))
+        self._limits.enter_context(patch.object(store, "boot_id", lambda: f"boot {self._boots}"))
         self._recording = ExitStack()
         super().__init__()
 
@@ -153,11 +155,15 @@ class StoreAndPower(StoreAndTwin):
         self.world.flush()
         self.settled()
         self.opened = self._stepped(self.opened.path.parent)
-        self.opened.answered = dict.fromkeys(PARTS, len(self.recorder.calls))  # it says what it holds
+        self._says_what_it_holds()
+
+    def _says_what_it_holds(self) -> None:
+        """It has been opened: that is an answer."""
+        self.opened.answered = dict.fromkeys(PARTS, len(self.recorder.calls))
         self.transfers = {}
         self.settled()
 
-    # ── power losses ──
+    # ── deaths and power losses ──
 
     @rule(back=st.integers(0, 12) | st.integers(0, 300), fate=FATES)
     def lose_power(self, back: int, fate: Fate) -> None:
@@ -167,22 +173,46 @@ class StoreAndPower(StoreAndTwin):
             self._disk.add(call)
         self.opened.store.close()
         root = self._root()
+        self._boots += 1
         self._disk.power_loss(root, fate)
         self._record(root)
-        opened = self._stepped(root)
-        try:
-            world = self._found(opened, at)
-        except BaseException:
-            opened.store.close()
-            raise
-        self.opened = opened
+        world = self._again(root, at)
         self._begin(world, founded=at >= self._founded)
 
-    def lose_power_everywhere(self, kinds: tuple[Kind, ...]) -> int:
-        """After each call so far, each time in a copy; return how many power losses that were."""
+    @rule(back=st.integers(0, 12) | st.integers(0, 300))
+    def kill(self, back: int) -> None:
+        """At one of the newest calls: the operating system still has all of them, waited for or not, and
+        will lose none but with its power. Another process goes on from there."""
+        at = max(len(self.recorder.calls) - back, 0)
+        calls = self.recorder.calls[:at]
+        self.opened.store.close()
+        cached = deepcopy(self._disk)
+        for call in calls:
+            cached.add(call)
+        root = self._root()
+        cached.power_loss(root, Fate("kept"))
+        self._recording.close()
+        self.recorder = self._recording.enter_context(recording(root))
+        self.recorder.calls += calls
+        self.world = self._again(root, at).copy()
+        if at < self._founded:
+            self._founded = len(self.recorder.calls)
+        self._moments = [
+            structs.replace(moment, answered={part: n for part, n in moment.answered.items() if n <= at})
+            for moment in self._moments
+            if not moment.begun or moment.begun < at
+        ]
+        self._ended = at
+        self._says_what_it_holds()
+
+    def lose_power_everywhere(self, kinds: tuple[Kind, ...], since: int = 0) -> int:
+        """After each call so far from number *since* on, each time in a copy; return how many power losses
+        that were."""
+        self._boots += 1
+        count = 0
         for at, call in enumerate(tuple(self.recorder.calls), 1):
             self._disk.add(call)
-            for kind in kinds:
+            for kind in kinds if at > since else ():
                 root = self._root()
                 self._disk.power_loss(root, Fate(kind, seed=at))
                 opened = self._stepped(root)
@@ -191,14 +221,26 @@ class StoreAndPower(StoreAndTwin):
                 finally:
                     opened.store.close()
                     shutil.rmtree(root)
-        return len(self.recorder.calls) * len(kinds)
+                count += 1
+        return count
+
+    def _again(self, root: Path, at: int) -> World:
+        """Open what lies there after so many calls; return the world that it holds."""
+        opened = self._stepped(root)
+        try:
+            world = self._found(opened, at)
+        except BaseException:
+            opened.store.close()
+            raise
+        self.opened = opened
+        return world
 
     def _root(self) -> Path:
         self.copies += 1
         return self.directory / str(self.copies)
 
     def _found(self, opened: Stepped, at: int) -> World:
-        """The world that the store holds after a power loss behind so many calls."""
+        """The world that the store holds after a death or a power loss behind so many calls."""
         is_same = opened.durable.incarnation == self.opened.durable.incarnation
         if is_same or at < self._founded:
             return _held(opened, self._allowed(at))

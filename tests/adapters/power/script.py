@@ -50,3 +50,25 @@ def lose_power_everywhere(kind: type[StoreAndPower]) -> int:
         return machine.lose_power_everywhere(KINDS)
     finally:
         machine.teardown()
+
+
+def kill_and_lose_power_everywhere(kind: type[StoreAndPower]) -> int:
+    """Make a store; kill it after each call of that, let another process go on and answer, and lose power
+    after each call of it; return how often that was."""
+    losses = back = 0
+    while True:
+        machine = kind()
+        try:
+            machine.reopen()
+            machine.promise(1)
+            machine.accept_more("a", large=False, early=False)
+            at = len(machine.recorder.calls) - back
+            if at < 0:
+                return losses
+            machine.kill(back)
+            machine.promise(1)
+            machine.accept_more("a", large=False, early=False)
+            losses += machine.lose_power_everywhere(("lost", "sectors"), since=at)
+            back += 1
+        finally:
+            machine.teardown()

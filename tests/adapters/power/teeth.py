@@ -16,6 +16,7 @@ from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
 from replicator.adapters.store_record import open_environment
+from replicator.model import Incarnation
 from tests.adapters.power.machine import BATCH_BYTES_MAX, StoreAndPower, StoreInMemory
 from tests.adapters.power.script import FullAtFirst
 
@@ -116,6 +117,33 @@ def trust_unsynced_payload(patch: Patch) -> None:
     patch.setattr(Meta, "is_amnesiac", lambda self, boot: False)
 
 
+def believe_the_mark_as_it_is(patch: Patch) -> None:
+    """A store that goes on after a death does not wait for the mark to be on the disk, or off it (R20)."""
+    honest = store._begin_founding
+
+    def _begin_founding(path: Path) -> None:
+        unsynced = (path / store.FOUNDING_NAME).exists() or (path / "meta").exists()
+        with pytest.MonkeyPatch.context() as inner:
+            if unsynced:
+                inner.setattr(store, "sync_directory", lambda path: None)
+            honest(path)
+
+    patch.setattr(store, "_begin_founding", _begin_founding)
+
+
+def believe_the_journals_name(patch: Patch) -> None:
+    """A journal that is there is taken for one whose name is on the disk (R13)."""
+    honest = Payload._open_journal
+
+    def _open_journal(self: Payload, incarnation: Incarnation) -> Journal | None:
+        with pytest.MonkeyPatch.context() as inner:
+            if (self._path / store_journal.JOURNAL_NAME).exists():
+                inner.setattr(store_journal, "sync_directory", lambda path: None)
+            return honest(self, incarnation)
+
+    patch.setattr(Payload, "_open_journal", _open_journal)
+
+
 TEETH: dict[Callable[[Patch], None], type[StoreAndPower]] = {
     answer_before_the_journal_is_synced: StoreAndPower,
     rewind_before_the_environment_is_synced: StoreAndPower,
@@ -132,3 +160,7 @@ TEETH: dict[Callable[[Patch], None], type[StoreAndPower]] = {
     leave_the_mark: StoreAndPower,
     trust_unsynced_payload: StoreInMemory,
 }  # and the store whose power losses find it
+TEETH_AFTER_A_DEATH: dict[Callable[[Patch], None], type[StoreAndPower]] = {
+    believe_the_mark_as_it_is: StoreAndPower,
+    believe_the_journals_name: FullAtFirst,
+}  # and the store that finds it when it is killed before
