@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from errno import ENOSPC
 from pathlib import Path
 
 import msgspec
@@ -51,8 +52,10 @@ class Journal:
         with file_errors(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                if os.fstat(self._file).st_size < JOURNAL_BYTES:
-                    os.pwrite(self._file, bytes(JOURNAL_BYTES), 0)
+                is_short = os.fstat(self._file).st_size < JOURNAL_BYTES
+                if is_short and os.pwrite(self._file, bytes(JOURNAL_BYTES), 0) < JOURNAL_BYTES:
+                    path.unlink()  # it would break off where it ends, long after it was made
+                    raise OSError(ENOSPC, os.strerror(ENOSPC))
                 # Whoever made it may have died before it was on the disk, by its name, for what is
                 # appended to be acknowledged.
                 os.fsync(self._file)

@@ -298,7 +298,7 @@ def file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (ENOSPC, EDQUOT)
+        full = error.errno in (ENOSPC, EDQUOT, EFBIG)
         raise (StoreFull if full else StoreError)(f"store {path}: {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from errno import EFBIG
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from replicator.adapters import store_journal, store_payload
 from replicator.adapters.store_journal import BLOCK_BYTES, JOURNAL_NAME, Journal, records, replay
 from replicator.adapters.store_reader import StoreReader
-from replicator.adapters.store_record import read_manifest
+from replicator.adapters.store_record import file_errors, read_manifest
 from replicator.errors import StoreDamaged, StoreFull
 from replicator.model import Digest, Epoch, Incarnation, Manifest, Sequence, StreamName
 from tests.adapters.store_kit import Opened, Stores, checkpoint
@@ -144,6 +145,31 @@ def test_r21_without_room_for_a_journal_the_store_works(
     manifest = opened.accept("s", 1)
     assert not opened.store._payload.is_behind
     assert stores.reopen().is_readable(manifest)
+
+
+def test_r21_a_journal_that_finds_room_for_a_part_only_is_none(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operating system takes what fits and says so; a journal cut short would fail in mid-service."""
+    take = os.pwrite
+
+    def take_a_part(file: int, data: bytes, offset: int) -> int:
+        return take(
+            file, data[: BLOCK_BYTES * 3 if len(data) == store_journal.JOURNAL_BYTES else None], offset
+        )
+
+    monkeypatch.setattr(os, "pwrite", take_a_part)
+    opened = stores.open()
+    assert not (opened.path / "payload" / JOURNAL_NAME).exists()
+    opened.promise(1)
+    for sequence in range(1, 6):
+        opened.accept("s", sequence)
+
+
+def test_r21_a_file_that_may_not_grow_is_full(tmp_path: Path) -> None:
+    """A limit on the length of files is a want of room, as it is for LMDB."""
+    with pytest.raises(StoreFull), file_errors(tmp_path):
+        raise OSError(EFBIG, os.strerror(EFBIG))
 
 
 def test_r20_checkpoints_that_only_the_journal_has_are_checkpoints(stores: Stores) -> None:
