@@ -295,13 +295,15 @@ class Primary:
         if event.why is Why.FULL and self.phase is Phase.RECOVERING:
             self.end("the disk is full", hand_over=True)
             return
-        self._held(reign, stream, reign.recovery.on_refused(event.manifest, event.why))
-        flight, head = self.window.flight(stream, Digest(event.manifest.digest)), reign.head(stream)
+        head = self._state.heads.get(stream)
+        if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:
+            self.on_accepted(event.manifest, event.epoch)  # it has been, before it rotted or went out again
+            return
+        reign.recovery.on_refused(event.manifest, event.why)
+        flight = self.window.flight(stream, Digest(event.manifest.digest))
         if flight is None:
             return
-        if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:
-            self.on_accepted(event.manifest, event.epoch)  # an earlier try was, while it went out again
-        elif event.why is Why.INCOMPLETE:
+        if event.why is Why.INCOMPLETE:
             self.window.publish(flight)
         elif event.why is Why.FULL and self.handover.is_room_elsewhere(reign):
             self.end("the disk is full", hand_over=True)

@@ -131,11 +131,12 @@ class Recovery:
     def add_report(self, report: Report) -> None:
         """A late promise: perhaps it holds what nobody else could read, or proves that it never committed.
 
-        What nobody has adopted in this epoch may be chosen anew.
+        What nobody has adopted in this epoch, nor is asked to, may be chosen anew.
         """
         self._reports[report.replica[0]] = report
-        for stream in list(self.unavailable):
-            if not self._lacking.get(stream, Lack()).is_firm:
+        waiting = self.unavailable.keys() & (s for s, lack in self._lacking.items() if not lack.is_accepting)
+        for stream in sorted(waiting):
+            if not self._lacking[stream].is_firm:
                 self._choose(stream, alone=True)
             self._lack(stream, self._lacking[stream])
         self.step()
@@ -218,20 +219,18 @@ class Recovery:
         """A chosen head is held and adopted here; true if the stream had been unavailable."""
         stream = StreamName(manifest.stream)
         chosen = self.chosen.get(stream)
-        is_chosen = chosen is not None and chosen.digest == manifest.digest
-        if not is_chosen and stream not in self.unavailable:
+        if chosen is not None and chosen.digest != manifest.digest:
+            return False
+        if chosen is None and stream not in self.unavailable:
             return False  # else it is the tombstone of one that was abandoned
         self._lacking.pop(stream, None)
         self.step()
         return self.unavailable.pop(stream, None) is not None
 
-    def on_refused(self, manifest: Manifest, why: Why) -> bool:
-        """An acceptance was refused: held already, or to be fetched again. As `on_accepted`."""
+    def on_refused(self, manifest: Manifest, why: Why) -> None:
+        """An acceptance was refused: incomplete, it is fetched again."""
         stream = StreamName(manifest.stream)
-        head, lack = self._state.heads.get(stream), self._lacking.get(stream, Lack())
+        lack = self._lacking.get(stream, Lack())
         lack.is_accepting = False
-        if why is Why.STALE and head is not None and head.digest == manifest.digest:
-            return self.on_accepted(manifest)
         if why is Why.INCOMPLETE and stream in self._lacking:
             self._failed(stream, lack)
-        return False

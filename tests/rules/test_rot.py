@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from replicator.core.effects import CancelFetch, Commit, Fetch, Publish, StartTenure
+from replicator.core.effects import Accept, CancelFetch, Commit, Fetch, Publish, StartTenure
 from replicator.core.events import HeadRotten, StoreRoom
 from replicator.core.messages import Behind
 from replicator.core.state import head_of
-from replicator.model import Digest, Epoch, StreamName
+from replicator.model import Digest, Epoch, NodeId, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
+from tests.rules.test_late_words import reign_of
 
 S, T = StreamName("s"), StreamName("t")
 
@@ -110,3 +111,29 @@ def test_R22_what_cannot_be_mended_leaves_its_place_to_others() -> None:
     cluster.do("rot b t").live(3.0)
     assert not state.heads[S].readable
     assert state.heads[T].readable
+
+
+def _hear(cluster: Cluster, name: str) -> None:
+    """The late promise of one more reaches a, and nothing else happens."""
+    cluster.do(f"mend a {name}")
+    while not reign_of(cluster, "a").recovery.has_heard(NodeId(name)):
+        cluster.do("advance 0.05", f"deliver a->{name} Claim", f"sync {name}", f"deliver {name}->a Promised")
+
+
+def test_R8_what_the_own_store_is_asked_to_accept_is_not_chosen_anew() -> None:
+    """Dropped for an older one, which is on its way to the own disk: a late promise brings nothing back."""
+    cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do(*(f"cut a {name}" for name in "bcde"), "submit a s 2", "publish a", "sync a").live(1.0)
+    cluster.do("crash a", "rot a s", "mend a b", "mend a c", "start a").live(0.8).forget().do("grant a")
+    while cluster.core("a")._primary.reign is None:
+        cluster.do("advance 0.02", "deliver", "sync a b c")
+    recovery = reign_of(cluster, "a").recovery
+    assert list(recovery.unavailable) == [S]
+    _hear(cluster, "d")
+    for _ in range(40):
+        if not cluster.effects("a", Accept):
+            cluster.do("advance 0.05", "fetch a")
+    _hear(cluster, "e")
+    assert {accept.manifest.sequence for accept in cluster.effects("a", Accept)} == {1}
+    cluster.live(2.0)
+    assert [head.sequence for head in cluster.effects("a", StartTenure)[-1].heads] == [1]
