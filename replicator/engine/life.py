@@ -76,8 +76,6 @@ class Life:
         """Carry messages until the worker has ended, or *stop_at* gives an instant that has passed."""
         self._end.watch(self._session.bell)
         self._end.watch(self._host)
-        if self._host.line is not None:
-            self._end.use(self._host.line)
         try:
             while True:
                 self._send_all()
@@ -171,8 +169,11 @@ class Life:
                     self.has_started = True
                     if self._socket_path is not None:  # the connection stands: nobody else needs the name
                         self._socket_path.unlink(missing_ok=True)
-                    if message.reads_memory:
-                        self._session.use(self._host.line)
+                    if (line := self._host.line) is not None and message.reads_memory:
+                        self._end.use(line)
+                        self._session.use(line)
+                    elif line is not None:  # the worker has closed its end: ours would be readable for ever
+                        line.close()
                     self._session.handle(message, parts)
                 case _:
                     self._session.handle(message, parts)

@@ -9,6 +9,14 @@ twice. Per stream one handle is with the worker, from its Submit or Delete until
 Aborted: that is the credit. Stored and HeldByAll come in between and after, and Released whenever the
 worker reads the payload no longer, also for a handle whose tenure has ended.
 
+Checkpoints and short answers take the direct line (`link.line`) while it has room, all else the link. What
+was said on the line is heard before what was said after it on the link; what took the link, because the
+line was full, may be overtaken by what is said on the line later. That does no harm: of one handle a
+Released may cross all others, and a Stored that comes after the handle's end means nothing any more; another
+checkpoint of the stream is sent only when the end was heard. An end may overtake the start or end of a
+tenure, whose checkpoint then has a known outcome. HeldByAll means nothing before its Committed, so it
+never takes the line.
+
 A tenure's restored streams come before its TenureStarted: for each stream Restored (or its place in a
 RestoredSmall), RestoredKnown, RestoredUnavailable or RestoredDeleted, so that the engine's end knows the
 sequences to go on from. A tenure that was not ended before the next one starts ends with that.
@@ -270,7 +278,7 @@ ToEngine = (
     | TenureStarted | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted
     | Released | StandbyOffered | StatusReply
 )  # fmt: skip
-ShortToEngine = Stored | Committed | HeldByAll | Superseded | Aborted | Released  # these take the direct line
+ShortToEngine = Stored | Committed | Superseded | Aborted | Released  # these take the direct line
 WithPayload = Submit | Restored | StandbyOffered
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from replicator.adapters.ports import DataPath
 from replicator.errors import ReplicatorError
-from replicator.model import Epoch, Head, StreamName
+from replicator.model import Epoch, Head, Payload, StreamName
 from replicator.worker.inbox import Loaded
 
 HEADS_MAX = 64  # of small checkpoints that are restored at once
@@ -62,13 +62,20 @@ class Loader:
     def _run(self) -> None:
         while (job := self._next()) is not None:
             epoch, heads = job
-            small = self._data.restore_small(heads) if len(heads) > 1 else {}
+            small = self._small(heads) if len(heads) > 1 else {}
             if small:
                 found = [head for head in heads if head.stream in small]
                 self._deliver(tuple(Loaded(epoch, head, small[StreamName(head.stream)]) for head in found))
             for head in heads:
                 if head.stream not in small:
                     self._deliver((self._restored(epoch, head),))
+
+    def _small(self, heads: list[Head]) -> dict[StreamName, Payload]:
+        try:
+            return self._data.restore_small(heads)
+        except Exception:  # singly, the stream that it comes from is told of it, and the others are restored
+            log.exception("restore of small checkpoints failed count=%d", len(heads))
+            return {}
 
     def _restored(self, epoch: Epoch | None, head: Head) -> Loaded:
         try:

@@ -38,10 +38,12 @@ def serve(directory: Path, state: bytearray) -> bool:
 def test_a_checkpoint_gets_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_read: bool) -> None:
     """Whichever way is open: the same calls, the same bytes. No checkpoint takes the link if it need not."""
     took_the_link: list[str] = []
+    uses_line: list[bool] = []  # a line that is not used is not polled: its other end is closed
     submit = Life._submit
 
     def watched(self: Life, entry: Entry) -> None:
         took_the_link.append(entry.ticket.stream)
+        uses_line.append(self._end.line is not None)
         submit(self, entry)
 
     monkeypatch.setattr(Life, "_submit", watched)
@@ -51,3 +53,4 @@ def test_a_checkpoint_gets_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert serve(tmp_path, state) is can_read
     assert serve(tmp_path, state) is can_read
     assert took_the_link == (["gone"] if can_read else ["s", "s", "gone"]) * 2
+    assert set(uses_line) == {can_read}

@@ -132,6 +132,18 @@ def test_what_does_not_fit_is_refused(ends: Ends) -> None:
         assert take(ends.worker.receive)[0].sequence == number  # type: ignore[union-attr]
 
 
+def test_held_by_all_comes_after_its_commit(ends: Ends) -> None:
+    """A commit for which the line had no room takes the link; what makes no sense before it does, too."""
+    number = 0
+    while ends.worker_line.send(link.Released(number)):
+        number += 1
+    ends.worker.send(link.Committed(7, Position(1, 7), ("a", "b")))
+    for _ in range(number):
+        assert isinstance(take(ends.line.receive), link.Released)
+    ends.worker.send(link.HeldByAll(7, ("a", "b")))
+    assert [type(take(ends.hear)) for _ in range(2)] == [link.Committed, link.HeldByAll]
+
+
 def test_a_full_line_leaves_the_link(ends: Ends) -> None:
     """What the worker says when the engine does not listen is not lost."""
     count = 2_000

@@ -34,6 +34,8 @@ class Data:
 
     def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
         names = [StreamName(head.stream) for head in heads]
+        if "broken" in names:
+            raise OSError("broken")
         self.gate.wait(DEADLINE_S)
         return {s: Payload({"": s.encode()}) for s in names if not s.startswith(("large", "rotten"))}
 
@@ -72,6 +74,15 @@ def test_small_heads_come_together_and_all_others_alone(
     assert [result.payload for result in together] == [Payload({"": b"a"}), Payload({"": b"b"})]
     assert (rotten[0].payload, rotten[0].error) == (None, "rotten")
     assert {result.epoch for result in (*together, *large, *rotten)} == {FOUR}
+
+
+def test_what_breaks_the_small_ones_leaves_the_others(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]]
+) -> None:
+    """An error of many heads is looked for in each: the loader lives, and all of them are told of."""
+    data.gate.set()
+    loader.load(FOUR, [head("a"), head("broken"), head("b")])
+    assert [names(told.get(timeout=DEADLINE_S)) for _ in range(3)] == [["a"], ["broken"], ["b"]]
 
 
 def test_a_tenure_comes_before_standbys_and_a_bounded_number_at_once(
