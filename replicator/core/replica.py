@@ -223,6 +223,7 @@ class Replica:
 
     def _on_refusal(self, event: events.Received, message: messages.Refusal) -> None:
         self._claimant.on_refusal(message)
+        self._primary.on_stranger(_replica(event))  # one that knows a newer record says nothing else
         self._primary.on_refusal(_replica(event), message)
 
     def _on_lease_returned(self, event: events.Received, message: messages.LeaseReturned) -> None:

@@ -28,8 +28,9 @@ from replicator.core.messages import (
     ProbeAnswer,
     Promised,
     Reason,
+    Refusal,
 )
-from replicator.model import Role, StreamName
+from replicator.model import Incarnation, Promise, Role, StreamName
 from tests.rules.cluster import Cluster
 
 S = StreamName("s")
@@ -118,6 +119,20 @@ def test_R20_one_that_has_missed_a_change_of_members_promises_to_whom_it_does_no
     (tenure,) = cluster.effects("c", StartTenure)
     assert [head.sequence for head in tenure.heads] == [1]
     assert cluster.state("d").record != old
+
+
+def test_R20_a_new_store_that_only_refuses_is_claimed_above() -> None:
+    """c's new store is known to be a member where the primary's record does not name it yet, and has
+    promised the epoch to itself: it is told of by its refusals alone (R11)."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    stranger = Incarnation(bytes(16))
+    cluster.do("cut a c", "cut b c").live(2.0).forget()
+    promised = Promise(1, structs.replace(cluster.owner("c"), incarnation=stranger))
+    refusal = Refusal(1, promised, Reason.PROMISED)
+    for _ in range(40):
+        cluster.hear("a", "c", refusal, incarnation=stranger)
+        cluster.do("advance 0.05", "deliver a->b", "deliver b->a", "sync a b")
+    assert any("c promised a higher epoch" in notice.text for notice in cluster.effects("a", Notice))
 
 
 def test_R20_no_ack_of_a_joining_replica_counts() -> None:

@@ -143,7 +143,7 @@ TEETH = (
     Tooth("R26", keeping.keep_the_lease, Guard(f"{LEASE}R26_a_primary_that_resigns_gives_the_lease_back_at_once")),
     Tooth("R27", keeping.change_at_once),
     Tooth("R27", keeping.take_any_record, Guard(f"{DISK}R27_a_founder_that_missed_the_declaration_never_goes_back_to_an_older_record")),
-    Tooth("R27", keeping.cover_nothing, Simulator(120, "lose_holder")),
+    Tooth("R27", keeping.cover_nothing, Simulator(280, "lose_holder")),
     Tooth("R28", keeping.jump_anywhere, Guard(f"{LEASE}R28_an_epoch_may_jump_by_a_bounded_step_only")),
     Tooth("R28", keeping.hear_strangers, Guard(f"{LEASE}R28_a_stranger_is_not_heard")),
     Tooth("R28", keeping.read_any_size, Guard("tests.codec.test_frames:test_oversized_frames_are_refused_unread")),
