@@ -243,7 +243,7 @@ class Backup:
             if own is not None and own.order >= (message.epoch, theirs.sequence):
                 self._ack_if(own, theirs.digest)
             elif stream not in self._accepting:
-                if self._rotten.get(stream, theirs.digest) != theirs.digest:
+                if stream in self._rotten and self._state.fetching.get(stream) != theirs.digest:
                     self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
                 self._want(stream, Digest(theirs.digest), None, Epoch(message.epoch))
 

@@ -70,7 +70,7 @@ class Report(Struct, frozen=True):
 class _Answer(Struct):
     """A promise of which pages are still to come."""
 
-    key: tuple[int, int, int]
+    key: tuple[int, int, int, ReplicaId, Process]
     digests: dict[int, bytes] = {}  # by page
     heads: dict[StreamName, Head] = {}
     differs: set[StreamName] = set()
@@ -99,7 +99,8 @@ class Pages:
         self, replica: ReplicaId, process: Process, page: Promised, own: dict[StreamName, Head]
     ) -> Report | None:
         """The whole report, when *page* was the last one that was lacking."""
-        key, node = (page.epoch, page.nonce, page.page_count), replica[0]
+        # Another process of the node may tell its heads in another order: their pages are no one answer.
+        key, node = (page.epoch, page.nonce, page.page_count, replica, process), replica[0]
         if page.page >= page.page_count:
             return None
         answer = self._answers.get(node)

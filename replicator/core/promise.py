@@ -122,8 +122,7 @@ class Promiser:
     def release_parked(self) -> None:
         """Answer the parked probes against which nothing stands any longer."""
         for node, parked in list(self._parked.items()):
-            epoch, version = self._state.epoch_seen + 1, parked.probe.record_version
-            reason = self.objection(epoch, parked.owner, version)
+            reason = self.objection(self._state.epoch_seen + 1, parked.owner, parked.probe.record_version)
             if reason is not Reason.LEASE:
                 del self._parked[node]
                 self._answer(node, parked.probe.nonce, reason)

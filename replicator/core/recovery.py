@@ -219,10 +219,8 @@ class Recovery:
         """A chosen head is held and adopted here; true if the stream had been unavailable."""
         stream = StreamName(manifest.stream)
         chosen = self.chosen.get(stream)
-        if chosen is not None and chosen.digest != manifest.digest:
-            return False
-        if chosen is None and stream not in self.unavailable:
-            return False  # else it is the tombstone of one that was abandoned
+        if chosen.digest != manifest.digest if chosen is not None else stream not in self.unavailable:
+            return False  # with nothing chosen, it is the tombstone of one that was abandoned
         self._lacking.pop(stream, None)
         self.step()
         return self.unavailable.pop(stream, None) is not None

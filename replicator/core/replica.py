@@ -287,7 +287,9 @@ class Replica:
     # ── the data path ──
 
     def _on_fetched(self, event: events.Fetched) -> None:
-        self._state.fetching.pop(event.stream, None)
+        if self._state.fetching.get(event.stream) != event.digest:
+            return  # cancelled meanwhile: what it was for may be deleted (R23)
+        del self._state.fetching[event.stream]
         # Recovery may wait for the very stream whose rot is being mended: both are told.
         self._backup.on_fetched(event.stream, event.digest, event.manifest)
         self._primary.on_fetched(event.stream, event.digest, event.manifest)

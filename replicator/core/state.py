@@ -217,4 +217,5 @@ class State:
         if head is not None and head.tombstone and head.sequence == sequence:
             del self.heads[stream]
             self.committed.pop(stream, None)
+            self.cancel_fetch(stream)
             self.emit(effects.ForgetTombstone(stream, generation, sequence))
