@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -62,12 +61,8 @@ def anew(payload: Payload) -> Payload:
 
 def usage(cluster: Cluster) -> tuple[int, int]:
     """What the primary has published and what the first backup stores, once all have everything."""
-    while True:
-        members = cluster.status()
-        uses = [members[name].get("usage", {}) for name in cluster.names]
-        if len({each.get("chunks") for each in uses}) == 1:
-            return uses[0]["sent_bytes"], uses[1]["stored_bytes"]
-        time.sleep(0.02)
+    primary, backup, *_ = cluster.level()
+    return primary["sent_bytes"], backup["stored_bytes"]
 
 
 def measure_kind(cluster: Cluster, kind: str, rounds: int) -> Row:

@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ from replicator.demo.node import free_peers
 
 TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0
+LEVEL_POLL_S = 0.02
 
 
 class NodeProcess:
@@ -152,6 +154,17 @@ class Cluster:
         """Each member's own word, by name."""
         members: Iterable[dict[str, Any]] = self.replicator.status()["members"]
         return {member["node"]: member for member in members}
+
+    def level(self) -> list[dict[str, int]]:
+        """What each node has sent and stored, the primary's first, once all of them hold the same."""
+        until = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < until:
+            members = self.status()
+            uses: list[dict[str, int]] = [members[name].get("usage", {}) for name in self.names]
+            if len({use.get("chunks") for use in uses}) == 1:
+                return uses
+            time.sleep(LEVEL_POLL_S)
+        raise TimeoutError("the nodes do not come to hold the same")
 
 
 def descendants(pid: int) -> list[int]:

@@ -31,7 +31,7 @@ def machine() -> dict[str, str]:
 
 def versions(*more: str) -> dict[str, str]:
     """Python, this code, and the libraries that the figures depend on; *more* are further packages."""
-    found = {"python": platform.python_version(), "replicator": _commit(), "libzmq": zmq.zmq_version()}
+    found = {"python": platform.python_version(), "replicator": commit(), "libzmq": zmq.zmq_version()}
     for name in (*LIBRARIES, *more):
         try:
             found[name] = version(name)
@@ -68,7 +68,8 @@ def _file_system() -> str:
     return kind
 
 
-def _commit() -> str:
+def commit() -> str:
+    """This code, as git names it: `-dirty` if it is not as committed."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or version("replicator")

@@ -1,10 +1,10 @@
-"""What the committed results say, as the README's table.
+"""What the committed results say, as the README's tables: one of takeovers, one of all else.
 
-    python -m bench.kit.measured          print it
-    python -m bench.kit.measured --write  put it into the README, between its markers
+    python -m bench.kit.measured          print them
+    python -m bench.kit.measured --write  put them into the README, between their markers
 
-The table is made from `bench/results/*.json` alone, so a figure in the README is one that was measured; a
-test holds the two together.
+They are made from `bench/results/*.json` alone, so a figure in the README is one that was measured; a test
+holds the two together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from bench.kit.samples import Spread
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "bench" / "results"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+MARKERS = ("<!-- {} -->\n", "\n<!-- end of {} -->")  # around a table, which they name
+FAULTS = {
+    "engine": "SIGKILL of the engine, its worker says farewell",
+    "worker": "SIGKILL of the worker",
+    "node": "SIGKILL of engine and worker",
+    "stop": "SIGSTOP of both",
+    "cut": "network cut",
+    "handover": "planned handover",
+    "fetch": "SIGKILL of both, the winner lacks the newest checkpoint",
+}
+STAGES = ("detect", "elect", "claim", "fetch", "restore")
 
 Line = tuple[str, str]  # what, figure
 
@@ -125,6 +135,32 @@ def ingestion(report: Report) -> Iterator[Line]:
             yield f"engine loop {loop}, {row['case']}, worker as a {row['replication']}", figure
 
 
+def linearity(report: Report) -> Iterator[Line]:
+    """Time for each megabyte, and the memory that the largest takes."""
+    *rows, fit = report.rows
+    sizes = " / ".join(middle(row["changed_mib"]) for row in rows)
+    yield (
+        f"submit to committed, worker as a process, MiB changed: {sizes}",
+        f"median {series(rows, 'ms_per_mb')} ms for each MB; exponent {middle(fit['exponent'])}",
+    )
+    own = {name: middle(rows[-1][name]) for name in rows[-1]}
+    yield (
+        f"memory for it, {own['changed_mib']} MiB changed",
+        f"worker {own['worker_mib']} MiB, {own['worker_more_mib']} more than payload and idle; "
+        f"backup {own['backup_mib']} MiB, {own['backup_more_mib']} more than idle",
+    )
+
+
+def submit(report: Report) -> Iterator[Line]:
+    """What one call takes by size, with nothing under way and with one."""
+    modes = {"idle": "nothing is under way", "busy": "one of the stream is with the worker"}
+    for mode, name in modes.items():
+        rows = [row for row in report.rows if row["mode"] == mode]
+        sizes = " / ".join(str(row["payload"]) for row in rows)
+        figure = f"median {series(rows, 'submit_us')} µs, p99 {series(rows, 'p99_us')} µs"
+        yield f"`submit()` on the engine's thread while {name}: {sizes}", figure
+
+
 def footprint(report: Report) -> Iterator[Line]:
     """The import, and the processes."""
     for row in report.rows:
@@ -140,16 +176,18 @@ WRITERS: dict[str, Callable[[Report], Iterator[Line]]] = {
     "commit_latency": commit_latency,
     "compare": compare,
     "throughput": throughput,
+    "linearity": linearity,
     "delta": delta,
     "streams": streams,
     "catch_up": catch_up,
+    "submit": submit,
     "ingestion": ingestion,
     "footprint": footprint,
 }
 
 
 def table(results: Path = RESULTS) -> str:
-    """The table in Markdown, of the results that are there."""
+    """The table of all but takeovers, of the results that are there."""
     lines = ["| what | figure | command |", "|---|---|---|"]
     for name, write in WRITERS.items():
         path = results / f"{name}.json"
@@ -159,25 +197,50 @@ def table(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-def shown(readme: Path = README) -> str:
-    """The table that stands in the README."""
-    _, begin, rest = readme.read_text().partition(BEGIN + "\n")
-    found, end, _ = rest.partition("\n" + END)
-    if not begin or not end:
-        raise ValueError(f"{readme.name} has no place for the table: {BEGIN} and {END}")
+def takeovers(report: Report) -> str:
+    """The table of takeovers, and where the time of the first goes."""
+    titles = "| fault | profile | rounds | median | p99 | max | to the first new commit |"
+    lines = [titles, "|" + "---|" * (titles.count("|") - 1)]
+    for row in report.rows:
+        fault = FAULTS[str(row["fault"])] + ("" if row["variant"] == "-" else f", {row['variant']}")
+        figures = [row[f"{name}_ms"] for name in ("p50", "p99", "max", "commit_p50")]
+        cells = [fault, str(row["profile"]), middle(row["rounds"])]
+        cells += ["" if span is None else f"{middle(span)} ms" for span in figures]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = report.rows[0]
+    spans = ", ".join(f"{name} {middle(first[f'{name}_ms'])}" for name in STAGES)
+    where = f"`{report.command}`, at {report.versions['replicator']}"
+    return "\n".join([*lines, "", f"{where}. Medians of the first line: {spans} ms."])
+
+
+def blocks(results: Path = RESULTS) -> dict[str, str]:
+    """What stands between which markers; a table without results stays as it is."""
+    found = {"measured": table(results)}
+    if (path := results / "failover.json").exists():
+        found["failover"] = takeovers(Report.load(path))
+    return found
+
+
+def shown(name: str, readme: Path = README) -> str:
+    """What stands between those markers of the README."""
+    begin, end = (marker.format(name) for marker in MARKERS)
+    _, is_there, rest = readme.read_text().partition(begin)
+    found, ends, _ = rest.partition(end)
+    if not is_there or not ends:
+        raise ValueError(f"{readme.name} has no place for it: {begin.strip()} and {end.strip()}")
     return found
 
 
 def write(readme: Path = README, results: Path = RESULTS) -> None:
-    """Put the table into the README."""
-    old = shown(readme)
-    readme.write_text(
-        readme.read_text().replace(f"{BEGIN}\n{old}\n{END}", f"{BEGIN}\n{table(results)}\n{END}")
-    )
+    """Put the tables into the README."""
+    for name, text in blocks(results).items():
+        begin, end = (marker.format(name) for marker in MARKERS)
+        old = f"{begin}{shown(name, readme)}{end}"
+        readme.write_text(readme.read_text().replace(old, f"{begin}{text}{end}"))
 
 
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
         write()
     else:
-        print(table())
+        print("\n\n".join(blocks().values()))

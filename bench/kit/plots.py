@@ -10,6 +10,8 @@ from typing import Any
 
 Line = Sequence[tuple[float, float]]
 
+WIDTH, HEIGHT = 7.0, 4.2  # inches
+
 
 class PlotsMissing(Exception):
     """matplotlib is not there."""
@@ -29,10 +31,10 @@ def require() -> Any:
 
 
 @contextmanager
-def figure(path: Path, title: str, x_label: str, y_label: str) -> Iterator[Any]:
+def figure(path: Path, title: str, x_label: str, y_label: str, height: float = HEIGHT) -> Iterator[Any]:
     """The axes of a plot that is saved to *path* in the end; the same data give the same bytes."""
     plots = require()
-    canvas, axes = plots.subplots(figsize=(7, 4.2))
+    canvas, axes = plots.subplots(figsize=(WIDTH, height))
     try:
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.25)

@@ -20,6 +20,8 @@ from replicator import ReplicatorError
 Measure = Callable[[argparse.Namespace], Report]
 Draw = Callable[[Report, Path], None]
 
+FILES = ("--json", "--plot", "--dir", "--state")  # options that say where to, and nothing of what
+
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     """The options that all measurements have; the module's docstring is the help."""
@@ -48,7 +50,7 @@ def run(
             plots.require()
         except plots.PlotsMissing as error:
             options_of.error(str(error))
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         report = measure(options)
     except KeyboardInterrupt:
@@ -69,17 +71,18 @@ def run(
 
 
 def command_line(name: str, arguments: list[str] | None = None) -> str:
-    """How this measurement was called, for its report; files that it writes are left out."""
+    """How this measurement was called, for its report, without the files that it writes."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     kept: list[str] = []
     while words:
         word = words.pop(0)
-        if word in ("--json", "--plot", "--dir"):
+        if word in FILES:
             del words[:1]
-        elif not word.startswith(("--json=", "--plot=", "--dir=")):
+        elif not word.startswith(tuple(f"{name}=" for name in FILES)):
             kept.append(word)
     return shlex.join(["scripts/bench", name, *kept])
 
 
-def _interrupt(number: int, frame: object) -> None:
+def interrupt(number: int, frame: object) -> None:
+    """A signal's handler: end as Ctrl-C does."""
     raise KeyboardInterrupt

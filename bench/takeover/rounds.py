@@ -28,8 +28,9 @@ FAULTS = ("engine", "worker", "node", "stop", "cut", "handover", "fetch")
 STAGES = ("detect", "elect", "claim", "fetch", "restore")
 MOMENTS = ("detected", "granted", "claimed", "fetched", "handed")
 TIMEOUT_S = 30.0
+TIMEOUT_ELECTIONS = 10  # as many of the longest election timeouts more: slow profiles take their time
 INTERVAL_S = 0.02
-PAUSE_S = (0.1, 0.5)  # before the fault, so that it meets every phase of the timers
+PAUSE_S, PAUSE_INTERVALS = 0.1, 5  # before the fault, so that it meets every phase of the timers
 TAIL_BYTES = 65_536
 ELECTED = re.compile(rb"elector leading=True node=\S+ term=(\d+)")
 
@@ -44,6 +45,7 @@ class Round(Struct, kw_only=True):
     commit_ms: float
     stages: dict[str, float]
     lost_elections: int
+    commit: str = "unknown"  # of the code that was measured
 
 
 class Stage:
@@ -54,17 +56,17 @@ class Stage:
         self._directory = directory
         self._stack = ExitStack()
         self._settings = Settings.from_env({"REPLICATOR_PROFILE": profile})
+        self._timeout_s = TIMEOUT_S + TIMEOUT_ELECTIONS * self._settings.election_timeout_max_s
         self._started_at: dict[str, float] = {}
         self._term = 0
         self._network: Network | None = None
         self.cluster: Cluster
         self.history: History
 
-    @property
-    def variant(self) -> str:
+    @staticmethod
+    def variant_of(options: argparse.Namespace) -> str:
         """What is not as usual, in words."""
-        options = self._options
-        words = [f"{options.streams} streams"] if options.streams > 1 else []
+        words = [f"{options.streams:,} streams"] if options.streams > 1 else []
         words += [f"head of {options.head_bytes >> 20} MiB"] if options.head_bytes >= 2**20 else []
         words += ["thread"] if options.isolation == "thread" else []
         words += ["warm"] if options.warm else []
@@ -119,7 +121,7 @@ class Stage:
         primary = self._wait_until_well()
         old = self.history.tenures[-1]
         undo = self._leave_behind(primary) if self._fault == "fetch" else _nothing
-        time.sleep(random.uniform(*PAUSE_S))
+        time.sleep(PAUSE_S + random.uniform(0, PAUSE_INTERVALS * self._settings.raft_append_interval_s))
         struck_at = now()
         mend = self._strike(primary)
         undo()
@@ -132,7 +134,7 @@ class Stage:
         return Round(
             profile=self._profile,
             fault=self._fault,
-            variant=self.variant,
+            variant=self.variant_of(self._options),
             total_ms=1000 * (tenure["at"] - struck_at),
             commit_ms=1000 * (commit["at"] - struck_at),
             stages=_stages(struck_at, tenure),
@@ -141,7 +143,7 @@ class Stage:
 
     def _wait(self, condition: Callable[[], Any], what: str) -> Any:
         try:
-            return wait_until(condition, TIMEOUT_S, what)
+            return wait_until(condition, self._timeout_s, what)
         except AssertionError as error:
             raise TimeoutError(
                 f"{error}\n" + "\n".join(n.last_words() for n in self.cluster.nodes.values())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,11 @@ from lz4.block import compress
 from bench.kit.cluster import Cluster
 from bench.kit.floor import INLINE_BYTES, Floor
 from bench.kit.payloads import SIZES, STAMP_EVERY_BYTES, freshen, incompressible, realistic
+from bench.kit.process import cpu_s, forget_peak, memory_mib
 from bench.kit.report import Report, number
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Budget, Spread, percentile, ratios, take_in_turns
+from bench.linearity import exponent
 from replicator import Committed
 
 
@@ -89,6 +95,32 @@ def test_a_cluster_commits_and_leaves_nothing(tmp_path: Path, keys: bool) -> Non
         assert pids.keys() == set(cluster.names)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_uses_is_its_own() -> None:
+    """Processor time of a process is what it says itself, one that has ended counts nothing; the peak of its
+    memory begins anew when that is asked for and allowed."""
+    with subprocess.Popen([sys.executable, "-c", "print(); input()"], stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        before, spent, after = time.process_time(), cpu_s([os.getpid()]), time.process_time()
+        assert before <= spent <= after
+        assert cpu_s([other.pid]) > 0
+    assert cpu_s([other.pid]) == 0
+    block = bytearray(os.urandom(2**20)) * 64
+    peak = memory_mib(os.getpid(), "VmHWM")
+    del block
+    if forget_peak(os.getpid()):
+        assert memory_mib(os.getpid(), "VmHWM") < peak - 32
+    assert not forget_peak(other.pid)
+
+
+def test_the_exponent_is_that_of_the_growth() -> None:
+    """1 for what grows in proportion, 2 for a square; of one point there is none."""
+    sizes = (1, 4, 16, 64)
+    assert exponent([(n, 3 * n) for n in sizes]) == 1
+    assert exponent([(n, n * n / 7) for n in sizes]) == 2
+    assert exponent([(1, 1)]) is None
 
 
 def test_reports_come_back_from_their_files(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.all import PLAN, command
-from bench.kit.measured import BEGIN, END, RESULTS, WRITERS, shown, table, write
+from bench.all import PLAN, Job, command, play, run_all
+from bench.kit.measured import MARKERS, RESULTS, WRITERS, blocks, shown, table, write
 from bench.kit.report import Report
 
 ROOT = Path(__file__).parent.parent.parent
@@ -17,8 +17,8 @@ NAMES = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if path.stem 
 
 
 def test_the_readme_shows_the_committed_results() -> None:
-    """The README's table is what the committed results render (`python -m bench.kit.measured --write`)."""
-    assert shown() == table()
+    """The README's tables are what the committed results render (`python -m bench.kit.measured --write`)."""
+    assert {name: shown(name) for name in blocks()} == blocks()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
@@ -34,14 +34,17 @@ def test_results_tell_where_they_are_from(path: Path) -> None:
 
 
 def test_the_table_is_put_between_its_markers(tmp_path: Path) -> None:
-    """Renewing the table changes nothing around it, and a README without a place for it is refused."""
+    """Renewing the tables changes nothing around them, nor one that has no results here; a README without a
+    place for one is refused."""
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    places = {name: [marker.format(name) for marker in MARKERS] for name in ("measured", "failover")}
+    kept = "\nold\n".join(places["failover"])
+    readme.write_text(f"before\n{'old'.join(places['measured'])}\n{kept}\nafter\n")
     write(readme, tmp_path)
-    assert readme.read_text() == f"before\n{BEGIN}\n{table(tmp_path)}\n{END}\nafter\n"
+    assert readme.read_text() == f"before\n{table(tmp_path).join(places['measured'])}\n{kept}\nafter\n"
     readme.write_text("nothing")
     with pytest.raises(ValueError, match="no place"):
-        shown(readme)
+        shown("measured", readme)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "compare"])
@@ -54,7 +57,40 @@ def test_every_measurement_has_help(name: str) -> None:
     assert len(found.stdout) > 600
 
 
-def test_the_plan_runs_what_the_table_shows() -> None:
-    """All that the README quotes is among what `scripts/bench all` runs."""
-    assert set(WRITERS) <= set(PLAN)
-    assert "--quick" in command("delta", quick=True)
+def test_the_plan_runs_what_the_tables_show() -> None:
+    """All that the README quotes is among what `scripts/bench all` runs, and quickly if it is told to."""
+    assert {*WRITERS, "failover"} <= set(PLAN)
+    for name, job in PLAN.items():
+        assert (ROOT / "bench" / f"{name}.py").exists() or (ROOT / "bench" / name / "__main__.py").exists()
+        assert command(name)[5:] != command(name, quick=True)[5:]
+        assert ("--quick" in command(name, quick=True), "--quick" in job.words) == (True, False)
+
+
+def test_one_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is named in the end with its status, and so is one that does not end in time; the rest has run."""
+    jobs = {"delta": "--no-such-option", "streams": "--help", "submit": "--calls 100000000"}
+    plan = {name: Job(words, "", 5 if name == "submit" else 60) for name, words in jobs.items()}
+    monkeypatch.setattr("bench.all.PLAN", plan)
+    assert run_all(list(jobs), tmp_path, quick=False) == 1
+    out, err = capfd.readouterr()
+    assert "usage: scripts/bench streams" in out
+    assert err.splitlines()[-1] == "failed: delta (status 2), submit (not ended in 5 s)"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_interrupted_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
+    """The one that runs is told once, and cleans up before the whole ends; the next ones do not begin."""
+    path = tmp_path / "log"
+    script = (
+        "import os, signal, sys\n"
+        f"log = open({str(path)!r}, 'a', buffering=1)\n"
+        "def end(*_): log.write('told\\n'); sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "while True: signal.pause()\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        play([sys.executable, "-c", script], 60)
+    assert path.read_text() == "told\n"

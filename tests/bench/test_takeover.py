@@ -1,14 +1,20 @@
-"""The history that the failover measurements are judged by finds what it should find."""
+"""What takeovers are judged by finds what it should find, and rounds of several runs make one report."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from bench.failover import FULL, TAIL_COUNT, main, planned
+from bench.kit.measured import takeovers
+from bench.kit.report import Report
 from bench.takeover.history import History
+from bench.takeover.rounds import STAGES, Round
 from tests.integration.cluster import Cluster
 
 
@@ -60,3 +66,76 @@ def test_two_active_tenures_are_found(cluster: Cluster) -> None:
     assert History(cluster).overlaps() == []
     say(cluster, "n3", "active", 2.4, epoch=3, since=2.2)
     assert History(cluster).overlaps() == ["n2 and n3 for 400.0 ms"]
+
+
+def rounds(count: int, profile: str, fault: str, variant: str = "", commit: str = "abc") -> list[Round]:
+    """As many rounds, of 1, 2, 3… ms, a tenth of it in each stage; every fourth lost an election."""
+    return [
+        Round(
+            profile=profile,
+            fault=fault,
+            variant=variant,
+            total_ms=ms,
+            commit_ms=ms + 1,
+            stages=dict.fromkeys(STAGES, ms / 10),
+            lost_elections=int(ms % 4 == 0),
+            commit=commit,
+        )
+        for ms in range(1, count + 1)
+    ]
+
+
+def kept(state: Path) -> list[str]:
+    """A state that several runs have filled, and the arguments that report it."""
+    found = rounds(20, "fast", "node", "1,000 streams", "def") + rounds(4, "wan", "cut", commit="def")
+    found += rounds(TAIL_COUNT, "fast", "node") + rounds(40, "fast", "engine")
+    state.write_bytes(msgspec.json.encode(found))
+    return ["--count", "0", "--faults", "node", "--state", str(state)]
+
+
+def test_rounds_of_several_runs_make_one_report(tmp_path: Path) -> None:
+    """A line for each profile, fault and variant, lost machines first and variants last; a p99 only of many
+    rounds; the head names every commit at which rounds were taken. The README's table shows each line."""
+    path = tmp_path / "failover.json"
+    assert main([*kept(tmp_path / "state"), "--json", str(path)]) == 0
+    report = Report.load(path)
+    keys = [(row["profile"], row["fault"], row["variant"], row["rounds"]) for row in report.rows]
+    assert keys == [
+        ("fast", "node", "-", TAIL_COUNT), ("fast", "engine", "-", 40), ("wan", "cut", "-", 4),
+        ("fast", "node", "1,000 streams", 20),
+    ]  # fmt: skip
+    first, second, *_ = report.rows
+    assert (first["p50_ms"], first["p99_ms"], first["max_ms"], first["split"]) == (151, 298, 300, 75)
+    assert (first["detect_ms"], first["commit_p50_ms"], second["p99_ms"]) == (15.1, 152, None)
+    assert report.versions["replicator"] == "def, abc"
+    assert report.command == "scripts/bench failover --count 0 --faults node"
+    lines = takeovers(report).splitlines()
+    assert lines[2] == "| SIGKILL of engine and worker | fast | 300 | 151 ms | 298 ms | 300 ms | 152 ms |"
+    assert lines[5].startswith(
+        "| SIGKILL of engine and worker, 1,000 streams | fast | 20 | 11 ms |  | 20 ms |"
+    )
+
+
+def test_the_plot_names_every_line(tmp_path: Path) -> None:
+    """However many variants a state holds, each has its label."""
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "failover.svg"
+    assert main([*kept(tmp_path / "state"), "--plot", str(plot)]) == 0
+    for label in ("fast, node", "fast, engine", "wan, cut", "fast, node, 1,000 streams"):
+        assert f"<!-- {label} -->" in plot.read_text()
+
+
+def test_the_whole_is_taken_as_far_as_it_lacks() -> None:
+    """With --full every profile has its lost machines, those of a fast one often enough for a p99; --count
+    is the most of each."""
+    options = argparse.Namespace(full=True, count=None, profiles=(), faults=(), streams=1, warm=False)
+    series = list(planned(options))
+    assert len(series) == sum(len(profiles) * len(faults) for profiles, faults, _, _ in FULL)
+    for fault in ("node", "stop", "cut"):
+        counts = {
+            each.profile: each.count for each in series if each.fault == fault and each.options.streams == 1
+        }
+        assert counts.keys() == {"fast", "default", "wan"}
+    assert [each.count for each in series if each.profile == "fast"][:3] == [TAIL_COUNT] * 3
+    options.count = 5
+    assert {each.count for each in planned(options)} == {5}
