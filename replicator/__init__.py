@@ -29,11 +29,13 @@ The tour, in reading order; a file imports only from what stands above it:
 `core`                the protocol: events in, effects out; no socket, file, clock or thread. Start with
                       `core.quorum`, then `core.promise`, `core.claim`, `core.primary`, `core.replica`
 `codec`               chunks, compression, frames
-`link`                what engine and worker say to each other, and the shared lease word
+`link`                what engine and worker say to each other: messages, the shared lease word, and
+                      `link.line`, by which `submit` tells a worker process without waking a thread
 `adapters`            the outside world behind Protocols: ZeroMQ, LMDB, PySyncObj
 `worker`              what runs beside the engine: the driver pumps events into the core and effects out
 `engine`              what is imported from here: `engine.replicator` waits, `engine.session` shares,
-                      `engine.backlog` decides who goes next, `engine.keeper` keeps a worker alive
+                      `engine.backlog` decides who goes next, `engine.lending` has payloads read where
+                      they lie, `engine.keeper` keeps a worker alive
 `cli`, `demo`         the commands, and the proof on real input
 ====================  ====================================================================================
 

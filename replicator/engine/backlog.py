@@ -11,7 +11,7 @@ what is in `outbox`, tells the settled tickets and opens the released ones outsi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -88,6 +88,11 @@ class Backlog:
     def knows(self, stream: str) -> bool:
         """Whether the stream's name was checked before."""
         return stream in self._lanes
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether a checkpoint might soon be refused."""
+        return self.held_bytes * 2 > self._bytes_max
 
     def next_sequence(self, stream: StreamName) -> int:
         """What the next submit of the stream will get."""
@@ -204,6 +209,13 @@ class Backlog:
             return None
         self._let_go(entry)
         return entry.ticket
+
+    def unsent(self, handles: Iterable[int]) -> list[Ticket]:
+        """The worker could not read those: they go once more, before all others; returns the tickets of those
+        that have ended meanwhile, whose payloads are free now."""
+        entries = [entry for handle in handles if (entry := self._held.pop(handle, None)) is not None]
+        self.outbox.extendleft(entry for entry in reversed(entries) if entry.handle in self._flying)
+        return [self._let_go(entry) for entry in entries if entry.handle not in self._flying]
 
     # ── endings ──
 

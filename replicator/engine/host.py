@@ -60,8 +60,8 @@ class ChildProcess:
             raise WorkerFailed("no Python is known to start a worker with: use REPLICATOR_ISOLATION=thread")
         command = [sys.executable, "-P", "-m", WORKER_MODULE, "--link", address]
         command += ["--lease-fd", str(words.fd), "--engine-pid", str(os.getpid())]
-        self.line: EngineLine | None = EngineLine(words.page)
-        command += ["--line-fd", str(self.line.worker_fd), "--probe-address", str(self.line.probe_address)]
+        self.line: EngineLine | None = EngineLine()
+        command += ["--line-fds", *map(str, self.line.worker_fds)]
         self._lines: deque[bytes] = deque(maxlen=LAST_LINES_MAX)
         try:
             self._child = subprocess.Popen(
@@ -69,7 +69,7 @@ class ChildProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(words.fd, *self.line.fds, *keep_fds),
+                pass_fds=(words.fd, *self.line.worker_fds, *keep_fds),
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
             )

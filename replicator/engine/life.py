@@ -7,6 +7,7 @@ something to say, or the worker's end is seen; a tenure does not outlive that mo
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -25,10 +26,13 @@ from replicator.errors import MessageError, ReplicatorError, SettingsError, Stor
 from replicator.link import messages as link
 from replicator.link.endpoint import EngineEnd, Tracker
 
+log = logging.getLogger(__name__)
+
 SOCKET_PATH_BYTES_MAX = 100  # the kernel allows 107
 START_TIMEOUT_S = 60.0  # a worker that has not opened its store by then is given up
 LAST_MESSAGES_MS = 20  # what a dead worker had sent has arrived when the link is silent for so long
 RELEASE_POLL_S = 0.001
+READ_POLL_S = 0.01  # how long a Released may be missed that crosses the wish for it
 FREE_TIMEOUT_S = 0.1
 MESSAGES_PER_TURN = 256
 
@@ -92,7 +96,7 @@ class Life:
     def bury(self) -> None:
         """See that the worker is gone, and that nothing of the engine's memory is read any more."""
         self._session.words.clear()
-        self._session.use(None)
+        self._session.lending.use(None)
         self._end.send(link.Close())  # to a thread, which cannot be killed
         if self._host.stop():
             self._undo.close()
@@ -151,6 +155,8 @@ class Life:
         until = self._limit(stop_at())
         if self._releasing or self._session.withholds:
             until = min(until, now + RELEASE_POLL_S)
+        if self._session.lending.is_awaited:
+            until = min(until, now + READ_POLL_S)
         if self.has_started and self._session.has_outgoing():
             until = now
         timeout_ms = max(0, ceil((until - now) * 1000)) if until < inf else None
@@ -159,10 +165,14 @@ class Life:
         return ready
 
     def _receive(self) -> None:
+        self._session.lending.take_back()
         for message, parts in islice(self._end.receive(), MESSAGES_PER_TURN):
             match message:
                 case link.Released():
                     self._releasing.add(message.handle)
+                case link.Unread():
+                    log.warning("payloads take the link from now on: %s", message.reason)
+                    self._session.lending.go_by_link()
                 case link.Failed():
                     self.last_words = Failure(message.kind, message.text)
                 case link.Started():
@@ -171,7 +181,7 @@ class Life:
                         self._socket_path.unlink(missing_ok=True)
                     if (line := self._host.line) is not None and message.reads_memory:
                         self._end.use(line)
-                        self._session.use(line)
+                        self._session.lending.use(line)
                     elif line is not None:  # the worker has closed its end: ours would be readable for ever
                         line.close()
                     self._session.handle(message, parts)

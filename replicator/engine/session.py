@@ -1,8 +1,9 @@
 """The session: what the engine's threads and the link's thread share.
 
 The engine's threads submit here and look for what has come; the link's thread (`keeper`) takes what is to
-be sent and hands in what the worker says. One lock guards the backlog and the present tenure; it is held
-for microseconds, never while a ticket's callbacks run or a socket is used.
+be sent and hands in what the worker says. One lock guards the backlog, what is lent and the present tenure;
+it is held for microseconds, never while a ticket's callbacks run or the link is used. With a worker process a
+checkpoint mostly takes the direct line (`engine.lending`), which `submit` itself writes to.
 
 A worker may come and go; what the engine has asked for (tenures, to follow) is told to each new one.
 """
@@ -20,16 +21,17 @@ from typing import Generic, TypeVar
 
 from replicator.engine.backlog import Backlog, Ending, Entry
 from replicator.engine.bell import Bell
-from replicator.engine.checkpoint import Arrival, Checkpoint, Restored
+from replicator.engine.checkpoint import Arrival, Checkpoint
 from replicator.engine.fork import guard
+from replicator.engine.lending import Lending
 from replicator.engine.parcel import Parcel, stream_name
+from replicator.engine.restoring import RestoredOne, Restoring
 from replicator.engine.shelf import Shelf
 from replicator.engine.tenure import BaseTenure
 from replicator.engine.ticket import Settled, Signal, Ticket
 from replicator.errors import ReplicatorError, TenureEnded, WrongState
 from replicator.link import messages as link
 from replicator.link.lease import LeaseWords
-from replicator.link.line import EngineLine
 from replicator.model import Epoch, Sequence, StreamName
 from replicator.settings import Settings
 
@@ -58,12 +60,11 @@ class Session(Generic[TenureT]):
         self._tenure_type = tenure_type
         self._lock = threading.Lock()
         self._backlog = Backlog(settings.backlog_bytes_max, settings.acks)
-        self._line: EngineLine | None = None  # to the present worker, past the link's thread
+        self.lending = Lending(self._lock, self._backlog, self.bell)
         self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
         self._tenure: TenureT | None = None
         self._taken = self._resigned = False  # of the present tenure
-        self._restored, self._restored_epoch = Restored(), Epoch(0)  # of the tenure about to start
-        self._sequences: dict[StreamName, int] = {}
+        self._restoring = Restoring()
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
         self._shelf = Shelf()
         self._endings: deque[Ending] = deque()  # what became of checkpoints, not told yet
@@ -89,12 +90,14 @@ class Session(Generic[TenureT]):
 
     def submit(self, epoch: Epoch, stream: str, parcel: Parcel | None, copied: bool) -> Ticket:
         """Take a checkpoint (None: a deletion) in the tenure of *epoch*."""
+        if self._backlog.is_half_full:
+            self.lending.take_back()  # nobody may have looked, though all of it has been read
         with self._lock:
             self._check_tenure(epoch)
             known = self._backlog.knows(stream)
             name = StreamName(stream) if known else stream_name(stream)
             ticket, replaced = self._backlog.offer(epoch, name, parcel, now := time.monotonic())
-            has_gone = len(self._backlog.outbox) == 1 and self._send_directly(now)
+            has_gone = len(self._backlog.outbox) == 1 and self.lending.send(now)
         if not has_gone and self._backlog.outbox:
             self.bell.ring()
         if copied:
@@ -199,11 +202,6 @@ class Session(Generic[TenureT]):
 
     # ── the link's thread: what goes ──
 
-    def use(self, line: EngineLine | None) -> None:
-        """Tell the worker of checkpoints by that line from now on; None: by the link."""
-        with self._lock:
-            self._line = line
-
     def next_call(self) -> link.ToWorker | None:
         """What is to be said next, besides checkpoints."""
         return self._calls.popleft() if self._calls else None
@@ -211,7 +209,7 @@ class Session(Generic[TenureT]):
     def next_entry(self) -> Entry | None:
         """The checkpoint that has the credit to go to the worker next, over the link."""
         with self._lock:
-            while self._send_directly(time.monotonic()):
+            while self.lending.send(time.monotonic()):
                 pass
             return self._backlog.outbox.popleft() if self._backlog.outbox else None
 
@@ -232,21 +230,14 @@ class Session(Generic[TenureT]):
             self._endings.append(message)
             self.tell_endings()
             return
+        if isinstance(message, RestoredOne):
+            self._restoring.take_in(message, parts, self._shelf)
+            self.changed.fire()
+            return
         match message:
             case link.Started():
                 self.started = True
                 self._calls.extend(self._wanted.values())
-            case link.Restored():
-                self._restore(message, Arrival(message, parts))
-            case link.RestoredSmall():
-                for restored, contents in message.checkpoints:
-                    self._restore(restored, Arrival(restored, contents))
-            case link.RestoredKnown():
-                self._restore(message, self._shelf.restored(StreamName(message.stream)))
-            case link.RestoredUnavailable():
-                self._restore(message, message.text)
-            case link.RestoredDeleted():
-                self._restore(message, None)
             case link.TenureStarted():
                 self._start_tenure(message)
             case link.TenureEnded() if self._tenure is not None and self._tenure.epoch == message.epoch:
@@ -298,11 +289,12 @@ class Session(Generic[TenureT]):
         self._end_tenure(reason)
         with self._lock:
             free = self._backlog.lost()
+            self.lending.lost()
             self._shelf.clear()
         for ticket in free:
             ticket.released.set()
         self._calls.clear()
-        self._restored_epoch = Epoch(0)
+        self._restoring.clear()
 
     def fail(self, failure: Callable[[], ReplicatorError]) -> None:
         """The worker was given up; every call raises that from now on."""
@@ -324,18 +316,6 @@ class Session(Generic[TenureT]):
 
     # ── within ──
 
-    def _send_directly(self, now: float) -> bool:
-        """Tell the worker of the oldest checkpoint of the outbox; false if it has to take the link."""
-        if self._line is None or not self._backlog.outbox:
-            return False
-        entry = self._backlog.outbox[0]
-        if (parcel := entry.parcel) is None:
-            return False
-        if not self._line.send(entry.place, parcel.parts, parcel.meta, parcel.is_mapping):
-            return False
-        self._backlog.sent(self._backlog.outbox.popleft(), now)
-        return True
-
     def _check_tenure(self, epoch: Epoch) -> None:
         tenure = self._tenure
         if tenure is None or tenure.epoch != epoch:
@@ -343,28 +323,19 @@ class Session(Generic[TenureT]):
         if self._resigned or self.closing:
             raise TenureEnded(f"the tenure of epoch {epoch} is being handed over: nothing is taken any more")
 
-    def _restore(self, message: _Restoring, found: Checkpoint | Arrival | str | None) -> None:
-        if message.epoch != self._restored_epoch:
-            self._restored, self._restored_epoch, self._sequences = Restored(), Epoch(message.epoch), {}
-        self._sequences[StreamName(message.stream)] = message.position.sequence
-        if found is not None:
-            self._restored.add(message.stream, found)
-
     def _start_tenure(self, start: link.TenureStarted) -> None:
         self._end_tenure("a newer tenure has started")
         epoch = Epoch(start.epoch)
-        if start.epoch != self._restored_epoch:
-            self._restored, self._sequences = Restored(), {}
+        restored, sequences = self._restoring.start(start.epoch)
         slot = self.words.slot(start.lease_slot)
-        tenure = self._tenure_type(self, epoch, slot, self._restored, start.unchanged, start.instants)
+        tenure = self._tenure_type(self, epoch, slot, restored, start.unchanged, start.instants)
         self._backlog.lay_in()
         with self._lock:
-            for stream, sequence in self._sequences.items():
+            for stream, sequence in sequences.items():
                 self._backlog.go_on(stream, sequence)
             self._shelf.clear()
             self._taken = self._resigned = False
             self._tenure = tenure
-        self._restored_epoch = Epoch(0)
         log.info(
             "tenure started epoch=%d streams=%d unchanged=%s", epoch, len(tenure.restored), start.unchanged
         )
@@ -395,6 +366,3 @@ class Session(Generic[TenureT]):
             except BaseException:  # of a callback: `Future` logs an Exception itself, this is SystemExit
                 log.exception("callback failed stream=%s", item.ticket.stream)
         self.settled.fire()
-
-
-_Restoring = link.Restored | link.RestoredKnown | link.RestoredUnavailable | link.RestoredDeleted

@@ -86,6 +86,7 @@ class BaseTenure:
     def next_position(self, stream: str) -> Position:
         """What the next submit of *stream* will get, for sinks that name their transactions by it before
         the state is dumped. Holds while no other thread submits to the stream."""
+        self._session.check_process()
         return Position(self.epoch, self._session.next_sequence(self.epoch, stream_name(stream)))
 
     def resign(self, successor: str | None = None) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -79,21 +79,21 @@ class Latch:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is open, at most *timeout* seconds; whether it is."""
-        if not self._open:
+        if not self.is_set():
             try:
                 self._waiters().result(timeout)
             except TimeoutError:
-                return self._open
+                return self.is_set()
         return True
 
     def __await__(self) -> Generator[None, None, None]:
         from asyncio import wrap_future  # an engine without asyncio does not pay for it
 
-        if not self._open:
+        if not self.is_set():
             yield from wrap_future(self._waiters()).__await__()
 
     def __repr__(self) -> str:
-        return f"<Latch {'open' if self._open else 'closed'}>"
+        return f"<{type(self).__name__} {'open' if self.is_set() else 'closed'}>"
 
     def _waiters(self) -> Future[None]:
         with self.lock:
@@ -106,6 +106,47 @@ class Latch:
             else:
                 self._future = future
             return future
+
+
+class Reader(Protocol):
+    """Knows how far payloads have been read where they lie."""
+
+    def has_read(self, position: int) -> bool: ...
+    def take_back(self) -> None: ...
+    def await_read(self) -> None: ...
+
+
+class Released(Latch):
+    """A latch that may be open though nobody was told: whoever looks finds out, whoever waits is told."""
+
+    __slots__ = ("_position", "_reader")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader: Reader | None = None
+        self._position = 0
+
+    def follow(self, reader: Reader, position: int) -> None:
+        """It opens when *reader* has read up to *position*."""
+        self._reader, self._position = reader, position
+
+    def set(self) -> None:
+        """Open it and let everybody through, now and later."""
+        self._reader = None
+        super().set()
+
+    def is_set(self) -> bool:
+        """Whether it is open."""
+        reader = self._reader
+        if reader is not None and reader.has_read(self._position):
+            reader.take_back()
+        return self._open
+
+    def _waiters(self) -> Future[None]:
+        found, reader = super()._waiters(), self._reader
+        if reader is not None:
+            reader.await_read()
+        return found
 
 
 class Signal:
@@ -154,7 +195,7 @@ class Ticket(Future[Outcome]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._released = Latch()
+        self._released = Released()
 
     def stamp(self, stream: StreamName, position: Position) -> Ticket:
         """Make a blank ticket that of a checkpoint; nobody has seen it before. Returns it."""
@@ -174,7 +215,7 @@ class Ticket(Future[Outcome]):
         return self._position
 
     @property
-    def released(self) -> Latch:
+    def released(self) -> Released:
         """Opens when the payload is read no longer and may be changed or reused: before the commit
         mostly, at once with ``copy=True``; always, whatever the outcome is."""
         return self._released

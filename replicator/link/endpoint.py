@@ -1,4 +1,5 @@
 """Both ends of the link: a ZeroMQ PAIR over ``ipc://`` to a child process, over ``inproc://`` to a thread.
+A child process has a direct line (`link.line`) beside it, whose messages come out of `receive` in their place.
 
 Payload is not copied on either side: large parts are sent from where they lie and received as the frames
 that ZeroMQ read them into. Sends never wait; the queue has no mark of its own because credit bounds it
@@ -17,7 +18,6 @@ from msgspec.msgpack import Decoder, Encoder
 from replicator.errors import UNREADABLE, MessageError, TransportError
 from replicator.link.line import EngineLine, WorkerLine
 from replicator.link.messages import (
-    Aborted,
     Released,
     Restored,
     ShortToEngine,
@@ -217,12 +217,13 @@ class WorkerEnd(_End[ToEngine, ToWorker]):
         return received
 
     def _receive_directly(self) -> Iterator[tuple[ToWorker, list[memoryview]]]:
-        for submit, parts, error in self._line.receive() if self._line is not None else ():
-            self.send(Released(submit.handle))
-            if error is None:
-                yield submit, parts
-            else:
-                self.send(Aborted(submit.handle, f"the payload cannot be read where it lies: {error}"))
+        for found in self._line.receive() if self._line is not None else ():
+            if not isinstance(found, tuple):
+                self.send(found)
+                continue
+            if self._line is not None and self._line.is_awaited:
+                self.send(Released(found[0].handle))
+            yield found
 
     def close(self, linger_s: float = FAREWELL_S) -> None:
         """Close the socket; the last words (a `Failed`, commits) are still sent."""

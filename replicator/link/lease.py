@@ -61,11 +61,6 @@ class LeaseWords:
         index = number % SLOTS
         return LeaseSlot(self._words[index : index + 1])
 
-    @property
-    def page(self) -> memoryview:
-        """All of them, as they lie in memory."""
-        return self._words.cast("B")
-
     def clear(self) -> None:
         """End every tenure."""
         for index in range(SLOTS):

@@ -2,8 +2,7 @@
 
 A checkpoint then costs the engine's process nothing: no thread of its own copies the payload into a socket.
 Reading needs what a debugger needs. A child of the same user has that, unless the Yama module asks for the
-parent's word, which `admit_reader` gives, or a sandbox forbids the call: `EngineMemory.is_readable` finds
-out.
+parent's word, which `admit_reader` gives, or a sandbox forbids the call: who wants to read has to try.
 """
 
 from __future__ import annotations
@@ -84,14 +83,6 @@ class EngineMemory:
     def __init__(self, engine_pid: int) -> None:
         self._pid = engine_pid
         self._own, self._its = _Span(), _Span()
-
-    def is_readable(self, address: int) -> bool:
-        """Whether the byte at *address*, which is the engine's, can be read."""
-        try:
-            self.read(address, bytearray(1))
-        except (OSError, AttributeError):  # forbidden; a C library that does not know the call
-            return False
-        return True
 
     def read(self, address: int, into: Buffer) -> None:
         """Fill *into* with what lies at *address*; releases the interpreter's lock while it copies."""

@@ -7,7 +7,8 @@ nothing is lost while both ends live, and when one dies the tenure is over.
 A *handle* names one submitted checkpoint or deletion; the engine's end counts them and never uses one
 twice. Per stream one handle is with the worker, from its Submit or Delete until Committed, Superseded or
 Aborted: that is the credit. Stored and HeldByAll come in between and after, and Released whenever the
-worker reads the payload no longer, also for a handle whose tenure has ended.
+worker reads the payload no longer, also for a handle whose tenure has ended. Of a payload that was read where
+it lies Released is said only if somebody waits for it: the line has a word of memory for that.
 
 Checkpoints and short answers take the direct line (`link.line`) while it has room, all else the link. What
 was said on the line is heard before what was said after it on the link; what took the link, because the
@@ -254,6 +255,13 @@ class Released(Struct, frozen=True, array_like=True, tag=True):
     handle: _Count
 
 
+class Unread(Struct, frozen=True, array_like=True, tag=True):
+    """The worker cannot read the engine's memory any more: what was said on the direct line and has not been
+    read has to be sent by the link, as everything from then on."""
+
+    reason: _Text
+
+
 class StandbyOffered(Struct, frozen=True, array_like=True, tag=True):
     """A committed checkpoint for a warm standby; its parts follow as frames. One per stream until taken. The
     engine's end keeps the newest of each stream until its next tenure has started."""
@@ -276,9 +284,9 @@ ToWorker = Ready | Submit | Delete | Resign | Follow | StandbyTaken | AskStatus 
 ToEngine = (
     Started | Failed | Restored | RestoredSmall | RestoredKnown | RestoredUnavailable | RestoredDeleted
     | TenureStarted | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted
-    | Released | StandbyOffered | StatusReply
+    | Released | Unread | StandbyOffered | StatusReply
 )  # fmt: skip
-ShortToEngine = Stored | Committed | Superseded | Aborted | Released  # these take the direct line
+ShortToEngine = Stored | Committed | Superseded | Aborted | Released | Unread  # these take the direct line
 WithPayload = Submit | Restored | StandbyOffered
 
 

@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--link", required=True)
     parser.add_argument("--lease-fd", type=int, required=True)
     parser.add_argument("--engine-pid", type=int, required=True)
-    parser.add_argument("--line-fd", type=int)
-    parser.add_argument("--probe-address", type=int, default=0)
+    parser.add_argument("--line-fds", type=int, nargs=3)
     options = parser.parse_args(arguments)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
@@ -75,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     words = LeaseWords.attach(options.lease_fd)
     line = None
-    if options.line_fd is not None:
-        line = WorkerLine(options.line_fd, options.engine_pid)
-        if not line.can_read(options.probe_address):
+    if options.line_fds is not None:
+        line = WorkerLine(tuple(options.line_fds), options.engine_pid)
+        if not line.can_read():
             line.close()
             line = None
     status = run(settings, options.link, words, context, options.engine_pid, line)

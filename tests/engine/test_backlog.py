@@ -86,6 +86,18 @@ class Twin(RuleBasedStateMachine):
             self.freed[ticket] += 1
 
     @rule()
+    def unread(self) -> None:
+        """The worker says that it cannot read what it has not read."""
+        ended = [ticket for ticket in self.reading.values() if ticket.done()]
+        assert self.backlog.unsent(self.reading) == ended
+        self.freed.update(ended)
+        again = [handle for handle, ticket in self.reading.items() if not ticket.done()]
+        assert [entry.handle for entry in self.backlog.outbox][: len(again)] == again  # before what waits
+        for handle in again:
+            del self.flying[self.reading[handle].stream]
+        self.reading.clear()
+
+    @rule()
     def end_tenure(self) -> None:
         open_before = {ticket for stream in self.submitted for ticket in self.open(stream)}
         settled, free = self.backlog.end("deposed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from replicator.link import memory
 from replicator.model import NodeId
 
 TIMEOUT_S = 30.0
+MEMFD_SECRET = 447  # its number as a call of the system, on every architecture
 
 
 def serve(directory: Path, state: bytearray) -> bool:
@@ -31,7 +34,7 @@ def serve(directory: Path, state: bytearray) -> bool:
         state[0] ^= 1
         assert isinstance(tenure.submit("s", {"b": state}).result(TIMEOUT_S), Committed)
         assert isinstance(tenure.delete("gone").result(TIMEOUT_S), Committed)
-        return replicator._session._line is not None
+        return replicator._session.lending._line is not None
 
 
 @pytest.mark.parametrize("can_read", [True, False], ids=["direct", "link"])
@@ -54,3 +57,53 @@ def test_a_checkpoint_gets_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert serve(tmp_path, state) is can_read
     assert took_the_link == (["gone"] if can_read else ["s", "s", "gone"]) * 2
     assert set(uses_line) == {can_read}
+
+
+def secret(size_bytes: int) -> mmap.mmap:
+    """Memory that no other process may read, not even the system for it."""
+    fd = ctypes.CDLL(None).syscall(MEMFD_SECRET, 0)
+    if fd < 0:
+        pytest.skip("this system knows no secret memory")
+    os.truncate(fd, size_bytes)
+    found = mmap.mmap(fd, size_bytes)
+    os.close(fd)
+    return found
+
+
+def test_what_the_worker_cannot_read_takes_the_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A payload in secret memory, after others: it commits all the same, and so do all later ones."""
+    hidden = secret(1 << 20)
+    hidden[:5] = b"hello"
+    settings = Settings(node=NodeId("edge-1"), data_dir=tmp_path, isolation="process")
+    with Replicator(settings) as replicator:
+        tenure = next(replicator.tenures(TIMEOUT_S))
+        payloads: list[bytes | memoryview] = [b"first", memoryview(hidden), b"last"]
+        tickets = [tenure.submit(f"s-{number}", payload) for number, payload in enumerate(payloads)]
+        for ticket in tickets:
+            assert isinstance(ticket.result(TIMEOUT_S), Committed)
+            assert ticket.released.wait(TIMEOUT_S)
+        assert replicator._session.lending._line is None
+        assert isinstance(tenure.submit("s-0", b"later").result(TIMEOUT_S), Committed)
+    assert caplog.text.count("payloads take the link from now on: the engine's memory cannot be read") == 1
+    del payloads
+    with Replicator(settings) as replicator:
+        restored = next(replicator.tenures(TIMEOUT_S)).restored
+        assert restored["s-1"].payload == bytes(hidden[:])
+        assert [restored[name].payload for name in ("s-0", "s-2")] == [b"later", b"last"]
+
+
+def test_a_payload_that_was_read_may_be_changed_and_resized(tmp_path: Path) -> None:
+    """Whoever looks finds out, whoever waits is told; the memory is the engine's own again."""
+    settings = Settings(node=NodeId("edge-1"), data_dir=tmp_path, isolation="process")
+    with Replicator(settings) as replicator:
+        tenure = next(replicator.tenures(TIMEOUT_S))
+        looked, waited = bytearray(os.urandom(5 << 20)), bytearray(os.urandom(5 << 20))
+        ticket = tenure.submit("s", looked)
+        with pytest.raises(BufferError):
+            looked.clear()
+        while not ticket.released.is_set():
+            pass
+        looked.clear()
+        assert tenure.submit("s", waited).released.wait(TIMEOUT_S)
+        waited.clear()
+        assert replicator.flush(TIMEOUT_S)

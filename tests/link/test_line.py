@@ -14,12 +14,18 @@ import zmq
 from replicator.errors import MessageError
 from replicator.link import memory, messages as link
 from replicator.link.endpoint import Context, EngineEnd, WorkerEnd
-from replicator.link.line import PIECE_BYTES, EngineLine, WorkerLine
+from replicator.link.line import SLICE_BYTES, EngineLine, WorkerFds, WorkerLine
+from replicator.link.ring import CAPACITY_BYTES, NONCE, Ring
 from replicator.model import META_BYTES_MAX, Position
 from tests.link.test_endpoint import take
 
-PROBE = bytearray(b"probe")
-LARGE = PIECE_BYTES * 2 + 12_345
+LARGE = SLICE_BYTES * 2 + 12_345
+
+
+def inherited(line: EngineLine) -> WorkerFds:
+    """The descriptors that a child would have got."""
+    memory_fd, bell, sock = map(os.dup, line.worker_fds)
+    return memory_fd, bell, sock
 
 
 class Ends:
@@ -27,8 +33,8 @@ class Ends:
 
     def __init__(self, address: str) -> None:
         self.context: Context = zmq.Context()
-        self.line = EngineLine(PROBE)
-        self.worker_line = WorkerLine(os.dup(self.line.worker_fd), os.getpid())
+        self.line = EngineLine()
+        self.worker_line = WorkerLine(inherited(self.line), os.getpid())
         self.engine, self.worker = (
             EngineEnd(address, self.context),
             WorkerEnd(address, self.context, self.worker_line),
@@ -42,8 +48,8 @@ class Ends:
         self.engine.wait(0)
         return (message for message, _ in self.engine.receive())
 
-    def submit(self, handle: int, **parts: bytes | memoryview) -> bool:
-        """Submit by the direct line."""
+    def submit(self, handle: int, **parts: bytes | memoryview) -> int:
+        """Submit by the direct line; where it is read to when it has been read."""
         return self.line.send((1, "s", handle, handle), parts, b"meta", True)
 
     def close(self) -> None:
@@ -73,16 +79,30 @@ def test_the_address_is_where_the_bytes_lie() -> None:
 
 
 def test_a_checkpoint_is_read_where_it_lies(ends: Ends) -> None:
-    """Its parts arrive as with a Submit, and are then a copy: Released says so."""
+    """Its parts arrive as with a Submit, and are then a copy: a word of memory says so, nobody is woken."""
     large = bytearray(os.urandom(LARGE))
-    assert ends.worker_line.can_read(ends.line.probe_address)
-    assert ends.submit(7, a=b"small", b=memoryview(large), c=b"")
+    assert ends.worker_line.can_read()
+    read_at = ends.submit(7, a=b"small", b=memoryview(large), c=b"")
+    assert ends.line.passed[0] < read_at
     message, parts = take(ends.worker.receive)
+    assert ends.line.passed[0] == read_at
+    assert list(ends.hear()) == []
     assert message == link.Submit(1, "s", 7, 7, b"meta", ("a", "b", "c"), True)
     assert parts == [b"small", large, b""]
-    assert take(ends.hear) == link.Released(7)
     large[0] ^= 1
     assert parts[1] != large
+
+
+def test_who_waits_for_a_payload_to_be_read_is_told(ends: Ends) -> None:
+    """As long as somebody does."""
+    ends.line.want_released(True)
+    ends.submit(1, a=b"small")
+    take(ends.worker.receive)
+    assert take(ends.hear) == link.Released(1)
+    ends.line.want_released(False)
+    ends.submit(2, a=b"small")
+    take(ends.worker.receive)
+    assert list(ends.hear()) == []
 
 
 def test_what_came_first_is_read_first(ends: Ends) -> None:
@@ -107,29 +127,94 @@ def test_the_engine_too_reads_first_what_came_first(ends: Ends) -> None:
     assert [message for message, _ in ends.engine.receive()] == [committed, link.TenureEnded(1, "over")]
 
 
-def test_what_cannot_be_read_is_aborted(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is not there, or of a process that has the engine's number but is another."""
+def test_what_cannot_be_read_takes_the_link(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all that comes after it: a word says what has been read, so nothing may be passed over."""
+    first = ends.submit(1, a=b"small")
+    assert isinstance(take(ends.worker.receive)[0], link.Submit)
     monkeypatch.setattr(memory, "address_of", lambda part: 8)
-    assert ends.submit(1, a=b"small")
+    assert ends.submit(2, a=b"small")
     monkeypatch.undo()
-    assert ends.submit(2, a=b"small")  # os.getppid() is again that of this process
+    assert ends.submit(3, a=b"small")
     assert list(ends.worker.receive()) == []
-    heard = [take(ends.hear) for _ in range(4)]
-    assert [type(message) for message in heard] == [link.Released, link.Aborted] * 2
-    assert "engine is gone" in heard[3].reason  # type: ignore[union-attr]
-    assert not ends.worker_line.can_read(8)
+    assert isinstance(take(ends.hear), link.Unread)
+    assert ends.line.passed[0] == first
+    assert list(ends.worker.receive()) == []
+    assert list(ends.hear()) == []
+    assert not ends.worker_line.is_reading
+    assert ends.worker.socket.poll(0, zmq.POLLIN) == 0
+    with pytest.raises(BlockingIOError):  # nor is anybody woken by what is left there
+        os.eventfd_read(ends.worker_line.fileno())
+
+
+def test_the_process_must_be_the_one_that_started_it(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not another that has its number now, nor one in which something else lies at that place."""
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert not ends.worker_line.can_read()
+    ends.submit(1, a=b"small")
+    assert list(ends.worker.receive()) == []
+    assert "engine is gone" in take(ends.hear).reason  # type: ignore[union-attr]
+
+
+def test_memory_that_looks_different_is_not_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number that both share does not stand where the engine says that it does."""
+    line = EngineLine()
+    elsewhere = Ring.create()
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    worker_line = WorkerLine(inherited(line), os.getpid())
+    assert worker_line.can_read()
+    elsewhere.words[NONCE] = line._ring.words[NONCE] ^ 1
+    line._ring.words[1 + NONCE] = memory.address_of(elsewhere.words)
+    assert not worker_line.can_read()
+    for each in (line, worker_line, elsewhere):
+        each.close()
+
+
+def test_no_memory_for_a_payload_is_said_of_that_payload(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker goes on with the next one."""
+    monkeypatch.setattr("replicator.link.line.MAP_BYTES_MIN", 1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    refused = ends.submit(1, a=b"small")
+    assert list(ends.worker.receive()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    heard = take(ends.hear)
+    assert isinstance(heard, link.Aborted)
+    assert "no memory" in heard.reason
+    assert ends.line.passed[0] == refused
+    assert ends.submit(2, a=b"small")
+    assert take(ends.worker.receive)[1] == [b"small"]
 
 
 def test_what_does_not_fit_is_refused(ends: Ends) -> None:
-    """Very many parts, a socket that is full, nobody at the other end: the link has to take it."""
-    many = {f"part {number}": b"x" for number in range(4000)}
-    assert not ends.line.send((1, "s", 1, 1), many, b"", True)
+    """Very many parts, long names of fewer, a ring that is full: the link has to take it."""
+    for count, letters in ((4000, 1), (300, 200)):
+        many = {f"{number}".rjust(letters, "-"): b"x" for number in range(count)}
+        assert not ends.line.send((1, "s", 1, 1), many, b"", True)
     sent = 0
     while ends.line.send((1, "s", sent, sent), {"": b"x"}, bytes(META_BYTES_MAX), False):
         sent += 1
-    assert sent > 10
+    assert sent == CAPACITY_BYTES // (META_BYTES_MAX + 100)
     for number in range(sent):
         assert take(ends.worker.receive)[0].sequence == number  # type: ignore[union-attr]
+    assert ends.submit(sent, a=b"small"), "there is room again"
+
+
+def test_a_ring_goes_round(ends: Ends) -> None:
+    """Records of all sizes, across its end, each as it was."""
+    written = 0
+    for number in range(1, 400):
+        meta = bytes([number % 251]) * (number * 37 % META_BYTES_MAX)
+        payload = b"x" * number  # whoever sends keeps it
+        assert ends.line.send((1, "s", number, number), {"": payload}, meta, False)
+        message, parts = take(ends.worker.receive)
+        assert (message.handle, message.meta) == (number, meta)  # type: ignore[union-attr]
+        assert parts == [payload]
+        written += len(meta)
+    assert written > 4 * CAPACITY_BYTES
 
 
 def test_held_by_all_comes_after_its_commit(ends: Ends) -> None:
@@ -153,14 +238,21 @@ def test_a_full_line_leaves_the_link(ends: Ends) -> None:
     assert heard == set(range(count))
 
 
-@pytest.mark.parametrize("datagram", [b"\xc1", b"\x91\xa5Hello"], ids=repr)
-def test_what_is_no_message_is_an_error(ends: Ends, datagram: bytes) -> None:
+@pytest.mark.parametrize("record", [b"\xc1", b"\x91\xa5Hello"], ids=repr)
+def test_what_is_no_message_is_an_error(ends: Ends, record: bytes) -> None:
     """At both ends."""
-    for fd, receive in (
-        (ends.line.fileno(), ends.worker.receive),
-        (ends.line.worker_fd, ends.engine.receive),
-    ):
-        with socket.socket(fileno=os.dup(fd)) as sender:
-            sender.send(datagram)
-        with pytest.raises(MessageError, match="direct line"):
-            list(receive())
+    ends.line._ring.put(record)
+    with pytest.raises(MessageError, match="direct line"):
+        list(ends.worker.receive())
+    with socket.socket(fileno=os.dup(ends.line.worker_fds[2])) as sender:
+        sender.send(record)
+    with pytest.raises(MessageError, match="direct line"):
+        list(ends.engine.receive())
+
+
+def test_a_length_that_cannot_be_one_is_an_error(ends: Ends) -> None:
+    """Whatever has written over the ring."""
+    ends.submit(1, a=b"small")
+    ends.line._ring._bytes[:4] = b"\xff" * 4
+    with pytest.raises(MessageError, match="direct line"):
+        list(ends.worker.receive())

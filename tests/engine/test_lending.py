@@ -1,0 +1,126 @@
+"""Payloads that are read where they lie: told of on a line, taken back when a word says that they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from replicator.engine.backlog import Backlog
+from replicator.engine.bell import Bell
+from replicator.engine.lending import Lending
+from replicator.engine.parcel import pack
+from replicator.engine.ticket import Ticket
+from replicator.link.line import EngineLine
+from replicator.link.ring import WANTED, Ring
+from replicator.model import Epoch, StreamName
+from tests.engine.fake_worker import DEADLINE_S
+
+
+class Lender:
+    """A lending with a real line, whose other end is played here."""
+
+    def __init__(self) -> None:
+        self.lock, self.bell = threading.Lock(), Bell()
+        self.backlog = Backlog(1000)
+        self.lending = Lending(self.lock, self.backlog, self.bell)
+        self.line = EngineLine()
+        self.reader = Ring(self.line.worker_fds[:2])
+        self.lending.use(self.line)
+
+    def submit(self, stream: str, payload: bytearray | None) -> Ticket:
+        """A checkpoint (None: a deletion), sent if it can be."""
+        parcel = None if payload is None else pack(payload, b"", False, 1000)
+        ticket, _ = self.backlog.offer(Epoch(1), StreamName(stream), parcel, 1.0)
+        with self.lock:
+            self.lending.send(2.0)
+        return ticket
+
+    def read(self) -> None:
+        """The worker reads the next one."""
+        assert self.reader.take() is not None
+        self.reader.done()
+
+    def close(self) -> None:
+        """Close all that is open."""
+        self.line.close()
+        self.bell.close()
+
+
+@pytest.fixture
+def lender() -> Iterator[Lender]:
+    made = Lender()
+    yield made
+    made.close()
+
+
+def test_who_looks_takes_back_what_was_read(lender: Lender) -> None:
+    """In order, and nothing of what was not; nobody else had to be told."""
+    payloads = [bytearray(100) for _ in range(3)]
+    tickets = [lender.submit(f"s{number}", payload) for number, payload in enumerate(payloads)]
+    assert lender.backlog.held_bytes == 300
+    assert not any(ticket.released.is_set() for ticket in tickets)
+    lender.read()
+    lender.read()
+    assert tickets[1].released.is_set()
+    assert lender.backlog.held_bytes == 100
+    payloads[0].clear()  # it was not asked for, but read before the one that was
+    payloads[1].clear()
+    assert [ticket.released.is_set() for ticket in tickets] == [True, True, False]
+
+
+def test_who_waits_asks_to_be_told(lender: Lender) -> None:
+    """The worker sees the wish, the link's thread is woken for it; both forget it when all has been read."""
+    ticket = lender.submit("s", bytearray(100))
+    lender.bell.doze()
+    waiter = threading.Thread(target=ticket.released.wait, args=(DEADLINE_S,))
+    waiter.start()
+    while not lender.lending.is_awaited:
+        pass
+    assert lender.reader.words[WANTED]
+    lender.read()
+    assert not ticket._released._open
+    lender.lending.take_back()  # as the link's thread does
+    waiter.join(DEADLINE_S)
+    assert not waiter.is_alive()
+    assert not lender.lending.is_awaited
+    assert not lender.reader.words[WANTED]
+
+
+def test_what_was_not_read_goes_by_the_link(lender: Lender) -> None:
+    """All of it, in order; what was read is free, and what has ended meanwhile, too."""
+    tickets = [lender.submit(f"s{number}", bytearray(100)) for number in range(4)]
+    lender.read()
+    handle = lender.backlog._lanes[StreamName("s2")].flying.handle  # type: ignore[union-attr]
+    assert len(list(lender.backlog.aborted(handle, "over"))) == 1
+    lender.lending.go_by_link()
+    assert [ticket.released.is_set() for ticket in tickets] == [True, False, True, False]
+    assert [entry.ticket for entry in lender.backlog.outbox] == [tickets[1], tickets[3]]
+    assert lender.backlog.held_bytes == 200
+    for _ in range(3):
+        lender.read()
+    assert not tickets[1].released.is_set(), "the line's word says nothing any more"
+    later = lender.submit("s9", bytearray(100))
+    assert lender.backlog.outbox[-1].ticket is later
+
+
+def test_a_deletion_takes_the_link(lender: Lender) -> None:
+    """As does what comes after it, until the link's thread has sent it: what came first goes first."""
+    lender.submit("s", None)
+    assert len(lender.backlog.outbox) == 1
+    assert lender.reader.take() is None
+
+
+def test_the_end_of_the_worker_leaves_no_wish(lender: Lender) -> None:
+    """Whoever waits then is told by the session, which opens everything."""
+    ticket = lender.submit("s", bytearray(100))
+    lender.lending.await_read()
+    assert lender.lending.is_awaited
+    with lender.lock:
+        lender.lending.lost()
+        free = lender.backlog.lost()
+    assert free == [ticket]
+    assert not lender.lending.is_awaited
+    lender.lending.await_read()
+    assert not lender.lending.is_awaited
