@@ -1,5 +1,5 @@
 """Both ends of the link: a ZeroMQ PAIR over ``ipc://`` to a child process, over ``inproc://`` to a thread.
-A child process has a direct line (`link.line`) beside it, whose messages come out of `receive` in their place.
+A child process has a direct line (`link.line`) beside it, whose messages come out of `receive` in their turn.
 
 Payload is not copied on either side: large parts are sent from where they lie and received as the frames
 that ZeroMQ read them into. Sends never wait; the queue has no mark of its own because credit bounds it
