@@ -11,6 +11,8 @@ import mmap
 import os
 import struct
 
+from replicator.link.memory import ring_holding
+
 CAPACITY_BYTES = 2**16
 WORDS = 512  # of 8 bytes, a page of its own
 PASSED, WANTED, NONCE, ADDRESS = range(4)  # what the words are
@@ -60,7 +62,7 @@ class Ring:
         if fits < len(data):
             self._bytes[: len(data) - fits] = data[fits:]
         self._at = end
-        os.eventfd_write(self.fds[1], 1)
+        ring_holding(self.fds[1])  # who gives the lock up gets it back when the other thread is done
         return end
 
     # ── the reader ──
