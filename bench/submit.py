@@ -2,17 +2,21 @@
 
 Each call is timed on the engine's thread. In *idle* the checkpoint before has committed; in *busy* one of
 the same stream is still with the worker, so the new one waits as a reference and replaces the one before
-it. `baseline` times an empty call the same way: what the clock and the machine's noise cost.
+it. `baseline` times an empty call the same way: what the clock and the machine's noise cost. `wake-up` is one
+call of the system that wakes a process on the other core, which every submit in *idle* needs: what cannot be
+avoided; `wake-up, cold` the same after the caches were used for 16 MB of something else.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.kit.cluster import Cluster
@@ -28,6 +32,8 @@ WARM_UP_CALLS = 5
 BYTES_PER_SIZE_MAX = 2**31  # fewer calls for the large ones: their commits take the time
 CALLS_MIN = 30
 TIMEOUT_S = 60
+SETTLE_S = 0.5
+COLD_BYTES = 2**24
 
 
 def measure(name: str, mode: str, calls: int, call: Callable[[], object], after: Callable[[], None]) -> Row:
@@ -42,6 +48,32 @@ def measure(name: str, mode: str, calls: int, call: Callable[[], object], after:
         after()
     spread = Spread.of(spent, 1)
     return {"payload": name, "mode": mode, "calls": calls, "submit_us": spread, "p99_us": spread.p99}
+
+
+@contextmanager
+def sleeper() -> Iterator[int]:
+    """A process that sleeps until the eventfd that this yields is written to, and then sleeps again."""
+    bell = os.eventfd(0, os.EFD_CLOEXEC)
+    code = "import os, sys\nwhile os.eventfd_read(int(sys.argv[1])) < 2**32: pass"
+    with subprocess.Popen([sys.executable, "-c", code, str(bell)], pass_fds=[bell]):
+        time.sleep(SETTLE_S)
+        try:
+            yield bell
+        finally:
+            os.eventfd_write(bell, 2**32)
+    os.close(bell)
+
+
+def measure_wake_up(bell: int, calls: int) -> Iterator[Row]:
+    """What waking a process costs, warm and with cold caches."""
+    room, source = bytearray(COLD_BYTES), bytes(COLD_BYTES)
+
+    def use_caches() -> None:
+        room[:] = source
+        time.sleep(SETTLE_S / 100)
+
+    yield measure("wake-up", "warm", calls, lambda: os.eventfd_write(bell, 1), lambda: time.sleep(0.001))
+    yield measure("wake-up", "cold", calls // 5, lambda: os.eventfd_write(bell, 1), use_caches)
 
 
 def measure_size(tenure: Tenure, name: str, size: int, calls_max: int) -> list[Row]:
@@ -71,9 +103,11 @@ def measure_all(options: argparse.Namespace) -> Report:
     report.notes.append(f"a node without peers; worker as a {options.isolation}")
     own, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or {own})  # what is started now
-    with Cluster(options.isolation, count=1, directory=options.dir) as cluster:
+    with Cluster(options.isolation, count=1, directory=options.dir) as cluster, sleeper() as bell:
         os.sched_setaffinity(0, {own})  # this thread alone
         report.add(measure("nothing", "baseline", options.calls, lambda: None, lambda: None))
+        for row in measure_wake_up(bell, options.calls):
+            report.add(row)
         for name, size in SIZES.items():
             for row in measure_size(cluster.tenure, name, size, options.calls):
                 report.add(row)
@@ -86,7 +120,7 @@ def draw(report: Report, path: Path) -> None:
     for row in report.rows:
         spread = row["submit_us"]
         assert isinstance(spread, Spread)
-        if row["mode"] != "baseline":
+        if row["mode"] in ("idle", "busy"):
             lines.setdefault(str(row["mode"]), []).append((SIZES[str(row["payload"])], spread.p50))
     draw_lines(path, "submit() on the engine's thread", "payload, bytes", "median, µs", lines)
 

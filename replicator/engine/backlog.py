@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from replicator.engine.parcel import Parcel
+from replicator.engine.parcel import Parcel, stream_name
 from replicator.engine.ticket import Committed, Outcome, Settled, StoredLocally, Superseded, Ticket
 from replicator.errors import Backlogged, CommitUnknown
 from replicator.link import messages as link
@@ -27,22 +28,20 @@ BLANK_TICKETS = 8
 Ending = link.Stored | link.Committed | link.HeldByAll | link.Superseded | link.Aborted
 
 
-class Entry:
+class Entry(Struct, eq=False):
     """One checkpoint under way; a deletion has no parcel.
 
     *held_bytes* counts against the bound until nobody reads the payload any more. *submitted_at* and
     *sent_at* are seconds of the caller's clock.
     """
 
-    __slots__ = ("committed", "handle", "held_bytes", "parcel", "sent_at", "submitted_at", "ticket")
-
-    def __init__(self, handle: int, ticket: Ticket, parcel: Parcel | None, submitted_at: float) -> None:
-        self.handle = handle
-        self.ticket = ticket
-        self.parcel = parcel
-        self.held_bytes = parcel.size_bytes if parcel is not None else 0
-        self.submitted_at = self.sent_at = submitted_at
-        self.committed: Committed | None = None  # the outcome of a ticket that waits for all members
+    handle: int
+    ticket: Ticket
+    parcel: Parcel | None
+    held_bytes: int
+    submitted_at: float
+    sent_at: float
+    committed: Committed | None = None  # the outcome of a ticket that waits for all members
 
     @property
     def sequence(self) -> int:
@@ -74,7 +73,7 @@ class Backlog:
         self.outbox: deque[Entry] = deque()  # with the worker as far as credit goes, not sent yet
         self.held_bytes = 0
         self.open_count = 0
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._acks = acks
         self._lanes: dict[StreamName, Lane] = {}
         self._flying: dict[int, Entry] = {}
@@ -84,15 +83,6 @@ class Backlog:
         self._blank: list[Ticket] = []
 
     # ── what the engine does ──
-
-    def knows(self, stream: str) -> bool:
-        """Whether the stream's name was checked before."""
-        return stream in self._lanes
-
-    @property
-    def is_half_full(self) -> bool:
-        """Whether a checkpoint might soon be refused."""
-        return self.held_bytes * 2 > self._bytes_max
 
     def next_sequence(self, stream: StreamName) -> int:
         """What the next submit of the stream will get."""
@@ -105,26 +95,30 @@ class Backlog:
         lane.last = max(lane.last, sequence)
 
     def offer(
-        self, epoch: Epoch, stream: StreamName, parcel: Parcel | None, now: float
+        self, epoch: Epoch, stream: str, parcel: Parcel | None, now: float
     ) -> tuple[Ticket, Ticket | None]:
         """Take a checkpoint (None: a deletion). Returns its ticket, and that of one that it replaced.
 
-        Raises `Backlogged`, and has then taken nothing.
+        Raises `Backlogged`, TypeError or ValueError (of the stream's name), and has then taken nothing.
         """
-        lane = self._lanes.get(stream) or self._lanes.setdefault(stream, Lane())
+        # All in one: a call of another function costs more here than what it does. The engine's caches are
+        # its own, and hold nothing of what runs once in a checkpoint.
+        lane = self._lanes.get(stream) or self._lanes.setdefault(stream_name(stream), Lane())  # type: ignore[call-overload]
         replaced = lane.waiting
         size_bytes = parcel.size_bytes if parcel is not None else 0
-        self._check_room(size_bytes - (replaced.held_bytes if replaced is not None else 0))
-        blank = self._blank.pop() if self._blank else Ticket()
-        ticket = blank.stamp(stream, Position(epoch, lane.last + 1))
-        self._last_handle += 1
-        entry = Entry(self._last_handle, ticket, parcel, now)
-        lane.last += 1
-        lane.open[lane.last] = entry
+        more_bytes = size_bytes - replaced.held_bytes if replaced is not None else size_bytes
+        if self.held_bytes + more_bytes > self.bytes_max or self.open_count >= OPEN_TICKETS_MAX:
+            raise self._refusal(more_bytes)
+        ticket = self._blank.pop() if self._blank else Ticket()
+        handle, sequence = self._last_handle + 1, lane.last + 1
+        ticket.stream, ticket.position = StreamName(stream), Position(epoch, sequence)
+        entry = lane.open[sequence] = Entry(handle, ticket, parcel, size_bytes, now, now)
+        self._last_handle, lane.last = handle, sequence
         self.open_count += 1
         self.held_bytes += size_bytes
         if lane.flying is None:
-            self._fly(lane, entry)
+            lane.flying = self._flying[handle] = entry
+            self.outbox.append(entry)
             return ticket, None
         lane.waiting = entry
         if replaced is None:
@@ -242,19 +236,13 @@ class Backlog:
 
     # ── one lane ──
 
-    def _check_room(self, more_bytes: int) -> None:
-        if self.held_bytes + more_bytes > self._bytes_max:
-            raise Backlogged(
+    def _refusal(self, more_bytes: int) -> Backlogged:
+        if self.held_bytes + more_bytes > self.bytes_max:
+            return Backlogged(
                 f"{self.held_bytes} bytes of checkpoints wait, REPLICATOR_BACKLOG_BYTES_MAX is"
-                f" {self._bytes_max}: this one was not taken; submit a later one"
+                f" {self.bytes_max}: this one was not taken; submit a later one"
             )
-        if self.open_count >= OPEN_TICKETS_MAX:
-            raise Backlogged(f"{self.open_count} tickets are open: this checkpoint was not taken")
-
-    def _fly(self, lane: Lane, entry: Entry) -> None:
-        lane.flying = entry
-        self._flying[entry.handle] = entry
-        self.outbox.append(entry)
+        return Backlogged(f"{self.open_count} tickets are open: this checkpoint was not taken")
 
     def _land(self, entry: Entry) -> Lane:
         """The credit is back: the one that waits goes next."""
@@ -262,8 +250,9 @@ class Backlog:
         lane = self._lanes[entry.ticket.stream]
         lane.flying = None
         if lane.waiting is not None:
-            waiting, lane.waiting = lane.waiting, None
-            self._fly(lane, waiting)
+            lane.flying, lane.waiting = lane.waiting, None
+            self._flying[lane.flying.handle] = lane.flying
+            self.outbox.append(lane.flying)
         return lane
 
     def _end_before(self, lane: Lane, sequence: int, by: Position) -> Iterator[Settled]:

@@ -40,12 +40,14 @@ class Lending:
         entry = self._backlog.outbox[0]
         if (parcel := entry.parcel) is None:
             return False
-        position = self._line.send(entry.place, parcel.parts, parcel.meta, parcel.is_mapping)
+        ticket = entry.ticket
+        place = ticket.position.epoch, ticket.stream, ticket.position.sequence, entry.handle
+        position = self._line.send(place, parcel.parts, parcel.meta, parcel.is_mapping)
         if not position:
             return False
         self._backlog.sent(self._backlog.outbox.popleft(), now)
         self._lent.append((position, entry.handle))
-        entry.ticket.released.follow(self, position)
+        ticket.released.reader, ticket.released.position = self, position
         return True
 
     def has_read(self, position: int) -> bool:

@@ -42,7 +42,7 @@ def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
     if len(meta_bytes) > META_BYTES_MAX:
         raise ValueError(f"meta has {len(meta_bytes)} bytes; at most {META_BYTES_MAX} are allowed")
     if isinstance(payload, _PLAIN) or not isinstance(payload, Mapping):
-        view = _view(payload, "the payload")
+        view = memoryview(payload) if type(payload) is bytearray else _view(payload, "the payload")
         is_mapping, parts, size_bytes = False, {"": view}, len(view)
     else:
         if len(payload) > PARTS_MAX:

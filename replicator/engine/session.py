@@ -24,7 +24,7 @@ from replicator.engine.bell import Bell
 from replicator.engine.checkpoint import Arrival, Checkpoint
 from replicator.engine.fork import guard
 from replicator.engine.lending import Lending
-from replicator.engine.parcel import Parcel, stream_name
+from replicator.engine.parcel import Parcel
 from replicator.engine.restoring import RestoredOne, Restoring
 from replicator.engine.shelf import Shelf
 from replicator.engine.tenure import BaseTenure
@@ -90,15 +90,16 @@ class Session(Generic[TenureT]):
 
     def submit(self, epoch: Epoch, stream: str, parcel: Parcel | None, copied: bool) -> Ticket:
         """Take a checkpoint (None: a deletion) in the tenure of *epoch*."""
-        if self._backlog.is_half_full:
+        backlog, now = self._backlog, time.monotonic()
+        if backlog.held_bytes * 2 > backlog.bytes_max:
             self.lending.take_back()  # nobody may have looked, though all of it has been read
         with self._lock:
-            self._check_tenure(epoch)
-            known = self._backlog.knows(stream)
-            name = StreamName(stream) if known else stream_name(stream)
-            ticket, replaced = self._backlog.offer(epoch, name, parcel, now := time.monotonic())
-            has_gone = len(self._backlog.outbox) == 1 and self.lending.send(now)
-        if not has_gone and self._backlog.outbox:
+            tenure = self._tenure
+            if tenure is None or tenure.epoch != epoch or self._resigned or self.closing:
+                raise self._refusal(epoch)
+            ticket, replaced = backlog.offer(epoch, stream, parcel, now)
+            has_gone = len(backlog.outbox) == 1 and self.lending.send(now)
+        if not has_gone and backlog.outbox:
             self.bell.ring()
         if copied:
             ticket.released.set()
@@ -109,7 +110,9 @@ class Session(Generic[TenureT]):
     def next_sequence(self, epoch: Epoch, stream: StreamName) -> Sequence:
         """What the next submit of the stream will get."""
         with self._lock:
-            self._check_tenure(epoch)
+            tenure = self._tenure
+            if tenure is None or tenure.epoch != epoch or self._resigned or self.closing:
+                raise self._refusal(epoch)
             return Sequence(self._backlog.next_sequence(stream))
 
     def resign(self, epoch: Epoch, successor: str | None) -> None:
@@ -316,12 +319,10 @@ class Session(Generic[TenureT]):
 
     # ── within ──
 
-    def _check_tenure(self, epoch: Epoch) -> None:
-        tenure = self._tenure
-        if tenure is None or tenure.epoch != epoch:
-            raise TenureEnded(f"the tenure of epoch {epoch} is over; take the next one from tenures()")
-        if self._resigned or self.closing:
-            raise TenureEnded(f"the tenure of epoch {epoch} is being handed over: nothing is taken any more")
+    def _refusal(self, epoch: Epoch) -> TenureEnded:
+        if self._tenure is None or self._tenure.epoch != epoch:
+            return TenureEnded(f"the tenure of epoch {epoch} is over; take the next one from tenures()")
+        return TenureEnded(f"the tenure of epoch {epoch} is being handed over: nothing is taken any more")
 
     def _start_tenure(self, start: link.TenureStarted) -> None:
         self._end_tenure("a newer tenure has started")

@@ -74,7 +74,8 @@ class BaseTenure:
         TypeError and ValueError are mistakes of the caller, as is `WrongState`: a forked child.
         """
         session = self._session
-        session.check_process()
+        if session.is_forked:
+            session.check_process()
         parcel = pack(payload, meta, copy, session.settings.payload_bytes_max)
         return session.submit(self.epoch, stream, parcel, copy)
 

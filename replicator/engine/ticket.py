@@ -119,31 +119,27 @@ class Reader(Protocol):
 class Released(Latch):
     """A latch that may be open though nobody was told: whoever looks finds out, whoever waits is told."""
 
-    __slots__ = ("_position", "_reader")
+    __slots__ = ("position", "reader")
 
     def __init__(self) -> None:
         super().__init__()
-        self._reader: Reader | None = None
-        self._position = 0
-
-    def follow(self, reader: Reader, position: int) -> None:
-        """It opens when *reader* has read up to *position*."""
-        self._reader, self._position = reader, position
+        self.reader: Reader | None = None  # it opens when that one has read
+        self.position = 0  # up to there
 
     def set(self) -> None:
         """Open it and let everybody through, now and later."""
-        self._reader = None
+        self.reader = None
         super().set()
 
     def is_set(self) -> bool:
         """Whether it is open."""
-        reader = self._reader
-        if reader is not None and reader.has_read(self._position):
+        reader = self.reader
+        if reader is not None and reader.has_read(self.position):
             reader.take_back()
         return self._open
 
     def _waiters(self) -> Future[None]:
-        found, reader = super()._waiters(), self._reader
+        found, reader = super()._waiters(), self.reader
         if reader is not None:
             reader.await_read()
         return found
@@ -188,37 +184,21 @@ class Ticket(Future[Outcome]):
 
     Callbacks run on the link's thread: keep them short, never wait in one; an exception in one is logged.
     A timed-out or cancelled await leaves the ticket alone.
+
+    *stream* and *position* say what it is about; the position is known before it is committed, and is what
+    sinks name transactions by. If the tenure is renewed while it is under way (R11), the outcome's position
+    has the newer epoch.
+
+    *released* opens when the payload is read no longer and may be changed or reused: before the commit
+    mostly, at once with ``copy=True``; always, whatever the outcome is.
     """
 
-    _stream: StreamName
-    _position: Position
+    stream: StreamName  # both are set by whoever makes the ticket that of a checkpoint
+    position: Position
 
     def __init__(self) -> None:
         super().__init__()
-        self._released = Released()
-
-    def stamp(self, stream: StreamName, position: Position) -> Ticket:
-        """Make a blank ticket that of a checkpoint; nobody has seen it before. Returns it."""
-        self._stream, self._position = stream, position
-        return self
-
-    @property
-    def stream(self) -> StreamName:
-        return self._stream
-
-    @property
-    def position(self) -> Position:
-        """Where the checkpoint stands, known before it is committed; what sinks name transactions by.
-
-        If the tenure is renewed while it is under way (R11), the outcome's position has the newer epoch.
-        """
-        return self._position
-
-    @property
-    def released(self) -> Released:
-        """Opens when the payload is read no longer and may be changed or reused: before the commit
-        mostly, at once with ``copy=True``; always, whatever the outcome is."""
-        return self._released
+        self.released = Released()
 
     if TYPE_CHECKING:  # the callback gets the ticket, not any Future
 
@@ -235,8 +215,8 @@ class Ticket(Future[Outcome]):
         return wrap_future(self).__await__()
 
     def __repr__(self) -> str:
-        epoch, sequence = self._position.epoch, self._position.sequence
-        return f"<Ticket {self._stream} ({epoch}, {sequence}) {self._ending()}>"
+        epoch, sequence = self.position.epoch, self.position.sequence
+        return f"<Ticket {self.stream} ({epoch}, {sequence}) {self._ending()}>"
 
     def _ending(self) -> str:
         if not self.done():

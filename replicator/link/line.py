@@ -71,10 +71,10 @@ class EngineLine:
         it has been read, or 0 if it has not gone."""
         if len(parts) > PLACES_MAX:
             return 0
-        places = tuple(
-            [Place(name, memory.address_of(part) if part else 0, len(part)) for name, part in parts.items()]
-        )
-        record = self._encoder.encode(SubmitInPlace(*place, meta, places, is_mapping))
+        places = [
+            Place(name, memory.address_of(part) if part else 0, len(part)) for name, part in parts.items()
+        ]
+        record = self._encoder.encode(SubmitInPlace(*place, meta, tuple(places), is_mapping))
         return self._ring.put(record) if len(record) <= RECORD_BYTES_MAX else 0
 
     def want_released(self, wanted: bool) -> None:

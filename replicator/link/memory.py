@@ -37,8 +37,8 @@ _libc_holding = ctypes.PyDLL(None)  # its calls keep the interpreter's lock: onl
 _send, _receive = _libc_holding.send, _libc_holding.recv
 _send.argtypes = _receive.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send.restype = _receive.restype = ctypes.c_ssize_t
-_ring = _libc_holding.eventfd_write
-_ring.argtypes = (ctypes.c_int, ctypes.c_uint64)
+ring_holding = _libc_holding.eventfd_write  # adds to an eventfd, which never waits
+ring_holding.argtypes = (ctypes.c_int, ctypes.c_uint64)
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _get_buffer.argtypes = (ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
@@ -72,11 +72,6 @@ def receive_holding(fd: int, into: ctypes.Array[ctypes.c_char]) -> int:
     """
     size: int = _receive(fd, into, len(into), socket.MSG_DONTWAIT)
     return size
-
-
-def ring_holding(eventfd: int) -> None:
-    """Add one to an eventfd that never waits, without giving up the interpreter's lock."""
-    _ring(eventfd, 1)
 
 
 def admit_reader(pid: int) -> None:

@@ -62,7 +62,7 @@ class Ring:
         if fits < len(data):
             self._bytes[: len(data) - fits] = data[fits:]
         self._at = end
-        ring_holding(self.fds[1])  # who gives the lock up gets it back when the other thread is done
+        ring_holding(self.fds[1], 1)  # who gives the lock up gets it back when the other thread is done
         return end
 
     # ── the reader ──

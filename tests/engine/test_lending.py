@@ -80,7 +80,7 @@ def test_who_waits_asks_to_be_told(lender: Lender) -> None:
         pass
     assert lender.reader.words[WANTED]
     lender.read()
-    assert not ticket._released._open
+    assert not ticket.released._open
     lender.lending.take_back()  # as the link's thread does
     waiter.join(DEADLINE_S)
     assert not waiter.is_alive()
