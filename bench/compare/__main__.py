@@ -41,6 +41,7 @@ SYSTEMS: tuple[type[System], ...] = (
 CLASSES = {"synced": "synced on a majority", "unsynced": "not synced, on a majority"}
 PACKAGES = ("redis-server", "etcd-server", "nats-server")  # of Debian 12
 IN_FLIGHT = 8
+SMALL_PUTS_MIN, LARGE_PUTS_MIN, QUICK_PUTS_MIN = 10, 9, 3  # of each system and size, however long they take
 SETTLE_S_MAX = 0.3
 PIPELINED_SIZE_MAX = 2**24  # eight of the largest would measure the memory
 
@@ -83,7 +84,8 @@ def measure_size(systems: list[System], size: str, options: argparse.Namespace) 
     payload = MAKERS[options.payload](SIZES[size])
     small = SIZES[size] < 2**23
     fast = [system for system in able if not system.is_slow]
-    budget = Budget(options.seconds * len(fast), 10 if small else 3, options.samples, 5 if small else 1)
+    count_min = SMALL_PUTS_MIN if small else options.large_puts
+    budget = Budget(options.seconds * len(fast), count_min, options.samples, 5 if small else 1)
     latency = take_in_turns({system.name: taker(system, payload) for system in fast}, budget)
     for system in able:
         if system.is_slow:
@@ -169,11 +171,13 @@ def main() -> int:
     add("--sizes", nargs="+", choices=SIZES, metavar="SIZE", default=list(SIZES)[:5])
     add("--payload", choices=MAKERS, default="realistic")
     add("--seconds", type=float, default=2.0, help="per size and system (default 2)")
+    add("--large-puts", type=int, default=LARGE_PUTS_MIN, help="from 8 MiB on at least so many (default 9)")
     add("--samples", type=int, default=500, help="of each size, at most")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:
             options.sizes, options.seconds = list(SIZES)[:2], min(options.seconds, 0.4)
+            options.large_puts = min(options.large_puts, QUICK_PUTS_MIN)
         return measure(options)
 
     return run(options_of, prepared, draw)

@@ -94,11 +94,11 @@ def delta(report: Report) -> Iterator[Line]:
     """Each kind of state: sent, over the chunks that differ, and the share of a full commit's time."""
     for row in report.rows:
         figure = (
-            f"{middle(row['sent_kb'])} kB sent of {middle(row['state_mb'])} MB, "
-            f"{middle(row['over_chunks'])} of the fixed chunks that differ; "
-            f"{middle(row['share'])} of a full commit's time"
+            f"{middle(row['sent_kb'])} kB of chunks sent of {middle(row['state_mb'])} MB, on the wire "
+            f"{middle(row['wire_over'])} of the fixed chunks that differ; {middle(row['share'])} of a full "
+            "commit's time"
         )
-        yield f"a checkpoint of a changed {row['state']}", figure
+        yield f"a checkpoint of a changed {row['state']}, chunks of {middle(row['chunk_kib'])} KiB", figure
 
 
 def streams(report: Report) -> Iterator[Line]:

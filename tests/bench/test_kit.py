@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from bench.kit.process import cpu_s, forget_peak, memory_mib
 from bench.kit.report import Report, number
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Budget, Spread, percentile, ratios, take_in_turns
+from bench.kit.wire import wire_bytes
 from bench.linearity import exponent
 from replicator import Committed
 
@@ -113,6 +115,20 @@ def test_what_a_process_uses_is_its_own() -> None:
     if forget_peak(os.getpid()):
         assert memory_mib(os.getpid(), "VmHWM") < peak - 32
     assert not forget_peak(other.pid)
+
+
+def test_the_wire_is_what_connections_have_sent() -> None:
+    """What went through a TCP connection of this process counts, once, and nothing stays open for it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as one,
+        server.accept()[0] as other,
+    ):
+        before, open_before = wire_bytes(), len(os.listdir("/proc/self/fd"))
+        one.sendall(bytes(70_000))
+        assert len(other.recv(70_000, socket.MSG_WAITALL)) == 70_000
+        assert wire_bytes() - before == 70_000
+        assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_the_exponent_is_that_of_the_growth() -> None:
