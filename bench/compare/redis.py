@@ -1,9 +1,9 @@
 """Redis or Valkey: one primary, two replicas; SET, then WAIT (and WAITAOF where the version has it).
 
 With appendfsync always the primary has synced before it answers. WAIT 1 says that one replica has received
-the write, not that it has synced it: only WAITAOF (Redis 7.2, Valkey 8) waits for that. Debian 12 has Redis 7.0
-only, and no Valkey, so there Redis promises less than its class. Rewrites of the log are off, which makes it
-faster.
+the write, not that it has synced it: only WAITAOF (Redis 7.2, Valkey 8) waits for that. Debian 12 has Redis
+7.0 only, and no Valkey, so there Redis promises less than its class. Rewrites of the log are off, which makes
+it faster.
 """
 
 from __future__ import annotations

@@ -156,15 +156,17 @@ class Cluster:
         return {member["node"]: member for member in members}
 
     def level(self) -> list[dict[str, int]]:
-        """What each node has sent and stored, the primary's first, once all of them hold the same."""
+        """What each node has sent and stored, the primary's first, once all have the same heads."""
         until = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < until:
-            members = self.status()
-            uses: list[dict[str, int]] = [members[name].get("usage", {}) for name in self.names]
-            if len({use.get("chunks") for use in uses}) == 1:
-                return uses
+        while True:
+            status = self.status()
+            members = [status[name] for name in self.names]
+            heads = [{each["stream"]: each["head"] for each in m.get("streams", ())} for m in members]
+            if all(each == heads[0] for each in heads):
+                return [member["usage"] for member in members]
+            if time.monotonic() > until:
+                raise TimeoutError(f"the nodes do not come to have the same heads: {heads}")
             time.sleep(LEVEL_POLL_S)
-        raise TimeoutError("the nodes do not come to hold the same")
 
 
 def descendants(pid: int) -> list[int]:
