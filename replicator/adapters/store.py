@@ -14,7 +14,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Sequence as Ordered
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from replicator.adapters.ports import Deliver, StoreEffect
@@ -109,8 +109,7 @@ class LmdbStore:
             )
             undo.callback(payload.close)
             if is_new:
-                for directory in (path / "payload", path / "meta", path, path.parent):
-                    sync_directory(directory)
+                _sync_names(path)
                 meta.found(cluster, node, payload.memory.state.incarnation)
                 _end_founding(path)
             meta.write_session(boot_id(), durability, clean=False)
@@ -242,6 +241,19 @@ def _end_founding(path: Path) -> None:
         sync_directory(path)
 
 
+def _sync_names(path: Path) -> None:
+    """Make durable what a new store's files are found by, up to whatever directories were made with it, by
+    this process or by one that died."""
+    with file_errors(path):
+        for directory in (path / "payload", path / "meta", path):
+            sync_directory(directory)
+        for directory in path.absolute().parents:
+            with suppress(PermissionError):  # of one that this process may not read it has made nothing
+                sync_directory(directory)
+            if directory.is_mount():
+                break
+
+
 def _is_new(path: Path, meta: Meta) -> bool:
     """Whether a store has to be made; makes way for it, but never over somebody's checkpoints."""
     if meta.is_amnesiac(boot_id()):
@@ -255,5 +267,6 @@ def _is_new(path: Path, meta: Meta) -> bool:
     if meta.identity is None and payload.exists():
         if not meta.is_resetting and has_streams(payload):
             raise StoreDamaged(f"store {path} has checkpoints, but its identity is lost")
-        shutil.rmtree(payload)
+        with file_errors(path):
+            shutil.rmtree(payload)
     return meta.identity is None

@@ -95,7 +95,7 @@ class Journal:
 
 def records(path: Path, incarnation: Incarnation) -> Iterator[tuple[int, Writes]]:
     """The batches with their numbers, oldest first, up to the first that is not whole."""
-    content = path.read_bytes() if path.exists() else b""
+    content = _content(path)
     position = newest = 0
     while (found := _record(content, position, incarnation)) and newest in (0, found[0] - 1):
         newest, writes, size = found
@@ -116,7 +116,7 @@ def replay(path: Path, incarnation: Incarnation, applied: int) -> dict[bytes, by
         if number > applied:
             lacking.update(writes)
         newest = max(newest, number)
-    content = path.read_bytes() if path.exists() else b""
+    content = _content(path)
     for position in range(0, len(content), BLOCK_BYTES):
         later = _record(content, position, incarnation)
         if later and later[0] > newest:
@@ -126,10 +126,17 @@ def replay(path: Path, incarnation: Incarnation, applied: int) -> dict[bytes, by
 
 def is_used(path: Path) -> bool:
     """Whether anything was ever appended to the journal in *path*, if there is one."""
-    if not path.exists():
-        return False
-    with path.open("rb") as file:
-        return any(file.read(_HEADER.size))
+    return any(_content(path, _HEADER.size))
+
+
+def _content(path: Path, size: int = -1) -> bytes:
+    """The first *size* bytes of the journal, or all; nothing if there is none. Raises `StoreError`."""
+    with file_errors(path):
+        try:
+            with path.open("rb") as file:
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
 
 
 def _record(content: bytes, position: int, incarnation: Incarnation) -> tuple[int, Writes, int] | None:

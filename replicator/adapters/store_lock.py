@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from replicator.errors import StoreError, StoreInUse
@@ -64,8 +65,9 @@ class DirectoryLock:
                 f"data directory {directory} is in use by process {holder}; "
                 "stop it or choose another REPLICATOR_DATA_DIR"
             ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # no room: whoever comes next is told of an unknown process
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let go; safe to call twice."""

@@ -91,6 +91,7 @@ class Payload:
         self._is_moving = False
         self._unreadable: set[StreamName] = set()
         self._is_in_doubt = False  # a power loss may undo a transaction that the journal cannot bring back
+        self._may_be_lost = False  # and a sync has failed since, which perhaps was for its root page
         self._newer = _Newer({})
         self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
@@ -242,12 +243,15 @@ class Payload:
     def catch_up(self, *, idle: bool) -> None:
         """Bring into the environment what only the journal has, if it is much or there is time for it; in
         idle time end all doubt too, so that the next batch has one wait for the disk."""
+        try:
+            self._catch_up(idle)
+        except StoreFull as error:  # the journal keeps it until there is room
+            logger.debug("no room: %s", error)
+
+    def _catch_up(self, idle: bool) -> None:
         newer = self._newer.writes
         if newer and (idle or len(newer) >= NEWER_KEYS_MAX or self._newer.size_bytes >= NEWER_BYTES_MAX):
-            try:
-                self._apply({})
-            except StoreFull as error:  # the journal keeps it until there is room
-                logger.debug("no room: %s", error)
+            self._apply({})
         if idle and self._is_in_doubt and self._synced and not self.memory.chunks.garbage:
             self.sync()  # while nobody waits for it
 
@@ -262,6 +266,7 @@ class Payload:
         only_here = bool(writes)
         writes = {**newer.writes, **writes}
         while writes:
+            self._may_be_lost |= self._is_in_doubt
             with lmdb_errors(self._path):
                 try:
                     with self._environment.begin(write=True) as txn:
@@ -273,6 +278,7 @@ class Payload:
                                 txn.put(key, value)
                     self._newer = _Newer({})
                     self._is_in_doubt = only_here  # this commit's sync has ended the doubt of the one before
+                    self._may_be_lost = False  # it has a root page of its own
                     return
                 except lmdb.MapFullError:
                     self._environment.reader_check()  # a reader that died would hold pages for ever
@@ -294,6 +300,8 @@ class Payload:
 
     def sync(self) -> None:
         """Wait until everything committed is on the disk, whatever the durability."""
+        if self._may_be_lost:  # the system would not wait again for what it has failed to write
+            self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
         try:
             self._environment.sync(True)
         except lmdb.Error as error:

@@ -14,6 +14,7 @@ import lmdb
 from msgspec import Struct
 
 from replicator.adapters.store_journal import JOURNAL_NAME, View, records
+from replicator.adapters.store_lock import check_directory
 from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_record import (
     BULK_KEY,
@@ -112,6 +113,7 @@ class StoreReader:
         for name in ("meta", "payload"):
             if not (path / name / "data.mdb").is_file():
                 raise StoreError(f"no store in {path}: {name}/data.mdb is missing")
+        check_directory(path)
         self._path = path
         self._meta = Meta(path / "meta", readonly=True)
         if self._meta.identity is None:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from replicator.adapters import store as store_module
+from replicator.adapters.store import LmdbStore
+from replicator.adapters.store_journal import is_used, records
 from replicator.adapters.store_lock import DIRECTORIES, FILES, DirectoryLock
+from replicator.adapters.store_reader import StoreReader
 from replicator.errors import StoreError, StoreInUse
+from replicator.model import Incarnation, NodeId
+from tests.adapters.store_kit import Stores
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    """Opens the test's store; whatever is open at the end is closed."""
+    with Stores(tmp_path / "store") as stores:
+        yield stores
 
 
 @pytest.mark.parametrize("name", FILES + DIRECTORIES)
@@ -60,3 +75,52 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
     lock.release()
     lock.release()
     DirectoryLock(tmp_path).release()
+
+
+def test_r20_all_directories_that_were_made_for_a_store_have_their_names_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this process or by one that died: up to where another file system begins."""
+    synced: list[Path] = []
+    monkeypatch.setattr(store_module, "sync_directory", synced.append)
+    path = tmp_path / "one" / "two" / "data"
+    LmdbStore.open(path, cluster="test", node=NodeId("edge-1")).close()
+    assert {path / "payload", path / "meta", path, path.parent, path.parent.parent, tmp_path} <= set(synced)
+    assert not any(each.is_mount() for each in synced[:-2])
+    synced.clear()
+    LmdbStore.open(path, cluster="test", node=NodeId("edge-1")).close()
+    assert tmp_path not in synced, "that was for the first time"
+
+
+def test_a_reader_refuses_a_pipe(stores: Stores) -> None:
+    """It would wait for it without end."""
+    stores.open().store.close()
+    journal = stores.path / "payload" / "journal"
+    journal.unlink()
+    os.mkfifo(journal)
+    with pytest.raises(StoreError, match="no plain file") as error:
+        StoreReader(stores.path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_journal_that_cannot_be_read_is_an_error_of_ours(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an OSError, whoever reads it."""
+    stores.open().store.close()
+    opened = Path.open
+
+    def fail(path: Path, *arguments: Any, **words: Any) -> Any:
+        if path.name == "journal":
+            raise OSError(5, "Input/output error")
+        return opened(path, *arguments, **words)
+
+    monkeypatch.setattr(Path, "open", fail)
+    for read in (
+        lambda: list(records(stores.path / "payload" / "journal", Incarnation(bytes(16)))),
+        lambda: is_used(stores.path / "payload" / "journal"),
+        lambda: stores.open(),
+    ):
+        with pytest.raises(StoreError, match="Input/output error") as error:
+            read()
+        assert "\n" not in str(error.value)

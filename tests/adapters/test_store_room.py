@@ -266,3 +266,41 @@ def test_r21_a_sync_that_finds_no_room_is_a_failure(stores: Stores, monkeypatch:
         opened.store._payload.sync()
     assert not isinstance(error.value, StoreFull)
     monkeypatch.undo()
+
+
+def test_r21_a_sync_that_failed_is_not_believed_the_second_time(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system forgets what it could not write: the root page that was in doubt is written anew first."""
+    opened = stores.open(transaction_bytes_max=2 * MIB)
+    opened.promise(1)
+    kept = opened.accept("s", 1, os.urandom(MIB + 1))
+    payload = opened.store._payload
+    payload._is_in_doubt = True  # as after chunks that nobody waits for
+    environment, calls = payload._environment, list[str]()
+
+    class Environment:
+        """Has no room for the next transaction, which it says when it waits for the disk."""
+
+        def begin(self, write: bool = False) -> object:
+            calls.append("begin")
+            if calls == ["begin"]:
+                error = lmdb.DiskError("mdb_txn_commit")
+                error.code = errno.ENOSPC  # type: ignore[misc]
+                raise error
+            return environment.begin(write=write)
+
+        def sync(self, force: bool) -> None:
+            calls.append("sync")
+            environment.sync(force)
+
+    monkeypatch.setattr(payload, "_environment", Environment())
+    with pytest.raises(StoreFull):
+        payload._apply({b"x": b"y"})
+    payload.sync()
+    payload.sync()
+    monkeypatch.undo()
+    assert calls == ["begin", "begin", "sync", "sync"]
+    assert opened.is_readable(kept)
+    opened.store.close()
+    assert len(stores.open().durable.heads) == 1
