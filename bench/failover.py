@@ -47,6 +47,7 @@ from tests.chaos.network import INSIDE, enter, missing, run as shell
 NAME = "failover"
 TAIL_COUNT = 300  # rounds from which on a p99 says something
 COUNT, QUICK_COUNT = 30, 3
+TICKS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
 BLOCK_COUNT = 50  # rounds of one cluster; then they are checked and kept
 PROFILES = ("fast", "default", "wan")
 LOST_MACHINE = ("node", "stop", "cut")
@@ -200,6 +201,13 @@ def draw(report: Report, path: Path) -> None:
         axes.set_yticks(range(len(labels)), [label.removesuffix(", -") for label in labels], fontsize=7)
         axes.invert_yaxis()
         axes.set_xscale("log")
+        low, high = (
+            edge(span for row in report.rows if isinstance(span := row[column], int | float))
+            for edge, column in ((min, "p50_ms"), (max, "max_ms"))
+        )
+        ticks = [tick for tick in TICKS_MS if low / 2 < tick < high * 2]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks([], minor=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
