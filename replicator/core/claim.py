@@ -179,15 +179,15 @@ class Claimant:
         if self.phase is not Phase.WON and not self.bumping:
             self.stop("the elector's grant was revoked")
 
-    def stop(self, reason: str) -> None:
-        """Back to waiting; tried again later while the grant stands."""
-        self.bumping = False
+    def stop(self, reason: str, bumping: bool = False) -> None:
+        """Back to waiting; tried again later while the grant stands, or to go on *bumping*."""
+        self.bumping = bumping
         self._give_up_at = math.inf
         if self.phase is not Phase.IDLE:
             self._change(Phase.IDLE)
         if self._state.role is Role.CANDIDATE:
             self._state.change_role(Role.BACKUP, reason)
-        self._at = self._retry_at() if self.granted else math.inf
+        self._at = self._retry_at() if self.granted or bumping else math.inf
 
     def bump(self) -> None:
         """Claim above members stuck at a higher promise; the tenure waits for it, suspended (R11)."""
@@ -206,7 +206,7 @@ class Claimant:
         """Do what is due: a first or another probe, a claim told again, or giving up."""
         state = self._state
         if state.now >= self._give_up_at:
-            self._lost("no majority promised in time")
+            self.stop("no majority promised in time", self.bumping)
         if state.now < self._at:
             return
         if self.phase is Phase.IDLE and (self.granted or self.bumping):
@@ -356,17 +356,7 @@ class Claimant:
         if self.phase is not Phase.CLAIMING or refusal.epoch != self.epoch:
             return
         if refusal.reason in (Reason.PROMISED, Reason.JUMP):
-            self._lost(f"refused: {refusal.reason}")
-
-    def _lost(self, reason: str) -> None:
-        state = self._state
-        self._give_up_at = math.inf
-        self._change(Phase.IDLE)
-        if self.bumping:
-            self._at = self._retry_at()
-            return
-        state.change_role(Role.BACKUP, reason)
-        self._at = self._retry_at() if self.granted else math.inf
+            self.stop(f"refused: {refusal.reason}", self.bumping)
 
     def _try_win(self) -> None:
         """Promises from a majority of the newest member record among them (R7)."""

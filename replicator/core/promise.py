@@ -170,23 +170,11 @@ class Promiser:
         if state.record is None:
             return
         heads = tuple(state.heads.values())
-        echo = self._lender.echo(state.now)
+        what = (state.record, state.record_epoch, self._lender.echo(state.now))
         pages = [heads[i : i + HEADS_PER_PAGE] for i in range(0, len(heads), HEADS_PER_PAGE)] or [()]
         self.remember_report(claim.epoch, digest_of(map(page_digest, pages)))
         for index, page in enumerate(pages):
-            state.send(
-                node,
-                Promised(
-                    claim.epoch,
-                    claim.nonce,
-                    index,
-                    len(pages),
-                    page,
-                    state.record,
-                    state.record_epoch,
-                    echo,
-                ),
-            )
+            state.send(node, Promised(claim.epoch, claim.nonce, index, len(pages), page, *what))
 
     def remember_report(self, epoch: int, digest: bytes) -> None:
         """Note what was reported, so that a bulk adoption can refer to it (R10)."""
