@@ -305,6 +305,7 @@ class Claimant:
         self._give_up_at = state.now + state.config.claim_timeout_s
         self.epoch = Epoch(state.epoch_seen + 1)
         self._reports.clear()
+        self._pages = Pages()
         self._nonce += 1
         self._promiser.promise(self.epoch, state.me)
 
