@@ -95,6 +95,11 @@ class Pages:
         """Whether pages have come since this was asked last: then the node need not be asked again."""
         return self._moving.pop(node, False)
 
+    def forget(self, node: NodeId) -> None:
+        """Drop the node's unfinished answer."""
+        self._answers.pop(node, None)
+        self._moving.pop(node, None)
+
     def add(
         self, replica: ReplicaId, process: Process, page: Promised, own: dict[StreamName, Head]
     ) -> Report | None:
@@ -333,8 +338,13 @@ class Claimant:
             if node not in self._reports:
                 self.claim_again(node)
 
-    def claim_again(self, node: NodeId) -> None:
-        """Ask a replica for its promise, perhaps in the epoch that is won already (a late one)."""
+    def claim_again(self, node: NodeId, anew: bool = False) -> None:
+        """Ask a replica for its promise, perhaps in the epoch that is won already (a late one).
+
+        *anew* if what has come of its answer was compared with own heads that nobody has watched since.
+        """
+        if anew:
+            self._pages.forget(node)
         if not self._pages.is_moving(node):
             self._state.send(node, Claim(self.epoch, self._nonce, self._record_version))
 

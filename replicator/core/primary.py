@@ -116,7 +116,7 @@ class Primary:
         if reign is None or follower is None or follower.replica == replica or follower.heard_at >= recently:
             return
         reign.progress.follow(replica)
-        self.claimant.claim_again(replica[0])
+        self.claimant.claim_again(replica[0], anew=True)
 
     def _step(self) -> None:
         """Go as far as what is adopted and lent allows."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from replicator.core.messages import Claim
+from replicator.core.events import Received
+from replicator.core.messages import Claim, Echo, Hello, Promised
+from replicator.model import Incarnation, NodeId, Process, StreamName
+from tests.rules.cluster import Cluster
 from tests.rules.test_idle_streams import page_of, taken_over
+from tests.rules.test_late_words import reign_of
+
+S = StreamName("s")
 
 
 def test_R5_a_new_claim_is_told_to_all_at_once() -> None:
@@ -13,3 +19,30 @@ def test_R5_a_new_claim_is_told_to_all_at_once() -> None:
     cluster.core("b")._primary.claim_above("for the test")
     cluster.forget().do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
     assert [each.epoch for each in cluster.sent("b", Claim)].count(3) == 2
+
+
+def test_R20_a_learner_is_asked_anew_for_what_it_began_to_tell() -> None:
+    """Pages that came before it was followed were compared with heads that are older by now."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3).do("crash c").live(1.5)
+    state, process = cluster.state("a"), Process(b"c/2".ljust(16, b"\0"))
+    new = Incarnation(b"c#2".ljust(16, b"\0"))
+    assert state.record is not None
+    first, last = (
+        Promised(1, 77, page, 2, heads, state.record, 1, Echo(process, 0.0))
+        for page, heads in enumerate([(state.heads[S],), ()])
+    )
+
+    def hear(message: Promised | Hello) -> None:
+        cluster.node("a").deliver(Received(NodeId("c"), new, process, 0, 0, message))
+
+    hear(first)
+    cluster.do("submit a s 2").live(0.2).forget()
+    hear(Hello(False, None, "", ""))
+    assert cluster.sent("a", Claim)
+    hear(last)
+    follower = reign_of(cluster, "a").progress.followers[NodeId("c")]
+    assert follower.replica[1] == new
+    assert follower.report is None, "that was not all of it"
+    hear(first)
+    assert follower.report is not None
+    assert S in follower.lacking
