@@ -287,10 +287,8 @@ class Backup:
         """What came while the stream was busy is looked at now."""
         manifest, owner = self._next.pop(stream, None), self.owner
         if manifest is not None and owner is not None:
-            incarnation = Incarnation(owner.incarnation)
-            self.on_manifest(
-                ManifestReceived(NodeId(owner.node), incarnation, Epoch(manifest.epoch), manifest)
-            )
+            who = NodeId(owner.node), Incarnation(owner.incarnation)
+            self.on_manifest(ManifestReceived(*who, Epoch(manifest.epoch), manifest))
 
     def on_accept_refused(self, event: AcceptRefused) -> None:
         """Incomplete is fetched, stale is answered, fenced and full are nothing to tell."""
@@ -395,6 +393,7 @@ class Backup:
             head = self._state.heads.get(stream)
             if head is None or head.digest != digest:
                 del self._rotten[stream]
-                self._wanted.pop(stream, None)  # its fetch may have gone with a tenure
+                if self._wanted.get(stream, (0, None))[1] == digest:  # its fetch may have gone with a tenure
+                    del self._wanted[stream]
             elif stream not in self._state.fetching:
                 self._want(stream, digest, None, Epoch(head.accepted_epoch))

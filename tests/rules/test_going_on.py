@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from replicator.core.effects import Accept
 from replicator.core.events import Received
-from replicator.core.messages import Claim, Echo, Hello, Promised
+from replicator.core.messages import Behind, Claim, Echo, Hello, Promised
 from replicator.model import Incarnation, NodeId, Process, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_idle_streams import page_of, taken_over
 from tests.rules.test_late_words import reign_of
+from tests.rules.test_publishing import serving
 
 S = StreamName("s")
 
@@ -46,3 +48,13 @@ def test_R20_a_learner_is_asked_anew_for_what_it_began_to_tell() -> None:
     hear(first)
     assert follower.report is not None
     assert S in follower.lacking
+
+
+def test_R22_what_is_wanted_in_the_place_of_rot_stays_wanted() -> None:
+    """Rot that is found to be gone forgets its own fetch, not the one that came after it."""
+    cluster = serving().do("submit a s 1").live(0.3).do("advance 0.01", "rot c s")
+    cluster.do("submit a s 2", "publish a", "sync a b c")
+    cluster.do("deliver", "sync", "deliver", "submit a s 3", "lose a", "sync a b")
+    cluster.hear("c", "a", Behind(1, (cluster.state("a").heads[S],)))
+    cluster.forget().do("advance 0.5", "fetch c")
+    assert [accept.manifest.sequence for accept in cluster.effects("c", Accept)] == [3]
