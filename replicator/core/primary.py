@@ -180,7 +180,7 @@ class Primary:
             self.resign(None, if_able=False)
         above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
         above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
-        if above and self.phase is Phase.SERVING and not self.claimant.bumping:
+        if above and reign.serving and not self.claimant.bumping:
             self.claim_above("; ".join(above))
 
     def claim_above(self, reason: str) -> None:
@@ -319,12 +319,8 @@ class Primary:
         reign, flight = self.reign, self.window.flight(stream, digest)
         if reign is not None and not reign.serving:
             reign.recovery.on_rotten(stream, digest)
-        elif reign is not None and flight is not None:
-            if flight.is_of(reign.epoch):
-                self.window.publish(flight)
-            elif not self.claimant.bumping:  # adopted: it would go out as another one of the same order (R12)
-                self._differs = True
-                self.claim_above(f"stream {stream}: its checkpoint in flight cannot be read")
+        elif reign is not None and flight is not None and flight.is_of(reign.epoch):
+            self.window.publish(flight)  # one that was adopted would be another one of the same order (R12)
 
     # ── the engine ──
 

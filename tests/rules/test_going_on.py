@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Accept
-from replicator.core.events import Received
+from replicator.core.effects import Accept, StartTenure
+from replicator.core.events import HeadRotten, Received
 from replicator.core.messages import Behind, Claim, Echo, Hello, Promised
-from replicator.model import Incarnation, NodeId, Process, StreamName
+from replicator.model import Digest, Incarnation, NodeId, Process, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_idle_streams import page_of, taken_over
 from tests.rules.test_late_words import reign_of
@@ -21,6 +21,23 @@ def test_R5_a_new_claim_is_told_to_all_at_once() -> None:
     cluster.core("b")._primary.claim_above("for the test")
     cluster.forget().do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
     assert [each.epoch for each in cluster.sent("b", Claim)].count(3) == 2
+
+
+def test_R11_rot_that_was_found_while_recovering_over_a_bump() -> None:
+    """What is rotten is thrown away, so nobody finds it again while what was in flight drains."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a", "mend a b", "crash c").forget()
+    primary, disk = cluster.core("a")._primary, cluster.node("a").disk
+    primary.claim_above("for the test")
+    for _ in range(9):
+        cluster.do("advance 0.02", "deliver", "sync a b")
+    assert not reign_of(cluster, "a").serving
+    disk.damage(S)
+    for digest in list(disk.image.damaged):
+        disk.discard_chunk(digest)
+    cluster.node("a").deliver(HeadRotten(S, Digest(cluster.state("a").heads[S].digest)))
+    cluster.live(10.0)
+    assert cluster.effects("a", StartTenure), primary.phase
 
 
 def test_R20_a_learner_is_asked_anew_for_what_it_began_to_tell() -> None:

@@ -371,7 +371,8 @@ def test_R12_rot_in_flight_is_claimed_above_once() -> None:
         if reign_of(cluster, "a").serving:
             break
     cluster.forget()
-    for _ in range(2):
+    for _ in range(9):
         cluster.node("a").deliver(HeadRotten(S, Digest(head.digest)))
+        cluster.live(0.1)
     claims = [notice.text for notice in cluster.effects("a", Notice) if "claiming above" in notice.text]
-    assert claims == ["stream s: its checkpoint in flight cannot be read: claiming above it (R11)"]
+    assert claims == ["stream s has rotted since its adoption: claiming above it (R11)"]

@@ -28,7 +28,11 @@ def test_R12_what_was_adopted_does_not_go_out_again_when_it_rots() -> None:
     assert primary.reign is not None
     assert primary.reign.epoch == 2
     assert not primary.reign.serving
-    cluster.do("rot a s").live(4.0)
+    cluster.do("rot a s")
+    while not primary.reign.serving:
+        cluster.do("advance 0.01", "settle")
+    cluster.node("a").deliver(HeadRotten(S, Digest(cluster.state("a").heads[S].digest)))  # and once more
+    cluster.live(4.0)
     assert not cluster.effects("a", Publish)
     (tenure,) = cluster.effects("a", StartTenure)
     assert not tenure.unchanged
