@@ -76,6 +76,19 @@ RELATIONS = (
         lambda s: s.payload_bytes_max <= CHUNKS_MAX * s.chunk_bytes,
     ),
     Relation(
+        ("stream_chunk_bytes", "transaction_bytes_max"),
+        "each of stream_chunk_bytes is at most transaction_bytes_max",
+        lambda s: max(s.stream_chunk_bytes.values(), default=0) <= s.transaction_bytes_max,
+    ),
+    Relation(
+        ("stream_chunk_bytes", "payload_bytes_max"),
+        f"payload_bytes_max is at most {CHUNKS_MAX} times each of stream_chunk_bytes",
+        lambda s: (
+            s.payload_bytes_max
+            <= CHUNKS_MAX * min(s.stream_chunk_bytes.values(), default=s.payload_bytes_max)
+        ),
+    ),
+    Relation(
         ("backlog_bytes_max", "payload_bytes_max"),
         "backlog_bytes_max is at least payload_bytes_max",
         lambda s: s.payload_bytes_max <= s.backlog_bytes_max,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -26,14 +27,14 @@ from replicator.errors import SettingsError
 from replicator.model import NodeId
 from replicator.profiles import PROFILES
 from replicator.relations import RELATIONS
+from replicator.sizes import GIB, KIB, MIB, format_stream_sizes, parse_size, parse_stream_sizes
 
 PREFIX = "REPLICATOR_"
 SCRIPT_NAMES = frozenset({"REPLICATOR_VENV"})  # read by scripts/setup; no setting of the library
-KIB, MIB, GIB = 2**10, 2**20, 2**30
 
-_SIZES = {"KiB": KIB, "MiB": MIB, "GiB": GIB}
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$"
 _Node = Annotated[NodeId, Meta(pattern=_NAME)]
+_ChunkBytes = Annotated[int, Meta(ge=KIB, le=16 * MIB)]
 
 
 def _seconds(low: float, high: float, meaning: str) -> Meta:
@@ -133,6 +134,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     chunk_bytes: Annotated[int, _bytes(KIB, 16 * MIB,
         "the size of a chunk: what is compared, compressed, sent and stored as one")] = 256 * KIB
+    stream_chunk_bytes: Annotated[dict[str, _ChunkBytes], Meta(extra={"unit": "bytes"}, description=
+        "another size for some streams: name=size,… where name may be a pattern, the first that fits counts"
+    )] = field(default_factory=dict)
     window_bytes_max: Annotated[int, _bytes(MIB, 4 * GIB,
         "published but not yet taken by the fastest majority")] = 32 * MIB
     payload_bytes_max: Annotated[int, _bytes(1, 16 * GIB,
@@ -205,6 +209,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def to_env(self) -> dict[str, str]:
         """The variables that give these settings again; those at their default are left out."""
         return {row.name: row.value for row in table(self) if row.value != row.default}
+
+    def chunk_bytes_of(self, stream: str) -> int:
+        """The size of the stream's chunks."""
+        fitting = (size for pattern, size in self.stream_chunk_bytes.items() if fnmatchcase(stream, pattern))
+        return next(fitting, self.chunk_bytes)
 
     @property
     def standalone(self) -> bool:
@@ -279,7 +288,8 @@ def markdown() -> str:
 
 def _format(value: Any) -> str:
     if isinstance(value, dict):
-        return format_peers(value)
+        is_sizes = any(isinstance(each, int) for each in value.values())
+        return format_stream_sizes(value) if is_sizes else format_peers(value)
     return "" if value is None else repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -310,6 +320,8 @@ def _allowed(info: FieldInfo) -> str:
     if meta.ge is not None and meta.le is not None:
         noun = "a number" if kind is float else "a whole number"
         return f"{noun} from {meta.ge:.15g} to {meta.le:.15g} {_unit(info)}".rstrip()
+    if info.name == "stream_chunk_bytes":
+        return f"stream=size,… with sizes from {KIB} to {16 * MIB} bytes"
     return "name=host:port,…" if info.name == "peers" else "a path"
 
 
@@ -320,11 +332,11 @@ def _parse(info: FieldInfo, text: str) -> Any:
         return msgspec.convert(parse_peers(text), info.type)
     if Path in (kind, *get_args(kind)):
         return Path(text).expanduser()
-    number = text
-    if _unit(info) == "bytes" and text[-3:] in _SIZES and text[:-3].strip().isdecimal():
-        number = str(int(text[:-3]) * _SIZES[text[-3:]])
+    given: str | dict[str, str] = parse_size(text) if _unit(info) == "bytes" else text
+    if info.name == "stream_chunk_bytes":
+        given = parse_stream_sizes(text)
     try:
-        value = msgspec.convert(number, info.type, strict=False)
+        value = msgspec.convert(given, info.type, strict=False)
     except msgspec.ValidationError:
         raise ValueError(f"{text!r} is not {_allowed(info)}") from None
     return value

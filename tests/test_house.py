@@ -21,14 +21,14 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
 CORE_CODE_LINES_MAX = 3_050  # a ratchet: what it may shrink to is in the architecture, never to grow
-PACKAGE_CODE_LINES_MAX = 12_250  # 11,600; what `submit` tells by itself; small heads at once
+PACKAGE_CODE_LINES_MAX = 12_300  # 11,600; what `submit` tells by itself; small heads at once
 SCRIPT_LINES_MAX = 80
 
 # A file imports only from its own layer and from those before it. The package's own `__init__` is the
 # layer "replicator": its public names come from the engine's side, and the demo and the commands use them.
 LAYERS = (
-    "errors", "model", "core", "addresses", "profiles", "relations", "settings", "codec", "link", "adapters",
-    "worker", "engine", "replicator", "demo", "cli", "__main__",
+    "errors", "model", "core", "addresses", "sizes", "profiles", "relations", "settings", "codec", "link",
+    "adapters", "worker", "engine", "replicator", "demo", "cli", "__main__",
 )  # fmt: skip
 CORE_MAY_IMPORT = {
     "__future__", "bisect", "collections", "enum", "functools", "hashlib", "heapq", "itertools", "logging",

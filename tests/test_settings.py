@@ -65,6 +65,31 @@ def test_values_are_typed() -> None:
     assert (settings.data_dir, settings.cluster) == (Path("/data"), "replicator")
 
 
+def test_chunks_have_a_size_by_stream() -> None:
+    """The first name or pattern that fits; all others have the general one. It survives every way back."""
+    text = "orders=16KiB, sensor-*=1 MiB,sensor-7=64KiB,a=b=32KiB"
+    settings = Settings.from_env({"REPLICATOR_STREAM_CHUNK_BYTES": text})
+    sizes = [settings.chunk_bytes_of(name) for name in ("orders", "sensor-7", "a=b", "orders-2")]
+    assert sizes == [2**14, 2**20, 2**15, 2**18]
+    assert Settings.from_env(settings.to_env()) == settings == Settings.from_json(settings.to_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("orders", "'orders' is not stream=size"),
+        ("=16KiB", "'=16KiB' is not stream=size"),
+        ("s=16KiB,s=1MiB", "'s' has two sizes"),
+        ("s=many", "with sizes from 1024 to 16777216 bytes"),
+        ("s=100", "with sizes from 1024 to 16777216 bytes"),
+    ],
+)
+def test_wrong_sizes_by_stream_are_told(text: str, what: str) -> None:
+    """In one line."""
+    (line,) = problems({"REPLICATOR_STREAM_CHUNK_BYTES": text})
+    assert what in line
+
+
 def test_one_line_per_wrong_variable() -> None:
     """Each wrong variable has one line with its name, its value and what is allowed; all are told at once."""
     assert problems(
@@ -121,6 +146,8 @@ def test_the_lease_ends_before_the_shortest_election_timeout() -> None:
         {"payload_bytes_max": "1MiB", "backlog_bytes_max": "1000"},
         {"secret_key_file": "/keys/secret"},
         {"peer_keys_file": "/keys/peers"},
+        {"stream_chunk_bytes": "s=2MiB", "transaction_bytes_max": "1MiB"},
+        {"stream_chunk_bytes": "s=8KiB", "payload_bytes_max": "1GiB"},
     ],
 )
 def test_relations_are_checked(values: dict[str, str]) -> None:

@@ -56,7 +56,7 @@ INLINE_BYTES_MAX = 2**18  # below, handing chunks to helpers costs more than it 
 IN_CALL_BYTES_MAX = 2**16  # of a checkpoint that is published without a change of threads
 IN_CALL_PARTS_MAX = 64
 RECENT_MAX = 1024
-CHUNKS_AT_A_TIME = 4  # a helper's turn: handing over a single chunk costs a tenth of compressing it
+PACKED_BYTES = 2**20  # what a helper takes at a time
 LOOK_AHEAD_BYTES_MAX = 8 * 2**20  # what the helpers may hold beyond the payload itself
 
 Stored = tuple[Chunk, bytes]
@@ -89,7 +89,6 @@ class Publisher(DataThread):
         self._store = store
         self._socket = socket
         self._helpers = ThreadPoolExecutor(HELPERS, "replicator-compress")
-        self._look_ahead = max(HELPERS, LOOK_AHEAD_BYTES_MAX // settings.chunk_bytes)
         self._window = settings.window_bytes_max // PUBLICATION_BYTES_MAX
         self._changed = threading.Condition()
         self._tasks: deque[Task] = deque()
@@ -185,7 +184,7 @@ class Publisher(DataThread):
             manifest = self._seal(task, ())
             self._send(task, [], manifest)
             return manifest
-        size = self._settings.chunk_bytes
+        size = self._settings.chunk_bytes_of(task.stream)
         views = [(name, view) for name, part in payload.parts.items() for view in split(part, size)]
         chunks: dict[str, list[Chunk]] = {name: [] for name in payload.parts}
         known = self._known(base)
@@ -243,11 +242,12 @@ class Publisher(DataThread):
         self, pack: Callable[[list[memoryview]], list[tuple[Chunk, bytes | None]]], views: list[memoryview]
     ) -> Iterator[tuple[Chunk, bytes | None]]:
         """What *pack* gives, but the helpers work a bounded number of chunks ahead, a few at a time each."""
-        size = max(1, min(CHUNKS_AT_A_TIME, len(views) // (2 * HELPERS)))
+        chunk_bytes = max(map(len, views))
+        size = max(1, min(PACKED_BYTES // chunk_bytes, len(views) // (2 * HELPERS)))
         waiting: deque[Future[list[tuple[Chunk, bytes | None]]]] = deque()
         for start in range(0, len(views), size):
             waiting.append(self._helpers.submit(pack, views[start : start + size]))
-            if len(waiting) * size >= self._look_ahead:
+            if len(waiting) * size * chunk_bytes >= LOOK_AHEAD_BYTES_MAX and len(waiting) >= HELPERS:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()

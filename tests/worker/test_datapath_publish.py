@@ -102,6 +102,15 @@ def test_small_checkpoints_are_one_message() -> None:
         assert primary.publish(b"x", 1, epoch=3).publish_index == 1
 
 
+def test_a_stream_has_chunks_of_its_own_size() -> None:
+    """Whoever receives them need not know: the manifest says how long each is."""
+    content = realistic(4 * MIB)
+    with running(2, stream_chunk_bytes={"order*": 2**15}) as (primary, backup):
+        manifest = take(backup, primary.publish(content, 1))
+        assert [chunk.raw_bytes for chunk in chunks_of(manifest)] == [2**15] * 128
+        assert backup.restore(manifest).parts[""] == content
+
+
 def test_only_what_is_new_is_sent_and_stored() -> None:
     """An unchanged checkpoint sends no chunks, one changed chunk sends one; also after a restart."""
     content = bytearray(realistic(4 * MIB))
