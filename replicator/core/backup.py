@@ -339,7 +339,7 @@ class Backup:
     def on_members(self, node: NodeId, message: Members) -> None:
         """Accept the member record in the primary's epoch (R27)."""
         state, record = self._state, message.record
-        newest = max(self._recording, (state.record_epoch, state.record.version if state.record else 0))
+        newest = max(self._recording, state.record_order)
         if not self._follows(node, message.epoch) or (message.epoch, record.version) < newest:
             return
         if (state.record_epoch, state.record) == (message.epoch, record):

@@ -16,7 +16,7 @@ from msgspec import Struct
 from replicator.core import effects
 from replicator.core.messages import Claim, Echo, Probe, ProbeAnswer, Promised, Reason, Refusal
 from replicator.core.promise import Promiser, digest_of, page_digest
-from replicator.core.quorum import ReplicaId, is_quorum, quorum_sets
+from replicator.core.quorum import ReplicaId, is_named, is_quorum, quorum_sets
 from replicator.core.state import State
 from replicator.model import (
     Epoch,
@@ -226,8 +226,9 @@ class Claimant:
     # ── probing ──
 
     @property
-    def _record_version(self) -> int:
-        return max(record.version for record in (self._newest, self._state.record) if record)
+    def _record_order(self) -> tuple[int, int]:
+        newest = (self._newest_epoch, self._newest.version) if self._newest is not None else (0, 0)
+        return max(newest, self._state.record_order)
 
     def _begin(self) -> None:
         state = self._state
@@ -253,14 +254,6 @@ class Claimant:
         self.stop(reason)
         self._state.emit(effects.Transfer(None))
 
-    def _look_for_strangers(self) -> None:
-        """So many may not know this incarnation that no majority can promise it."""
-        record = self._newest
-        assert record is not None  # a candidate has one
-        everybody = {replica for each in quorum_sets(record) for replica in each}
-        if not is_quorum(everybody - self._would_never, record):
-            self._give_away("a majority does not know this node's store as a member")
-
     def _probe(self) -> None:
         """Ask, and look whether this replica itself may promise now."""
         state = self._state
@@ -279,8 +272,9 @@ class Claimant:
             # What this replica lent before its process was started again must pass first (R24).
             self._waits_for_lease = True
             self._at = min(self._at, self._promiser.lease_until_me())
+        epoch, version = self._record_order
         for node in state.others:
-            state.send(node, Probe(self._nonce, self._record_version))
+            state.send(node, Probe(self._nonce, version, epoch))
         self._try_claim()
 
     def on_probe_answer(self, replica: ReplicaId, answer: ProbeAnswer) -> None:
@@ -288,20 +282,26 @@ class Claimant:
         if self.phase is not Phase.PROBING or answer.nonce != self._nonce:
             return
         heard = answer.record
-        if heard and (answer.record_epoch, heard.version) > (self._newest_epoch, self._record_version):
+        if heard and (answer.record_epoch, heard.version) > self._record_order:
             self._newest, self._newest_epoch = heard, answer.record_epoch
         if answer.would:
             self._would.add(replica)
-            self._try_claim()
         elif answer.reason is Reason.LEASE:
             self._waits_for_lease = True
         elif answer.reason is Reason.NOT_MEMBER:
             self._would_never.add(replica)
-            self._look_for_strangers()
+        self._try_claim()
 
     def _try_claim(self) -> None:
+        """Claim if a majority would promise, unless none ever will: this store may be no member, or so many
+        may not know it as one (R20)."""
         state, record = self._state, self._newest
-        if record is None or state.id not in self._would or not is_quorum(self._would, record):
+        assert record is not None  # a candidate has one
+        everybody = {replica for each in quorum_sets(record) for replica in each}
+        if state.id not in everybody or not is_quorum(everybody - self._would_never, record):
+            self._give_away("a majority does not know this node's store as a member")
+            return
+        if state.id not in self._would or not is_quorum(self._would, record):
             return
         if self._promiser.objection(state.epoch_seen + 1, state.me) is not None:
             return
@@ -346,7 +346,8 @@ class Claimant:
         if anew:
             self._pages.forget(node)
         if not self._pages.is_moving(node):
-            self._state.send(node, Claim(self.epoch, self._nonce, self._record_version))
+            epoch, version = self._record_order
+            self._state.send(node, Claim(self.epoch, self._nonce, version, epoch))
 
     def on_page(self, replica: ReplicaId, process: Process, page: Promised) -> Report | None:
         """Take a page of a promise; a whole report that comes after the claim is won is handed back."""
@@ -372,10 +373,14 @@ class Claimant:
     def _try_win(self) -> None:
         """Promises from a majority of the newest member record among them (R7)."""
         newest = max(self._reports.values(), key=lambda report: (report.record_epoch, report.record.version))
-        if not is_quorum({report.replica for report in self._reports.values()}, newest.record):
-            return
+        if not is_named(self._state.id, newest.record):
+            self._give_away("the newest member record does not name this node's store")
+        elif is_quorum({report.replica for report in self._reports.values()}, newest.record):
+            self._win(newest.record)
+
+    def _win(self, record: MemberRecord) -> None:
         self._change(Phase.WON)
         self.bumping = False
         self._at = self._give_up_at = math.inf
         reports, self._reports = self._reports, {}
-        self._won(self.epoch, newest.record, reports)
+        self._won(self.epoch, record, reports)

@@ -77,6 +77,7 @@ class Probe(Struct, frozen=True, gc=False, array_like=True, tag=True):
 
     nonce: _Count
     record_version: _Count = 0  # of the newest member record that the asker knows
+    record_epoch: _Count = 0  # and the epoch it was accepted in
 
 
 class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
@@ -100,6 +101,7 @@ class Claim(Struct, frozen=True, gc=False, array_like=True, tag=True):
     epoch: _Count
     nonce: _Count
     record_version: _Count = 0  # as in a probe
+    record_epoch: _Count = 0
 
 
 class Promised(Struct, frozen=True, gc=False, array_like=True, tag=True):

@@ -23,9 +23,9 @@ from replicator.core.messages import (
     Reason,
     Refusal,
 )
-from replicator.core.quorum import quorum_sets
+from replicator.core.quorum import is_named
 from replicator.core.state import State
-from replicator.model import Head, NodeId, Owner, Promise, Role
+from replicator.model import Head, Incarnation, NodeId, Owner, Promise, Role
 
 
 def page_digest(heads: tuple[Head, ...]) -> bytes:
@@ -71,17 +71,18 @@ class Promiser:
 
     # ── what may be promised ──
 
-    def objection(self, epoch: int, owner: Owner, record_version: int = 0) -> Reason | None:
+    def objection(self, epoch: int, owner: Owner, word: Probe | Claim | None = None) -> Reason | None:
         """Why *epoch* may not be promised to *owner* now; None if it may (R1, R3, R20, R24, T21).
 
-        Of an owner that knows a newer member record than this replica it cannot be said that it is no member.
+        If the owner's *word* knows a newer member record than this replica, it cannot be said that it is no
+        member.
         """
         state = self._state
         held = state.promising
         if held == Promise(epoch, owner):
             return None  # the very same again, whatever this replica's record says of the owner
         # A joining replica promises like the others; it is the claimant's record that does not count it.
-        if state.role is not Role.JOINING and not (state.may_promise and self._counts(owner, record_version)):
+        if state.role is not Role.JOINING and not (state.may_promise and self._counts(owner, word)):
             return Reason.NOT_MEMBER
         if held is not None and epoch <= held.epoch:
             return Reason.PROMISED
@@ -91,11 +92,10 @@ class Promiser:
             return Reason.LEASE
         return None
 
-    def _counts(self, owner: Owner, record_version: int) -> bool:
-        record, replica = self._state.record, (owner.node, owner.incarnation)
-        return record is not None and (
-            record.version < record_version or any(replica in each for each in quorum_sets(record))
-        )
+    def _counts(self, owner: Owner, word: Probe | Claim | None) -> bool:
+        state, replica = self._state, (NodeId(owner.node), Incarnation(owner.incarnation))
+        told = (word.record_epoch, word.record_version) if word is not None else (0, 0)
+        return state.record_order < told or is_named(replica, state.record)
 
     def promise(self, epoch: int, owner: Owner) -> None:
         """Queue a promise that nothing stands against; told when it is durable."""
@@ -107,7 +107,7 @@ class Promiser:
     def on_probe(self, node: NodeId, owner: Owner, probe: Probe) -> None:
         """Say whether a claim would be promised; park it if only a lease stands against it (R5, R11)."""
         state = self._state
-        reason = self.objection(state.epoch_seen + 1, owner, probe.record_version)
+        reason = self.objection(state.epoch_seen + 1, owner, probe)
         self._parked.pop(node, None)
         if reason is Reason.LEASE:
             self._parked[node] = Parked(owner, probe)
@@ -122,7 +122,7 @@ class Promiser:
     def release_parked(self) -> None:
         """Answer the parked probes against which nothing stands any longer."""
         for node, parked in list(self._parked.items()):
-            reason = self.objection(self._state.epoch_seen + 1, parked.owner, parked.probe.record_version)
+            reason = self.objection(self._state.epoch_seen + 1, parked.owner, parked.probe)
             if reason is not Reason.LEASE:
                 del self._parked[node]
                 self._answer(node, parked.probe.nonce, reason)
@@ -144,7 +144,7 @@ class Promiser:
         """Promise or refuse. The very same claim again is told the same again (R1)."""
         state = self._state
         promise = Promise(claim.epoch, owner)
-        reason = self.objection(claim.epoch, owner, claim.record_version)
+        reason = self.objection(claim.epoch, owner, claim)
         if reason is not None:
             self.refuse(node, claim.epoch, reason)
             return

@@ -20,6 +20,11 @@ def quorum_sets(record: MemberRecord) -> tuple[frozenset[ReplicaId], ...]:
     return tuple(frozenset((NodeId(m.node), Incarnation(m.incarnation)) for m in each) for each in sets)
 
 
+def is_named(replica: ReplicaId, record: MemberRecord | None) -> bool:
+    """Whether that very incarnation counts in *record*, in one of its sets at least (I10)."""
+    return record is not None and any(replica in each for each in quorum_sets(record))
+
+
 def majority(count: int) -> int:
     """The smallest number that is more than half of *count*."""
     return count // 2 + 1

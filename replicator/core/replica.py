@@ -243,8 +243,7 @@ class Replica:
     def _on_record_written(self, event: events.RecordWritten) -> None:
         state = self._state
         state.counter = max(state.counter, event.counter)
-        known = (state.record_epoch, state.record.version if state.record is not None else 0)
-        if (event.epoch, event.record.version) >= known:
+        if (event.epoch, event.record.version) >= state.record_order:
             state.record, state.record_epoch = event.record, event.epoch
         if event.founded:
             state.founded = True

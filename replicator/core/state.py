@@ -15,7 +15,7 @@ from replicator.core.config import Config
 from replicator.core.effects import Effect
 from replicator.core.events import Durable
 from replicator.core.messages import Message
-from replicator.core.quorum import ReplicaId, quorum_sets
+from replicator.core.quorum import ReplicaId, is_named
 from replicator.model import (
     Digest,
     Epoch,
@@ -88,11 +88,14 @@ class State:
     # ── what may be done ──
 
     @property
+    def record_order(self) -> tuple[int, int]:
+        """Of its newest member record: the epoch it was accepted in, and its version. Newer is higher."""
+        return self.record_epoch, self.record.version if self.record is not None else 0
+
+    @property
     def is_member(self) -> bool:
         """Whether this incarnation counts in the newest record known here (R20)."""
-        return (
-            self.founded and self.record is not None and any(self.id in s for s in quorum_sets(self.record))
-        )
+        return self.founded and is_named(self.id, self.record)
 
     @property
     def may_promise(self) -> bool:

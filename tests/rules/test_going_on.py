@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Accept, StartTenure
+import pytest
+from msgspec import structs
+
+from replicator.core.effects import Accept, StartTenure, Transfer
 from replicator.core.events import HeadRotten, Received
-from replicator.core.messages import Behind, Claim, Echo, Hello, Promised
-from replicator.model import Digest, Incarnation, NodeId, Process, StreamName
+from replicator.core.messages import Behind, Claim, Echo, Hello, Probe, ProbeAnswer, Promised
+from replicator.model import (
+    Digest,
+    Epoch,
+    Incarnation,
+    Member,
+    MemberRecord,
+    NodeId,
+    Owner,
+    Process,
+    Promise,
+    Role,
+    StreamName,
+)
 from tests.rules.cluster import Cluster
 from tests.rules.test_idle_streams import page_of, taken_over
 from tests.rules.test_late_words import reign_of
@@ -38,6 +53,42 @@ def test_R11_rot_that_was_found_while_recovering_over_a_bump() -> None:
     cluster.node("a").deliver(HeadRotten(S, Digest(cluster.state("a").heads[S].digest)))
     cluster.live(10.0)
     assert cluster.effects("a", StartTenure), primary.phase
+
+
+def test_R20_who_is_no_member_by_the_newest_record_does_not_lead() -> None:
+    """c knows a joint record of epoch 1 that nobody adopted; a and b adopted the old one again in epoch 2."""
+    cluster = Cluster("a", "b", "c").do("crash a b c", "wipe c")
+    ids = {name: cluster.node(name).disk.image.incarnation for name in "abc"}
+    old, image = cluster.node("a").disk.image.record, cluster.node("c").disk.image
+    assert old is not None
+    members = tuple(Member(name, ids[name]) for name in "abc")
+    image.record, image.record_epoch, image.founded = MemberRecord(2, members, old.members), Epoch(1), True
+    for name in "ab":
+        cluster.node(name).disk.image.record_epoch = Epoch(2)
+        cluster.node(name).disk.image.promise = Promise(2, Owner("b", ids["b"], b"b/0".ljust(16, b"\0")))
+    cluster.do("start a b c").live(1.2).do("grant c").live(5.0)
+    assert cluster.core("c").role is not Role.PRIMARY
+
+
+@pytest.mark.parametrize("says_it", [ProbeAnswer, Promised])
+def test_R20_the_newest_record_may_be_heard_at_any_time(says_it: type[ProbeAnswer | Promised]) -> None:
+    """It names another store of c, whatever those that do not know it say."""
+    cluster = Cluster("a", "b", "c").live(0.3).do("grant c")
+    record, echo = cluster.state("c").record, Echo(cluster.owner("a").process, 0.0)
+    assert record is not None
+    members = tuple(
+        structs.replace(each, incarnation=each.node.encode().ljust(16)) for each in record.members
+    )
+    newest = MemberRecord(2, members)
+    if says_it is ProbeAnswer:
+        (probe, _) = cluster.sent("c", Probe)
+        cluster.hear("c", "a", ProbeAnswer(probe.nonce, True, 0, None, newest, 1))
+    else:
+        cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync c")
+        (claim, _) = cluster.sent("c", Claim)
+        cluster.hear("c", "a", Promised(claim.epoch, claim.nonce, 0, 1, (), newest, 1, echo))
+    assert cluster.effects("c", Transfer) == [Transfer(None)]
+    assert cluster.core("c").role is Role.BACKUP
 
 
 def test_R20_a_learner_is_asked_anew_for_what_it_began_to_tell() -> None:
