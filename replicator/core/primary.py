@@ -57,7 +57,6 @@ class Primary:
         self._unchanged = False
         self.handover = Handover(state)
         self._withheld: frozenset[StreamName] = frozenset()  # streams that the tenure was not given (R8)
-        self._differs = False  # what is held here is not what the open tenure was given
         self._lapsed_since: float | None = None
 
     def _change(self, new: Phase) -> None:
@@ -86,7 +85,7 @@ class Primary:
         self._heartbeats = Heartbeats(reign, self.claimant.claim_again)
         # A stream that was withheld is held now, or was dropped: either is news to the engine (R11).
         unchanged = reign.recovery.holds_all and not reign.recovery.exceptions and not self._withheld
-        self._unchanged = unchanged and self.tenure.epoch is not None and not self._differs
+        self._unchanged = unchanged and self.tenure.epoch is not None
         if not self._unchanged:
             self._close("other checkpoints than this tenure's were found")
             state.change_role(Role.CANDIDATE, f"recovering epoch {epoch}")
@@ -138,7 +137,7 @@ class Primary:
         state, reign = self._state, self.reign
         assert reign is not None
         self._change(Phase.SERVING)
-        self._lapsed_since, self._differs = None, False
+        self._lapsed_since = None
         self.tenure.end("goes on unchanged in a newer epoch")
         chosen, lost = reign.recovery.chosen, reign.recovery.unavailable
         heads = [h for s, h in state.heads.items() if self._unchanged or (s in chosen and s not in lost)]
@@ -171,7 +170,8 @@ class Primary:
         self._watch(reign)
 
     def _watch(self, reign: Reign) -> None:
-        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot."""
+        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot, or
+        that a stream can be given to the engine after all."""
         state, config = self._state, self._state.config
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
@@ -180,6 +180,8 @@ class Primary:
             self.resign(None, if_able=False)
         above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
         above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
+        given = self._withheld - reign.recovery.unavailable.keys()
+        above += [f"stream {stream} is no longer withheld" for stream in sorted(given)]
         if above and reign.serving and not self.claimant.bumping:
             self.claim_above("; ".join(above))
 
@@ -271,7 +273,8 @@ class Primary:
         if reign is None or epoch != reign.epoch:
             return
         was_lacking = not reign.recovery.holds(stream)
-        self._held(reign, stream, reign.recovery.on_accepted(manifest))
+        reign.recovery.on_accepted(manifest)
+        self._commits.count_adoption({stream})
         if self.window.stored(manifest) is not None:
             reign.progress.add_head(stream, manifest.sequence, self._state.now)
         elif was_lacking:
@@ -280,12 +283,6 @@ class Primary:
                 self._heartbeats.tell_all()
         self._commits.check(stream)
         self._step()
-
-    def _held(self, reign: Reign, stream: StreamName, was_unavailable: bool) -> None:
-        self._commits.count_adoption({stream})
-        if was_unavailable and self.phase is Phase.SERVING:
-            self._differs = True
-            self.claim_above(f"stream {stream} is no longer withheld")
 
     def on_accept_refused(self, event: AcceptRefused) -> None:
         """The own acceptance failed: fenced means over; the rest is mended or waits for room (R21)."""

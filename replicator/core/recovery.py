@@ -215,15 +215,14 @@ class Recovery:
         if lack.failures >= FETCHES_BEFORE_UNAVAILABLE:
             self._give_up(stream)
 
-    def on_accepted(self, manifest: Manifest) -> bool:
-        """A chosen head is held and adopted here; true if the stream had been unavailable."""
+    def on_accepted(self, manifest: Manifest) -> None:
+        """A chosen head is held and adopted here, or the tombstone of one that was abandoned for nothing."""
         stream = StreamName(manifest.stream)
         chosen = self.chosen.get(stream)
-        if chosen.digest != manifest.digest if chosen is not None else stream not in self.unavailable:
-            return False  # with nothing chosen, it is the tombstone of one that was abandoned
-        self._lacking.pop(stream, None)
-        self.step()
-        return self.unavailable.pop(stream, None) is not None
+        if manifest.tombstone if chosen is None else manifest.digest == chosen.digest:
+            self._lacking.pop(stream, None)
+            self.unavailable.pop(stream, None)
+            self.step()
 
     def on_refused(self, manifest: Manifest, why: Why) -> None:
         """An acceptance was refused: incomplete, it is fetched again."""

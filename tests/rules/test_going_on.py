@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from replicator.core.effects import Accept, StartTenure, Transfer
-from replicator.core.events import HeadRotten, Received
+from replicator.core.effects import Accept, Commit, StartTenure, Transfer
+from replicator.core.events import Accepted, HeadRotten, Received
 from replicator.core.messages import Behind, Claim, Echo, Hello, Probe, ProbeAnswer, Promised
 from replicator.model import (
     Digest,
@@ -53,6 +53,35 @@ def test_R11_rot_that_was_found_while_recovering_over_a_bump() -> None:
     cluster.node("a").deliver(HeadRotten(S, Digest(cluster.state("a").heads[S].digest)))
     cluster.live(10.0)
     assert cluster.effects("a", StartTenure), primary.phase
+
+
+def _withheld() -> Cluster:
+    """a serves and withholds s: its head there is rotten, and c, which was not heard, may have it."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    cluster.do("cut a b", "cut a c", "submit a s 1", "publish a", "sync a").live(0.6)
+    cluster.do("crash a", "rot a s", "mend a b", "start a").live(1.2).forget().do("grant a").live(3.0)
+    assert [[head.sequence for head in t.unavailable] for t in cluster.effects("a", StartTenure)] == [[1]]
+    return cluster
+
+
+def test_R8_what_is_dropped_while_serving_is_withheld_no_longer() -> None:
+    """c comes and has nothing: the head never committed, and the engine may start the stream anew."""
+    cluster = _withheld().do("mend a c").live(4.0)
+    assert not reign_of(cluster, "a").recovery.unavailable
+    cluster.do("submit a s 5").live(1.0)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [5]
+
+
+def test_R8_only_a_tombstone_takes_the_place_of_what_was_abandoned_for_nothing() -> None:
+    """Not the abandoned one itself, if the store has accepted it after all."""
+    cluster = _withheld()
+    newest = cluster.node("a").disk.image.newest(S)
+    assert newest is not None
+    recovery = reign_of(cluster, "a").recovery
+    cluster.do("abandon a s")
+    assert S not in recovery.chosen
+    cluster.node("a").deliver(Accepted(newest.manifest, recovery.epoch, 0))
+    assert S in recovery.unavailable
 
 
 def test_R20_who_is_no_member_by_the_newest_record_does_not_lead() -> None:
