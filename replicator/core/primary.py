@@ -342,7 +342,7 @@ class Primary:
     def abandon(self, stream: StreamName) -> None:
         """The operator gives an unreadable head up, for an older one or for the stream's deletion (R8)."""
         state, reign = self._state, self.reign
-        if reign is not None and not state.owns(reign.epoch):
+        if reign is not None and (stream in reign.recovery.rotten or not state.owns(reign.epoch)):
             state.notice(f"stream {stream}: a newer epoch is being claimed; abandon it again after that")
             return
         head = reign.recovery.abandon(stream) if reign is not None else None

@@ -19,14 +19,21 @@ from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, NodeId, StreamName
 
 FETCHES_BEFORE_UNAVAILABLE = 3
+ANY_ORDER = (math.inf, math.inf)  # every head's order is below it
 
 
 class Lack(Struct):
     """A chosen head that is not held here, and how far its recovery has come."""
 
-    is_firm: bool = False  # adopted by somebody in this epoch: no longer to be dropped
+    is_firm: bool = False  # adopted by somebody in this epoch
     is_accepting: bool = False  # asked of the own store, which will say what became of it
     failures: int = 0  # of fetches
+    below: tuple[float, float] = ANY_ORDER  # whatever a late promise says of what the operator gave up
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it may be adopted already: within the epoch nothing older can take its place."""
+        return self.is_firm or self.is_accepting
 
 
 class Recovery:
@@ -80,23 +87,25 @@ class Recovery:
 
     # ── choosing (R7) ──
 
-    def _choose(self, stream: StreamName, below: tuple[int, int] | None = None, alone: bool = False) -> None:
-        """Choose the stream's head; with *below* the highest under that order.
+    def _choose(
+        self, stream: StreamName, below: tuple[float, float] = ANY_ORDER, alone: bool = False
+    ) -> None:
+        """Choose the stream's head, the highest under the order *below*.
 
         *alone* says that the bulk adoption has passed it by, so that an own head is accepted by itself.
         """
+        lack = self._lacking.pop(stream, Lack())
         heads = [report.heads[stream] for report in self._reports.values() if stream in report.heads]
-        heads = [head for head in heads if below is None or head.order < below]
+        heads = [head for head in heads if head.order < min(below, lack.below)]
         self.apart.add(stream)
         self.chosen.pop(stream, None)
-        was = self._lacking.pop(stream, None)
         if not heads:
             return
         best = max(heads, key=lambda head: (head.order, head.readable))
         self.chosen[stream] = best
         own = self._state.heads.get(stream)
         if alone or own is None or not best.same_as(own) or not own.readable:
-            self._lack(stream, was or Lack())
+            self._lack(stream, lack)
 
     def _lack(self, stream: StreamName, lack: Lack) -> None:
         lack.failures = 0
@@ -165,9 +174,7 @@ class Recovery:
 
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
-        # What the own store has been asked to accept may be adopted already: it is dropped no longer.
-        lack = self._lacking[stream]
-        if not (lack.is_firm or lack.is_accepting) and self._provably_uncommitted(stream):
+        if not self._lacking[stream].is_bound and self._provably_uncommitted(stream):
             self._choose(stream, below=self.chosen[stream].order, alone=True)
             if stream not in self.chosen:
                 self.unavailable.pop(stream, None)
@@ -183,10 +190,12 @@ class Recovery:
 
         It stays unavailable until an older one, or the stream's tombstone, is durable here in its place.
         """
-        head = self.unavailable.get(stream)
-        if head is not None:
-            self._lacking.pop(stream, None)  # if it was adopted: that was the one given up
-            self._choose(stream, below=head.order, alone=True)
+        head, lack = self.unavailable.get(stream), self._lacking.get(stream)
+        if lack is not None and lack.is_bound:
+            return None
+        if head is not None and lack is not None:
+            lack.below = head.order
+            self._choose(stream, alone=True)
             self.step()
         return head
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from replicator.core.effects import Accept, Commit, StartTenure, Transfer
+from replicator.core.effects import Accept, Commit, Notice, StartTenure, Transfer
 from replicator.core.events import Accepted, HeadRotten, Received
 from replicator.core.messages import Behind, Claim, Echo, Hello, Probe, ProbeAnswer, Promised
 from replicator.model import (
@@ -82,6 +82,54 @@ def test_R8_only_a_tombstone_takes_the_place_of_what_was_abandoned_for_nothing()
     assert S not in recovery.chosen
     cluster.node("a").deliver(Accepted(newest.manifest, recovery.epoch, 0))
     assert S in recovery.unavailable
+
+
+def _rotten(when: str) -> Cluster:
+    """a and b have committed 2 of s, c has 1; b recovers with c alone, and its own one is rotten."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("cut a c", "submit a s 2").live(0.2).do("crash a b", "drop")
+    if when == "before":
+        cluster.do("rot b s")
+    cluster.do("start b").live(1.5).forget().do("grant b")
+    cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("deliver *->* Claim", "sync c", "deliver c->b Promised", "sync b")
+    if when == "after":
+        cluster.do("rot b s")
+    while not reign_of(cluster, "b").recovery.unavailable:
+        cluster.do("advance 0.05", "fetch b")
+    return cluster
+
+
+def test_R8_what_was_adopted_is_abandoned_in_the_next_epoch() -> None:
+    """Within the epoch nothing older can take its place, so there the operator is told to ask again."""
+    cluster = _rotten("after").do("abandon b s")
+    assert "again after that" in cluster.effects("b", Notice)[-1].text
+    cluster.live(5.0).do("abandon b s").live(5.0)
+    assert [head.sequence for head in cluster.effects("b", StartTenure)[-1].heads] == [1]
+
+
+def test_R8_what_was_abandoned_stays_so() -> None:
+    """For the older one that takes its place: a late promise that speaks of it again does not undo it."""
+    cluster = _rotten("before").do("abandon b s")
+    recovery = reign_of(cluster, "b").recovery
+    assert recovery.chosen[S].sequence == 1
+    cluster.do("start a")
+    while not recovery.has_heard(NodeId("a")):
+        cluster.do("advance 0.05", "deliver b->a Claim", "sync a", "deliver a->b Promised")
+    assert recovery.chosen[S].sequence == 1
+    cluster.live(5.0)
+    assert [head.sequence for head in cluster.effects("b", StartTenure)[-1].heads] == [1]
+
+
+def test_R8_what_the_own_store_is_asked_to_accept_is_not_abandoned() -> None:
+    """It is readable again: a is back, and served what it had committed."""
+    cluster = _rotten("before").do("start a")
+    while not cluster.effects("b", Accept):
+        cluster.do("advance 0.05", "deliver b->a Claim", "sync a", "deliver a->b Promised", "fetch b")
+    cluster.do("abandon b s")
+    assert cluster.effects("b", Notice)[-1].text == "stream s: nothing to abandon here"
+    cluster.live(5.0)
+    assert [head.sequence for head in cluster.effects("b", StartTenure)[-1].heads] == [2]
 
 
 def test_R20_who_is_no_member_by_the_newest_record_does_not_lead() -> None:

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from replicator.core.claim import Claimant
+from replicator.core.claim import Claimant, Report
 from replicator.core.commit import Commits
 from replicator.core.progress import Progress
 from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId
-from replicator.core.recovery import Recovery
+from replicator.core.recovery import ANY_ORDER, Lack, Recovery
 from replicator.core.reign import Reign
 from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, Manifest, StreamName
@@ -39,6 +39,23 @@ def drop_accepted(patch: Patch) -> None:
             self._lacking[stream].is_accepting = False
 
     patch.setattr(Recovery, "on_fetched", on_fetched)
+
+
+def recall_the_abandoned(patch: Patch) -> None:
+    """A late promise brings back what the operator has abandoned."""
+    honest = Recovery.add_report
+
+    def add_report(self: Recovery, report: Report) -> None:
+        for lack in self._lacking.values():
+            lack.below = ANY_ORDER
+        honest(self, report)
+
+    patch.setattr(Recovery, "add_report", add_report)
+
+
+def abandon_the_adopted(patch: Patch) -> None:
+    """What may be adopted already is abandoned in the same epoch, where nothing older can take its place."""
+    patch.setattr(Lack, "is_bound", property(lambda self: False))
 
 
 def wait_for_rot(patch: Patch) -> None:

@@ -80,10 +80,11 @@ class Tooth(NamedTuple):
         return " ".join((self.break_it.__doc__ or "").split())
 
 
-FENCING, CLAIMING, ROT = (
+FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_fencing:test_",
     "tests.rules.test_claiming:test_",
     "tests.rules.test_rot:test_",
+    "tests.rules.test_going_on:test_",
 )
 PUBLISHING, DISK, LEASE = (f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease"))
 
@@ -102,6 +103,8 @@ TEETH = (
     Tooth("R8", recovering.drop_unreadable, Simulator(60, "lag_behind")),
     Tooth("R8", recovering.bring_nothing),
     Tooth("R8", recovering.drop_accepted, Guard(f"{CLAIMING}R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer")),
+    Tooth("R8", recovering.recall_the_abandoned, Guard(f"{GOING_ON}R8_what_was_abandoned_stays_so")),
+    Tooth("R8", recovering.abandon_the_adopted, Guard(f"{GOING_ON}R8_what_the_own_store_is_asked_to_accept_is_not_abandoned")),
     Tooth("R8", recovering.wait_for_rot, Guard(f"{ROT}R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch")),
     Tooth("R8", recovering.heed_the_dropped, Guard(f"{ROT}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
     Tooth("R9", recovering.serve_at_once),
