@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from replicator.core import effects
-from replicator.core.claim import Claimant
+from replicator.core import claim, effects
+from replicator.core.claim import Claimant, Pages
 from replicator.core.effects import Accept, AdoptHeads, WritePromise
 from replicator.core.events import PromiseWritten
 from replicator.core.messages import Claim, Reason, Refusal
@@ -124,6 +124,12 @@ def claim_unasked(patch: Patch) -> None:
 def see_no_epoch(patch: Patch) -> None:
     """The next epoch is one above the own promise, whatever exists elsewhere."""
     patch.setattr(State, "saw_epoch", lambda self, epoch: None)
+
+
+def mix_claims(patch: Patch) -> None:
+    """Pages that came for one claim count as the beginning of the answer to the next."""
+    pages = Pages()
+    patch.setattr(claim, "Pages", lambda: pages)
 
 
 def report_less(patch: Patch) -> None:

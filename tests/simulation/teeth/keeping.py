@@ -8,6 +8,7 @@ import pytest
 
 from replicator.adapters import store_plan
 from replicator.core.backup import Backup
+from replicator.core.claim import Pages
 from replicator.core.commit import Commits
 from replicator.core.config import Config
 from replicator.core.effects import Accept
@@ -80,6 +81,11 @@ def believe_old_copies(patch: Patch) -> None:
         honest(self, Received(*fields))
 
     patch.setitem(_HANDLERS, Received, _on_received)
+
+
+def compare_early(patch: Patch) -> None:
+    """What a learner told before it was followed is compared with the heads of that time."""
+    patch.setattr(Pages, "forget", lambda self, node: None)
 
 
 def stay_though_full(patch: Patch) -> None:
