@@ -180,7 +180,7 @@ class Primary:
             self.resign(None, if_able=False)
         above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
         above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
-        given = self._withheld - reign.recovery.unavailable.keys()
+        given = self._withheld.difference(reign.recovery.unavailable)
         above += [f"stream {stream} is no longer withheld" for stream in sorted(given)]
         if above and reign.serving and not self.claimant.bumping:
             self.claim_above("; ".join(above))
