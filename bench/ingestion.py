@@ -1,10 +1,10 @@
 """What does replication cost the engine's loop?
 
-Two engine processes take turns: one without replication, beside a dummy load on the other core that uses as
-much processor time as replication did in the turn before; and one whose checkpoints replicate. The engine's
-process is pinned to one core, its link's thread with it, everything else to the other (with a worker thread,
-the loop's thread alone is pinned). An event is a JSON record of seven fields: it is parsed, its key's running
-mean and variance are updated, a small model predicts and learns online, a line of JSON is made. The
+Each pair is of two new engine processes: one without replication, beside a dummy load on the other core that
+uses as much processor time as replication did in the turn before; and one whose checkpoints replicate. The
+engine's process is pinned to one core, its link's thread with it, everything else to the other (with a worker
+thread, the loop's thread alone is pinned). An event is a JSON record of seven fields: it is parsed, its key's
+running mean and variance are updated, a small model predicts and learns online, a line of JSON is made. The
 replicating engine looks at `tenure.active` at each event; both change their state at each checkpoint.
 
 `full` is the loop at full speed: events per second, and the time from one event's end to the next one's.
@@ -78,7 +78,10 @@ class Engine:
 
     def __init__(self, settings: bytes | None, size: int, core: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.kit.loop"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "bench.kit.loop"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # the same dicts in both
         )
         what = {"settings": None if settings is None else settings.decode(), "size": size, "core": core}
         self.look_ns = self.ask(what, START_TIMEOUT_S)["look_ns"]
@@ -140,30 +143,33 @@ class Kept:
 
 
 class Pairs:
-    """An engine with and one without replication, in turns, at the same loop."""
+    """An engine with and one without replication, in turns, at the same loop.
+
+    Each pair is of two new processes: where a process happens to have its objects makes the whole loop a few
+    percent faster or slower for as long as it lives.
+    """
 
     def __init__(
-        self, on: Engine, off: Engine, nodes: list[int], command: dict[str, Any], turns: dict[str, list[Turn]]
+        self,
+        make: Callable[[bool], Engine],
+        nodes: list[int],
+        command: dict[str, Any],
+        turns: dict[str, list[Turn]],
     ) -> None:
-        self._on, self._off, self._nodes, self._command = on, off, nodes, command
+        self._make, self._nodes, self._command = make, nodes, command
+        self._on: Engine
+        self._off: Engine
         self.share = 0.0  # of the other core, that replication took in its last turn
         self.turns = turns
-
-    def warm_up(self, rate: float | None) -> None:
-        """A short turn of both at full speed, which tells how large the dummy load and the rate must be."""
-        loop, self._command["loop"] = self._command["loop"], "full"
-        self.take_on(WARM_UP_EVENTS)
-        speed = self.take_off(WARM_UP_EVENTS)["events_per_s"]
-        few = int(speed * self._command["interval_s"] * INTERVALS_MIN)
-        self._command |= {"loop": loop, "rate": rate or OPEN_SHARE * speed}
-        self._command["events"] = max(self._command["events"], few)
 
     def run(self, count: int, save: Callable[[], None]) -> None:
         """Take what is missing of *count* pairs, every second one the other way round."""
         for number in range(len(self.turns["off"]), count):
-            pair = {"on": self.take_on, "off": self.take_off}
-            names = ("on", "off") if number % 2 else ("off", "on")
-            taken = {name: pair[name](self._command["events"]) for name in names}
+            with self._make(True) as self._on, self._make(False) as self._off:
+                self._warm_up()
+                pair = {"on": self.take_on, "off": self.take_off}
+                names = ("on", "off") if number % 2 else ("off", "on")
+                taken = {name: pair[name](self._command["events"]) for name in names}
             for name, turn in taken.items():
                 self.turns[name].append(turn)
             save()
@@ -172,6 +178,16 @@ class Pairs:
                 f"  pair {number + 1} of {count}: {rates[0]:.0f} and {rates[1]:.0f} events/s, "
                 f"load {self.share:.2f}"
             )
+
+    def _warm_up(self) -> None:
+        """A short turn of both at full speed; it tells how large the dummy load and, once, the rate must be."""
+        loop, self._command["loop"] = self._command["loop"], "full"
+        self.take_on(WARM_UP_EVENTS)
+        speed = self.take_off(WARM_UP_EVENTS)["events_per_s"]
+        few = int(speed * self._command["interval_s"] * INTERVALS_MIN)
+        self._command["loop"] = loop
+        self._command["rate"] = self._command["rate"] or OPEN_SHARE * speed
+        self._command["events"] = max(self._command["events"], few)
 
     def take_on(self, events: int) -> Turn:
         """A turn that replicates."""
@@ -256,15 +272,15 @@ def measure_case(
     with ExitStack() as stack:
         cluster = Cluster(directory=options.dir, own=False, **MODES[mode])
         stack.enter_context(cluster)
-        settings = cluster.settings(cluster.names[0])
-        on = stack.enter_context(Engine(settings.to_json(), SIZES[size], cores[0]))
-        off = stack.enter_context(Engine(None, SIZES[size], cores[0]))
+        settings = cluster.settings(cluster.names[0]).to_json()
+
+        def make(replicates: bool) -> Engine:
+            return Engine(settings if replicates else None, SIZES[size], cores[0])
+
         for loop in missing:
-            command = {"loop": loop, "events": events, "interval_s": interval_s}
+            command = {"loop": loop, "events": events, "interval_s": interval_s, "rate": options.rate}
             nodes = [node.pid for node in cluster.nodes.values()]
-            pairs = Pairs(on, off, nodes, command, kept.turns(mode, case, loop, str(events)))
-            pairs.warm_up(options.rate)
-            pairs.run(count, kept.save)
+            Pairs(make, nodes, command, kept.turns(mode, case, loop, str(events))).run(count, kept.save)
 
 
 def plan(options: argparse.Namespace) -> list[tuple[str, str, int, int]]:

@@ -140,8 +140,8 @@ def full_speed(tenure: Tenure | None, checkpoints: Checkpoints, events: int, int
     due = last + interval_ns
     for n in range(events):
         handle(records[n & RECORDS - 1])
-        if tenure is not None and not tenure.active:
-            raise TimeoutError("the tenure is not active any more")
+        if tenure is not None and not tenure.active and not tenure.wait_active(TIMEOUT_S):
+            raise TimeoutError(f"the tenure is over: {tenure.ended_reason}")
         if last >= due:
             checkpoints.take()
             due += interval_ns
@@ -166,8 +166,8 @@ def open_loop(
             poll(0)  # as one that asks its source: the interpreter is free meanwhile
             now = clock()
         handle(records[n & RECORDS - 1])
-        if tenure is not None and not tenure.active:
-            raise TimeoutError("the tenure is not active any more")
+        if tenure is not None and not tenure.active and not tenure.wait_active(TIMEOUT_S):
+            raise TimeoutError(f"the tenure is over: {tenure.ended_reason}")
         if now >= due:
             checkpoints.take()
             due += interval_ns
