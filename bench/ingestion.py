@@ -180,7 +180,7 @@ class Pairs:
             )
 
     def _warm_up(self) -> None:
-        """A short turn of both at full speed; it tells how large the dummy load must be and, once, the rate."""
+        """A short turn of both at full speed, which tells how large the dummy load and the rate must be."""
         loop, self._command["loop"] = self._command["loop"], "full"
         self.take_on(WARM_UP_EVENTS)
         speed = self.take_off(WARM_UP_EVENTS)["events_per_s"]
