@@ -73,6 +73,7 @@ def test_one_that_fails_stops_no_other(
     jobs = {"delta": "--no-such-option", "streams": "--help", "submit": "--calls 100000000"}
     plan = {name: Job(words, "", 5 if name == "submit" else 60) for name, words in jobs.items()}
     monkeypatch.setattr("bench.all.PLAN", plan)
+    monkeypatch.setattr("bench.all.WITHOUT_PLOT", tuple(jobs))  # nothing to draw with is installed here
     assert run_all(list(jobs), tmp_path, quick=False) == 1
     out, err = capfd.readouterr()
     assert "usage: scripts/bench streams" in out
