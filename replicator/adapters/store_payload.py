@@ -90,8 +90,8 @@ class Payload:
         self._readers = 0
         self._is_moving = False
         self._unreadable: set[StreamName] = set()
-        self._is_in_doubt = False  # a power loss may undo a transaction that the journal cannot bring back
-        self._may_be_lost = False  # and a sync has failed since, which perhaps was for its root page
+        self._is_in_doubt = True  # a power loss may undo a transaction that the journal cannot bring back
+        self._may_be_lost = synced  # and a sync failed since, perhaps another process's, for its root page
         self._newer = _Newer({})
         self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
@@ -101,7 +101,10 @@ class Payload:
                 self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
             self._replay(incarnation)
             self._load()
-            self.sync()
+            try:
+                self.sync()
+            except StoreFull as error:  # it stays in doubt, and nothing is built on it, until there is room
+                logger.warning("what the last process wrote stays in doubt: %s", error)
             self._journal = self._open_journal(incarnation) if synced else None
         except BaseException:
             self._environment.close()
@@ -299,7 +302,10 @@ class Payload:
         return disk.f_bavail * disk.f_frsize < _size_bytes(writes) + _PAGES_IN_DOUBT * mmap.PAGESIZE
 
     def sync(self) -> None:
-        """Wait until everything committed is on the disk, whatever the durability."""
+        """Wait until everything committed is on the disk, whatever the durability.
+
+        `StoreFull` means that nothing was tried; any other `StoreError`, that it may be lost (R21).
+        """
         if self._may_be_lost:  # the system would not wait again for what it has failed to write
             self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
         try:

@@ -15,6 +15,7 @@ import pytest
 
 from replicator.adapters import store_payload, store_writer
 from replicator.adapters.store_journal import BATCH_BYTES_MAX
+from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
 from replicator.core.effects import Accept, AdoptHeads
 from replicator.core.events import Accepted, AcceptRefused, Event, HeadsAdopted, StoreFailed, StoreRoom, Why
@@ -304,3 +305,45 @@ def test_r21_a_sync_that_failed_is_not_believed_the_second_time(
     assert opened.is_readable(kept)
     opened.store.close()
     assert len(stores.open().durable.heads) == 1
+
+
+def test_r21_a_new_process_does_not_believe_the_root_page_that_it_finds(stores: Stores) -> None:
+    """A sync may have failed for it before the process that wrote it died: then it is in memory only, and the
+    system would not wait for it again. So it is written anew before anything is answered from it."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1, b"state")
+    opened.settle()
+    state, written = opened.store._payload.memory.state, roots_written(opened)
+    opened = stores.reopen()
+    assert roots_written(opened) == written + 1
+    assert opened.store._payload.memory.state == state
+
+
+def test_r21_what_a_full_disk_leaves_in_doubt_is_not_built_on(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store opens and can be read; the root page is written anew before the journal's first record."""
+    opened = stores.open()
+    opened.promise(1)
+    kept = opened.accept("s", 1, b"state")
+    opened.settle()
+
+    def fail(payload: Payload, writes: object) -> None:
+        if writes:
+            raise StoreFull("no room")
+
+    opened.store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Payload, "_apply", fail)
+        opened = stores.open(start=False)
+    assert opened.is_readable(kept)
+    written = roots_written(opened)
+    opened.start()
+    opened.accept("s", 2, b"newer")
+    assert roots_written(opened) > written
+
+
+def roots_written(opened: Opened) -> int:
+    """How many transactions the environment has seen."""
+    return int(opened.store._payload._environment.info()["last_txnid"])
