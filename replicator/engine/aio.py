@@ -27,6 +27,7 @@ class AsyncTenure(BaseTenure):
 
     async def wait_active(self, timeout: float | None = None) -> bool:
         """As `Tenure.wait_active`."""
+        self._session.check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -36,6 +37,7 @@ class AsyncTenure(BaseTenure):
 
     async def wait_ended(self, timeout: float | None = None) -> bool:
         """As `Tenure.wait_ended`."""
+        self._session.check_process()
         return await _open(self._ended, timeout)
 
 

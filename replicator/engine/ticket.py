@@ -57,20 +57,19 @@ Outcome = Committed | Superseded | StoredLocally
 class Latch:
     """A door that opens once: ``is_set()``, ``wait(timeout)``, ``await``. Nearly free until someone waits."""
 
-    __slots__ = ("_future", "_open")
+    __slots__ = ("_open", "waiters")
     lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
         self._open = False
-        self._future: Future[None] | None = None
+        self.waiters: set[Future[None]] | None = None  # one of each thread and task; None: nobody ever waited
 
     def set(self) -> None:
         """Open it and let everybody through, now and later."""
         with self.lock:
             self._open = True
-            future = self._future
-            self._future = None
-        if future is not None:
+            waiters, self.waiters = self.waiters, None
+        for future in waiters or ():
             future.set_result(None)
 
     def is_set(self) -> bool:
@@ -80,32 +79,45 @@ class Latch:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is open, at most *timeout* seconds; whether it is."""
         if not self.is_set():
+            future = self._enter()
             try:
-                self._waiters().result(timeout)
+                future.result(timeout)
             except TimeoutError:
                 return self.is_set()
+            finally:
+                self._leave(future)
         return True
 
     def __await__(self) -> Generator[None, None, None]:
         from asyncio import wrap_future  # an engine without asyncio does not pay for it
 
         if not self.is_set():
-            yield from wrap_future(self._waiters()).__await__()
+            future = self._enter()
+            try:
+                yield from wrap_future(future).__await__()
+            finally:
+                self._leave(future)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'open' if self.is_set() else 'closed'}>"
 
-    def _waiters(self) -> Future[None]:
+    def _enter(self) -> Future[None]:
+        """What opens with the door, for one who waits."""
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # a cancelled await cannot cancel what `set` is about to set
         with self.lock:
-            if self._future is not None:
-                return self._future
-            future: Future[None] = Future()
-            future.set_running_or_notify_cancel()  # one waiter's cancelled await must not cancel the others'
             if self._open:
                 future.set_result(None)
             else:
-                self._future = future
-            return future
+                self.waiters = self.waiters or set()
+                self.waiters.add(future)
+        return future
+
+    def _leave(self, future: Future[None]) -> None:
+        """That one waits no longer: it leaves nothing behind."""
+        with self.lock:
+            if self.waiters:
+                self.waiters.discard(future)
 
 
 class Reader(Protocol):
@@ -138,11 +150,11 @@ class Released(Latch):
             reader.take_back()
         return self._open
 
-    def _waiters(self) -> Future[None]:
-        found, reader = super()._waiters(), self.reader
-        if reader is not None:
+    def _enter(self) -> Future[None]:
+        future, reader = super()._enter(), self.reader
+        if reader is not None:  # else whoever lends the payload sees that somebody waits
             reader.await_read()
-        return found
+        return future
 
 
 class Signal:

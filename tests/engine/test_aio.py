@@ -42,6 +42,22 @@ async def first_tenure(replicator: AsyncReplicator, worker: FakeWorker) -> Async
     return await anext(aiter(replicator.tenures(DEADLINE_S)))
 
 
+def test_a_wait_that_was_given_up_leaves_nothing(run: Callable[[Main], None], worker: FakeWorker) -> None:
+    """However often somebody asks, on a thread or a loop; the others go on waiting."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        tenure = await first_tenure(replicator, worker)
+        waiting = asyncio.ensure_future(tenure.wait_ended())
+        for _ in range(20):
+            assert not await tenure.wait_ended(0.001)
+            assert not tenure._ended.wait(0.001)
+        assert len(tenure._ended.waiters or ()) == 1
+        worker.say(link.TenureEnded(1, "deposed"))
+        assert await waiting
+
+    run(main)
+
+
 def test_tickets_are_awaited(run: Callable[[Main], None], worker: FakeWorker) -> None:
     """One, many at once, and within a timeout that leaves the ticket alone."""
 
