@@ -79,8 +79,11 @@ class Keeper:
         except Exception as error:  # the machine's fault or ours: the tenure must not outlive the link
             log.exception("the link failed")
             failure = Failure(WorkerFailed.__name__, f"{type(error).__name__}: {error}")
-        if life is not None:
-            life.bury()
+        try:
+            if life is not None:
+                life.bury()
+        except Exception:  # whatever is left of it: who waits for its tickets is told
+            log.exception("the worker's end")
         self._session.worker_gone(failure.reason)
         is_healthy = life is not None and life.has_started and time.monotonic() - began_at > HEALTHY_AFTER_S
         self._failures = 1 if is_healthy else self._failures + 1

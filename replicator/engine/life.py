@@ -121,7 +121,7 @@ class Life:
             keep_fds = (os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),)
             undo.callback(os.close, keep_fds[0])
             address = f"ipc:///proc/self/fd/{keep_fds[0]}/{path.name}"
-        undo.callback(path.unlink, missing_ok=True)
+        undo.callback(_remove, path)
         end = EngineEnd(address)
         undo.callback(end.close)
         path.chmod(0o600)
@@ -132,10 +132,11 @@ class Life:
 
     def _send_all(self) -> None:
         if self.has_started:
-            while (entry := self._session.next_entry()) is not None:  # before a Resign that came after them
+            count = self._session.count_calls()  # a Resign among them came after the checkpoints that go now
+            while (entry := self._session.next_entry()) is not None:
                 self._submit(entry)
-            while (call := self._session.next_call()) is not None:
-                self._end.send(call)
+            for _ in range(count):
+                self._end.send(self._session.next_call())
 
     def _submit(self, entry: Entry) -> None:
         parcel = entry.parcel
@@ -178,7 +179,7 @@ class Life:
                 case link.Started():
                     self.has_started = True
                     if self._socket_path is not None:  # the connection stands: nobody else needs the name
-                        self._socket_path.unlink(missing_ok=True)
+                        _remove(self._socket_path)
                     if (line := self._host.line) is not None and message.reads_memory:
                         self._end.use(line)
                         self._session.lending.use(line)
@@ -211,6 +212,14 @@ class Life:
             self._receive()
         self._release_read()
         return self.last_words or Failure(errors.WorkerDied.__name__, self._host.why())
+
+
+def _remove(path: Path) -> None:
+    """Remove a socket's name; a disk that takes no change any more is no reason to stop."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("a socket's name stays: %s", error)
 
 
 def _own_directory(data_dir: Path) -> Path:

@@ -26,7 +26,7 @@ from replicator import (
     WorkerFailed,
     WrongState,
 )
-from replicator.engine import keeper
+from replicator.engine import keeper, life
 from replicator.link import messages as link
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
@@ -116,6 +116,24 @@ def test_a_worker_that_dies_ends_the_tenure_and_is_started_again(
     worker.start_tenure(2)
     assert next(iter(replicator.tenures(DEADLINE_S))).epoch == 2
     assert "worker ended failures=1 kind=WorkerDied" in caplog.text
+
+
+def test_a_worker_whose_remains_cannot_be_cleared_ends_the_tenure_all_the_same(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that takes no change any more: tickets end, another worker is started."""
+    bury = life.Life.bury
+
+    def fail(buried: life.Life) -> None:
+        bury(buried)
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(life.Life, "bury", fail)
+    ticket = tenure.submit("s", b"")
+    worker.die()
+    with pytest.raises(CommitUnknown, match="the worker's thread ended"):
+        ticket.result(DEADLINE_S)
+    soon(lambda: worker.starts == 2)
 
 
 def test_a_worker_that_keeps_dying_is_given_up(
