@@ -41,6 +41,7 @@ class Entry(Struct, eq=False):
     held_bytes: int
     submitted_at: float
     sent_at: float
+    position: int = 0  # on the direct line, once it has been written there
     committed: Committed | None = None  # the outcome of a ticket that waits for all members
 
     @property
@@ -96,8 +97,9 @@ class Backlog:
 
     def offer(
         self, epoch: Epoch, stream: str, parcel: Parcel | None, now: float
-    ) -> tuple[Ticket, Ticket | None]:
-        """Take a checkpoint (None: a deletion). Returns its ticket, and that of one that it replaced.
+    ) -> tuple[Ticket, Entry | None]:
+        """Take a checkpoint (None: a deletion). Returns its ticket, and the one that it replaced: its
+        payload the caller drops outside of the lock, which takes time, and may run anybody's finalizer.
 
         Raises `Backlogged`, TypeError or ValueError (of the stream's name), and has then taken nothing.
         """
@@ -121,10 +123,10 @@ class Backlog:
             self.outbox.append(entry)
             return ticket, None
         lane.waiting = entry
-        if replaced is None:
-            return ticket, None
-        self._let_go(replaced)
-        return ticket, replaced.ticket
+        if replaced is not None:
+            self.held_bytes -= replaced.held_bytes
+            replaced.held_bytes = 0
+        return ticket, replaced
 
     def lay_in(self) -> None:
         """Make blank tickets ahead, while nobody waits: a Future and its lock are half of what `offer` does.
@@ -194,8 +196,14 @@ class Backlog:
 
     def aborted(self, handle: int, reason: str) -> Iterator[Settled]:
         """The checkpoint's outcome will not be known in this tenure."""
-        if (entry := self._flying.get(handle)) is not None:
-            yield from self._end(self._land(entry), entry, _unknown(entry.ticket, reason))
+        if (entry := self._flying.get(handle)) is None:
+            return
+        lane = self._land(entry)
+        yield from self._end(lane, entry, _unknown(entry.ticket, reason))
+        if lane.flying is None:  # nothing is to come whose commit would end those that it had replaced
+            for older in tuple(lane.open.values()):
+                if older.committed is None:
+                    yield from self._end(lane, older, _unknown(older.ticket, reason))
 
     def released(self, handle: int) -> Ticket | None:
         """The worker reads the payload no longer; returns the ticket to be told so, the first time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from replicator.engine.backlog import Backlog
+from replicator.engine.backlog import Backlog, Entry
 from replicator.engine.bell import Bell
 from replicator.engine.ticket import Ticket
 from replicator.link.line import EngineLine
@@ -25,7 +25,7 @@ class Lending:
         self._backlog = backlog
         self._bell = bell
         self._line: EngineLine | None = None
-        self._lent: deque[tuple[int, int]] = deque()  # the position at which it has been read, its handle
+        self._lent: deque[Entry] = deque()
 
     def use(self, line: EngineLine | None) -> None:
         """Tell the worker of checkpoints by that line from now on; None: by the link."""
@@ -34,20 +34,32 @@ class Lending:
 
     def send(self, now: float) -> bool:
         """Tell the worker of the oldest checkpoint of the outbox; false if it has to take the link, or there
-        is none. Called under the lock."""
-        if self._line is None or not self._backlog.outbox:
+        is none. Called under the lock.
+
+        A signal's handler may raise anywhere in here. The entry is still in the outbox then: the next call
+        goes on with it. What has been done is done once more without harm, but it is told of once.
+        """
+        line, outbox = self._line, self._backlog.outbox
+        if line is None or not outbox:
             return False
-        entry = self._backlog.outbox[0]
+        entry = outbox[0]
         if (parcel := entry.parcel) is None:
             return False
         ticket = entry.ticket
-        place = ticket.position.epoch, ticket.stream, ticket.position.sequence, entry.handle
-        position = self._line.send(place, parcel.parts, parcel.meta, parcel.is_mapping)
-        if not position:
-            return False
-        self._backlog.sent(self._backlog.outbox.popleft(), now)
-        self._lent.append((position, entry.handle))
-        ticket.released.reader, ticket.released.position = self, position
+        if not entry.position:
+            place = ticket.position.epoch, ticket.stream, ticket.position.sequence, entry.handle
+            entry.position = line.send(place, parcel.parts, parcel.meta, parcel.is_mapping)
+            if not entry.position:
+                return False
+        line.tell(entry.position)
+        self._backlog.sent(entry, now)
+        self._lent.append(entry)
+        released = ticket.released
+        released.position, released.reader = entry.position, self
+        if released.waiters:  # it began to wait when nobody had lent the payload yet
+            self._want(True)
+            self._bell.ring()
+        outbox.popleft()
         return True
 
     def has_read(self, position: int) -> bool:
@@ -57,15 +69,14 @@ class Lending:
 
     def take_back(self) -> None:
         """Release what has been read."""
-        lent, free = self._lent, list[Ticket | None]()
+        lent = self._lent
         with self._lock:
-            while lent and self.has_read(lent[0][0]):
-                free.append(self._backlog.released(lent.popleft()[1]))
+            while lent and self.has_read(lent[0].position):
+                self._backlog.released(lent[0].handle)
+                lent[0].ticket.released.set()  # at last it goes: a signal's handler may raise before
+                lent.popleft()
             if self.is_awaited and not lent:
                 self._want(False)
-        for ticket in free:
-            if ticket is not None:
-                ticket.released.set()
 
     def await_read(self) -> None:
         """Somebody begins to wait: the link's thread has to look soon, and the worker to wake it."""
@@ -78,17 +89,23 @@ class Lending:
         self.take_back()
         with self._lock:
             self._line = None
-            free = self._backlog.unsent([handle for _, handle in self._lent])
+            free = self._backlog.unsent(entry.handle for entry in self._lent)
             self._lent.clear()
             self.is_awaited = False
         for ticket in free:
             ticket.released.set()
 
-    def lost(self) -> None:
-        """The worker is gone. Called under the lock."""
+    def lost(self) -> list[Ticket]:
+        """The worker is gone; returns the tickets whose payloads are free now. Called under the lock."""
         self._line = None
+        free = [entry.ticket for entry in self._lent]
         self._lent.clear()
         self.is_awaited = False
+        return free
+
+    def disown(self) -> None:
+        """In a forked child: what is read there is the parent's, and its lock may be held for ever."""
+        self._line = None
 
     def _want(self, wanted: bool) -> None:
         self.is_awaited = wanted

@@ -63,7 +63,8 @@ class Session(Generic[TenureT]):
         self.lending = Lending(self._lock, self._backlog, self.bell)
         self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
         self._tenure: TenureT | None = None
-        self._taken = self._resigned = False  # of the present tenure
+        self._taken = False  # the present tenure
+        self._resigned: Epoch | None = None  # whose tenure is being handed over
         self._restoring = Restoring()
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
         self._shelf = Shelf()
@@ -91,37 +92,40 @@ class Session(Generic[TenureT]):
     def submit(self, epoch: Epoch, stream: str, parcel: Parcel | None, copied: bool) -> Ticket:
         """Take a checkpoint (None: a deletion) in the tenure of *epoch*."""
         backlog, now = self._backlog, time.monotonic()
-        if backlog.held_bytes * 2 > backlog.bytes_max:
+        if parcel is not None and backlog.held_bytes + parcel.size_bytes > backlog.bytes_max:
             self.lending.take_back()  # nobody may have looked, though all of it has been read
-        with self._lock:
-            tenure = self._tenure
-            if tenure is None or tenure.epoch != epoch or self._resigned or self.closing:
-                raise self._refusal(epoch)
-            ticket, replaced = backlog.offer(epoch, stream, parcel, now)
-            has_gone = len(backlog.outbox) == 1 and self.lending.send(now)
-        if not has_gone and backlog.outbox:
-            self.bell.ring()
+        try:
+            with self._lock:
+                tenure = self._tenure
+                if tenure is None or tenure.epoch != epoch or self._resigned == epoch or self.closing:
+                    raise self._refusal(epoch)
+                ticket, replaced = backlog.offer(epoch, stream, parcel, now)
+                if len(backlog.outbox) == 1:
+                    self.lending.send(now)
+        finally:
+            if backlog.outbox:  # what was taken goes, even if a signal's handler has raised in the midst
+                self.bell.ring()
         if copied:
             ticket.released.set()
         if replaced is not None:
-            replaced.released.set()
+            replaced.parcel = None
+            replaced.ticket.released.set()
         return ticket
 
     def next_sequence(self, epoch: Epoch, stream: StreamName) -> Sequence:
         """What the next submit of the stream will get."""
         with self._lock:
             tenure = self._tenure
-            if tenure is None or tenure.epoch != epoch or self._resigned or self.closing:
+            if tenure is None or tenure.epoch != epoch or self._resigned == epoch or self.closing:
                 raise self._refusal(epoch)
             return Sequence(self._backlog.next_sequence(stream))
 
     def resign(self, epoch: Epoch, successor: str | None) -> None:
-        """Hand over; nothing if that tenure is over."""
-        with self._lock:
-            if self._tenure is None or self._tenure.epoch != epoch or self._resigned:
-                return
-            self._resigned = True
-        self.call(link.Resign(epoch, successor))
+        """Hand over; nothing if that tenure is over. Takes no lock, so a signal's handler may call it."""
+        tenure = self._tenure
+        if tenure is not None and tenure.epoch == epoch and self._resigned != epoch:
+            self._resigned = epoch
+            self.call(link.Resign(epoch, successor))
 
     def call(self, message: link.ToWorker) -> None:
         """Have something said to the worker that is there; lost if there is none."""
@@ -205,9 +209,13 @@ class Session(Generic[TenureT]):
 
     # ── the link's thread: what goes ──
 
-    def next_call(self) -> link.ToWorker | None:
-        """What is to be said next, besides checkpoints."""
-        return self._calls.popleft() if self._calls else None
+    def count_calls(self) -> int:
+        """How many messages besides checkpoints wait."""
+        return len(self._calls)
+
+    def next_call(self) -> link.ToWorker:
+        """The one that has waited longest."""
+        return self._calls.popleft()
 
     def next_entry(self) -> Entry | None:
         """The checkpoint that has the credit to go to the worker next, over the link."""
@@ -291,8 +299,7 @@ class Session(Generic[TenureT]):
         self.words.clear()
         self._end_tenure(reason)
         with self._lock:
-            free = self._backlog.lost()
-            self.lending.lost()
+            free = [*self._backlog.lost(), *self.lending.lost()]
             self._shelf.clear()
         for ticket in free:
             ticket.released.set()
@@ -314,6 +321,7 @@ class Session(Generic[TenureT]):
     def disown(self) -> None:
         """In a forked child: whatever is held here belongs to the parent."""
         self.is_forked = True
+        self.lending.disown()
         if self._tenure is not None:
             self._tenure.deactivate()
 
@@ -335,7 +343,7 @@ class Session(Generic[TenureT]):
             for stream, sequence in sequences.items():
                 self._backlog.go_on(stream, sequence)
             self._shelf.clear()
-            self._taken = self._resigned = False
+            self._taken = False
             self._tenure = tenure
         log.info(
             "tenure started epoch=%d streams=%d unchanged=%s", epoch, len(tenure.restored), start.unchanged
@@ -344,7 +352,7 @@ class Session(Generic[TenureT]):
     def _go_on(self, tenure: TenureT, reason: str) -> None:
         with self._lock:
             tenure.resign_refused = reason
-            self._resigned = False
+            self._resigned = None
         log.warning("handover refused, the tenure goes on epoch=%d reason=%s", tenure.epoch, reason)
 
     def _end_tenure(self, reason: str) -> None:

@@ -71,7 +71,9 @@ class BaseTenure:
         4096 bytes, comes back with it when it is restored.
 
         Raises `TenureEnded`, `PayloadTooLarge` or `Backlogged`: it was then not taken and cannot commit.
-        TypeError and ValueError are mistakes of the caller, as is `WrongState`: a forked child.
+        TypeError and ValueError are mistakes of the caller, as is `WrongState`: a forked child. What a
+        signal's handler raises in the midst (KeyboardInterrupt, SystemExit) leaves it open: the checkpoint
+        may yet be read and commit, so leave the payload alone until the replicator is closed.
         """
         session = self._session
         if session.is_forked:
@@ -92,9 +94,9 @@ class BaseTenure:
 
     def resign(self, successor: str | None = None) -> None:
         """Hand over to *successor*, or to whom it comes. Submits are refused from now on; what is with the
-        worker commits first. Returns at once: wait for the end, with a timeout if you name a successor. If
-        that one cannot take over within `REPLICATOR_CLAIM_TIMEOUT_S`, nobody does: `resign_refused` says
-        why, and submits are taken again."""
+        worker commits first. Returns at once, and may be called in a signal's handler: wait for the end, with
+        a timeout if you name a successor. If that one cannot take over within `REPLICATOR_CLAIM_TIMEOUT_S`,
+        nobody does: `resign_refused` says why, and submits are taken again."""
         self._session.check_process()
         self._session.resign(self.epoch, successor)
 
@@ -120,6 +122,7 @@ class Tenure(BaseTenure):
     def wait_active(self, timeout: float | None = None) -> bool:
         """Wait while the tenure is suspended: true when it is active, false when it is over or still
         suspended after *timeout* seconds (``ended_reason`` tells which)."""
+        self._session.check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -129,4 +132,5 @@ class Tenure(BaseTenure):
 
     def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait for the end, at most *timeout* seconds; whether it has come."""
+        self._session.check_process()
         return self._ended.wait(timeout)

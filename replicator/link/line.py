@@ -52,6 +52,7 @@ class EngineLine:
         self._socket.setblocking(False)
         self._encoder, self._decoder = Encoder(), Decoder(ShortToEngine)
         self._heard = ctypes.create_string_buffer(DATAGRAM_BYTES_MAX)
+        self.tell = self._ring.tell  # the worker, of the checkpoint that was written down up to a position
         self.passed = self._ring.passed  # its word is the position up to which the worker has read
         self.worker_fds: WorkerFds = (*self._ring.fds, self._other.fileno())
 
@@ -67,8 +68,8 @@ class EngineLine:
     def send(
         self, place: tuple[int, str, int, int], parts: Mapping[str, Buffer], meta: bytes, is_mapping: bool
     ) -> int:
-        """Tell of a checkpoint (*place*: epoch, stream, sequence, handle); the position in `passed` at which
-        it has been read, or 0 if it has not gone."""
+        """Write down a checkpoint (*place*: epoch, stream, sequence, handle), for `tell` to tell of; the
+        position in `passed` at which it has been read, or 0 if it does not go."""
         if len(parts) > PLACES_MAX:
             return 0
         places = [

@@ -52,7 +52,7 @@ class Ring:
     # ── the writer: one thread at a time ──
 
     def put(self, record: bytes) -> int:
-        """Write a record; the position after it, or 0 if there is no room. Never waits."""
+        """Write a record over whatever was not told of; the position after it, or 0 if there is no room."""
         end = self._at + _LENGTH.size + len(record)
         if end - self.passed[0] > CAPACITY_BYTES:
             return 0
@@ -61,9 +61,13 @@ class Ring:
         self._bytes[start : start + len(data)] = data[:fits]
         if fits < len(data):
             self._bytes[: len(data) - fits] = data[fits:]
-        self._at = end
-        ring_holding(self.fds[1], 1)  # who gives the lock up gets it back when the other thread is done
         return end
+
+    def tell(self, position: int) -> None:
+        """Tell the reader of the record that was put and ends there, unless it knows. Never waits."""
+        if self._at < position:
+            self._at = position  # and then at once: no signal's handler, which might raise, comes between
+            ring_holding(self.fds[1], 1)  # who gives the lock up gets it back when the other thread is done
 
     # ── the reader ──
 

@@ -81,9 +81,10 @@ class Tenancy:
         self._payloads[handle] = payload
         self._stages[handle] = [now]
 
-    def payload(self, handle: int) -> Payload | None:
-        """The payload of a handle; None for a tombstone."""
-        return self._payloads.get(handle)
+    def payload(self, handle: int) -> Payload:
+        """The payload of a handle. Raises KeyError if it is gone, which is a defect and ends the worker: to
+        publish nothing in its place would delete the stream."""
+        return self._payloads[handle]
 
     def published(self, handle: int, now: float) -> None:
         """The data path has broadcast the payload: note the instant."""

@@ -44,7 +44,7 @@ class Twin(RuleBasedStateMachine):
         self.submitted[stream].append(ticket)
         self.sizes[ticket] = size
         if replaced is not None:
-            self.freed[replaced] += 1
+            self.freed[replaced.ticket] += 1
 
     @rule()
     def send(self) -> None:
@@ -72,9 +72,13 @@ class Twin(RuleBasedStateMachine):
     @rule(stream=STREAMS)
     def abort(self, stream: StreamName) -> None:
         if entry := self.flying.pop(stream, None):
-            (settled,) = self.backlog.aborted(entry.handle, "full")
-            assert isinstance(settled.outcome, CommitUnknown)
-            self.end([settled])
+            replaced = [ticket for ticket in self.open(stream) if ticket is not entry.ticket]
+            goes_on = not all(self.freed[ticket] for ticket in replaced)
+            settled = list(self.backlog.aborted(entry.handle, "full"))
+            assert all(isinstance(item.outcome, CommitUnknown) for item in settled)
+            # What it had replaced ends by a later one's commit, or now if there is none.
+            assert [item.ticket for item in settled] == [entry.ticket, *([] if goes_on else replaced)]
+            self.end(settled)
 
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:

@@ -106,6 +106,18 @@ def test_the_worker_may_supersede_or_abort(tenure: Tenure, worker: FakeWorker) -
     assert worker.hear(link.Submit)[0].sequence == 3
 
 
+def test_what_an_aborted_checkpoint_had_replaced_ends_with_it(tenure: Tenure, worker: FakeWorker) -> None:
+    """No later commit of the stream is to come that would end it."""
+    first, replaced, last = (tenure.submit("orders", b"") for _ in range(3))
+    for ticket in (first, last):
+        assert not replaced.done()
+        worker.say(link.Aborted(worker.hear(link.Submit)[0].handle, "the disk is full"))
+        with pytest.raises(CommitUnknown, match="the disk is full"):
+            ticket.result(DEADLINE_S)
+    with pytest.raises(CommitUnknown, match="the disk is full"):
+        replaced.result(DEADLINE_S)
+
+
 def test_the_end_of_the_tenure_leaves_outcomes_unknown(
     replicator: Replicator, tenure: Tenure, worker: FakeWorker
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from replicator.engine.bell import Bell
 from replicator.engine.lending import Lending
 from replicator.engine.parcel import pack
 from replicator.engine.ticket import Ticket
+from replicator.link import messages as link, ring
 from replicator.link.line import EngineLine
 from replicator.link.ring import WANTED, Ring
 from replicator.model import Epoch, StreamName
@@ -103,6 +105,79 @@ def test_what_was_not_read_goes_by_the_link(lender: Lender) -> None:
     assert not tickets[1].released.is_set(), "the line's word says nothing any more"
     later = lender.submit("s9", bytearray(100))
     assert lender.backlog.outbox[-1].ticket is later
+
+
+def test_who_began_to_wait_before_it_went_is_told(lender: Lender) -> None:
+    """The second of a stream waits in the engine until the first has committed; nobody lends it till then."""
+    first, second = lender.submit("s", bytearray(100)), lender.submit("s", bytearray(100))
+    waiter = threading.Thread(target=second.released.wait, args=(DEADLINE_S,))
+    waiter.start()
+    while not second.released.waiters:
+        pass
+    assert not lender.lending.is_awaited
+    handle = lender.backlog._lanes[StreamName("s")].flying.handle  # type: ignore[union-attr]
+    assert list(lender.backlog.committed(link.Committed(handle, first.position, ()), 3.0))
+    with lender.lock:
+        assert lender.lending.send(4.0)
+    assert lender.lending.is_awaited
+    assert lender.reader.words[WANTED]
+    lender.read()
+    lender.read()
+    lender.lending.take_back()
+    waiter.join(DEADLINE_S)
+    assert not waiter.is_alive()
+
+
+def after(call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call*, after which, the first time, a signal's handler raises."""
+    raised: list[bool] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        found = call(*arguments)
+        if not raised:
+            raised.append(True)
+            raise KeyboardInterrupt
+        return found
+
+    return interrupted
+
+
+@pytest.mark.parametrize(("owner", "name"), [(ring.Ring, "put"), (ring, "ring_holding"), (Backlog, "sent")])
+def test_a_checkpoint_is_told_of_once_whatever_a_signal_interrupts(
+    lender: Lender, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    """The handler raises in the midst: whoever comes next goes on with what was begun."""
+    monkeypatch.setattr(owner, name, after(getattr(owner, name)))
+    payload = bytearray(100)
+    with pytest.raises(KeyboardInterrupt):
+        lender.submit("s", payload)
+    (entry,) = lender.backlog.outbox
+    with lender.lock:
+        assert lender.lending.send(3.0)
+    lender.read()
+    assert lender.reader.take() is None
+    assert entry.ticket.released.is_set()
+    assert lender.backlog.held_bytes == 0
+    payload.clear()
+
+
+def test_a_look_that_a_signal_interrupts_is_made_good_by_the_next(
+    lender: Lender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken back is released, though the handler has raised between the two."""
+    ticket = lender.submit("s", bytearray(100))
+    lender.read()
+    monkeypatch.setattr(Backlog, "released", after(Backlog.released))
+    with pytest.raises(KeyboardInterrupt):
+        ticket.released.is_set()
+    assert ticket.released.is_set()
+    again = lender.submit("t", bytearray(100))
+    lender.read()
+    monkeypatch.setattr(Backlog, "released", after(Backlog.released))
+    with pytest.raises(KeyboardInterrupt):
+        again.released.is_set()
+    with lender.lock:
+        assert lender.lending.lost() == [again], "nor is it forgotten when the worker ends then"
 
 
 def test_a_deletion_takes_the_link(lender: Lender) -> None:

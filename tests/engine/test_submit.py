@@ -198,6 +198,8 @@ def test_a_forked_child_is_refused(replicator: Replicator, tenure: Tenure) -> No
             lambda: replicator.status(),
             lambda: next(iter(replicator.tenures(0))),
             lambda: tenure.resign(),
+            lambda: tenure.wait_active(),
+            lambda: tenure.wait_ended(),
             lambda: replicator.close(),
         ):
             try:
@@ -207,7 +209,7 @@ def test_a_forked_child_is_refused(replicator: Replicator, tenure: Tenure) -> No
         os.write(writer, b"%d %d" % (refusals, tenure.active))
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(reader, 100) == b"6 0"
+    assert os.read(reader, 100) == b"8 0"
     os.close(reader)
     os.close(writer)
     assert tenure.active

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import pytest
 
@@ -17,6 +18,8 @@ from replicator import (
     TenureEnded,
 )
 from replicator.link import messages as link
+from replicator.link.endpoint import EngineEnd
+from replicator.model import Buffer
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
 
@@ -149,6 +152,31 @@ def test_resigning_refuses_more_and_says_so_once(tenure: Tenure, worker: FakeWor
     assert worker.hears_nothing_but(link.Ready)
     worker.say(link.TenureEnded(1, "resigned"))
     assert tenure.wait_ended(DEADLINE_S)
+
+
+def test_a_signals_handler_may_resign(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
+    """Whatever the thread was doing that it interrupts."""
+    with replicator._session._lock:
+        tenure.resign()
+    assert worker.hear(link.Resign)[0].epoch == 1
+
+
+def test_a_resign_does_not_overtake_a_checkpoint(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come while the link's thread is sending something else, after it has looked for checkpoints."""
+    send = EngineEnd.send
+
+    def send_slowly(end: EngineEnd, message: link.ToWorker, parts: Iterable[Buffer] = ()) -> object:
+        if isinstance(message, link.AskStatus):
+            tenure.submit("s", b"the last one")
+            tenure.resign()
+        return send(end, message, parts)
+
+    monkeypatch.setattr(EngineEnd, "send", send_slowly)
+    replicator._session.call(link.AskStatus(1))
+    assert worker.hear(link.Submit)[1] == [b"the last one"]
+    assert worker.hear(link.Resign)[0].epoch == 1
 
 
 def test_asking_for_the_next_tenure_gives_the_present_one_back(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from replicator.link import memory, messages as link
 from replicator.link.endpoint import Context, EngineEnd, WorkerEnd
 from replicator.link.line import SLICE_BYTES, EngineLine, WorkerFds, WorkerLine
 from replicator.link.ring import CAPACITY_BYTES, NONCE, Ring
-from replicator.model import META_BYTES_MAX, Position
+from replicator.model import META_BYTES_MAX, Buffer, Position
 from tests.link.test_endpoint import take
 
 LARGE = SLICE_BYTES * 2 + 12_345
@@ -50,7 +50,13 @@ class Ends:
 
     def submit(self, handle: int, **parts: bytes | memoryview) -> int:
         """Submit by the direct line; where it is read to when it has been read."""
-        return self.line.send((1, "s", handle, handle), parts, b"meta", True)
+        return self.send(handle, parts, b"meta", True)
+
+    def send(self, handle: int, parts: Mapping[str, Buffer], meta: bytes, is_mapping: bool) -> int:
+        """Write down a checkpoint and tell of it."""
+        position = self.line.send((1, "s", handle, handle), parts, meta, is_mapping)
+        self.line.tell(position)
+        return position
 
     def close(self) -> None:
         """Close all that is open."""
@@ -193,9 +199,9 @@ def test_what_does_not_fit_is_refused(ends: Ends) -> None:
     """Very many parts, long names of fewer, a ring that is full: the link has to take it."""
     for count, letters in ((4000, 1), (300, 200)):
         many = {f"{number}".rjust(letters, "-"): b"x" for number in range(count)}
-        assert not ends.line.send((1, "s", 1, 1), many, b"", True)
+        assert not ends.send(1, many, b"", True)
     sent = 0
-    while ends.line.send((1, "s", sent, sent), {"": b"x"}, bytes(META_BYTES_MAX), False):
+    while ends.send(sent, {"": b"x"}, bytes(META_BYTES_MAX), False):
         sent += 1
     assert sent == CAPACITY_BYTES // (META_BYTES_MAX + 100)
     for number in range(sent):
@@ -209,7 +215,7 @@ def test_a_ring_goes_round(ends: Ends) -> None:
     for number in range(1, 400):
         meta = bytes([number % 251]) * (number * 37 % META_BYTES_MAX)
         payload = b"x" * number  # whoever sends keeps it
-        assert ends.line.send((1, "s", number, number), {"": payload}, meta, False)
+        assert ends.send(number, {"": payload}, meta, False)
         message, parts = take(ends.worker.receive)
         assert (message.handle, message.meta) == (number, meta)  # type: ignore[union-attr]
         assert parts == [payload]
@@ -241,7 +247,7 @@ def test_a_full_line_leaves_the_link(ends: Ends) -> None:
 @pytest.mark.parametrize("record", [b"\xc1", b"\x91\xa5Hello"], ids=repr)
 def test_what_is_no_message_is_an_error(ends: Ends, record: bytes) -> None:
     """At both ends."""
-    ends.line._ring.put(record)
+    ends.line.tell(ends.line._ring.put(record))
     with pytest.raises(MessageError, match="direct line"):
         list(ends.worker.receive())
     with socket.socket(fileno=os.dup(ends.line.worker_fds[2])) as sender:
