@@ -1,8 +1,8 @@
 """How long does an outage last? From the fault to the next engine's hands, and to the first new commit.
 
-Three nodes on this machine, each with an engine that checkpoints every 20 ms. In each round the primary
-suffers a fault at a random moment; `total_ms` is from that moment until another node's engine holds its
-tenure with everything restored, `commit_ms` until that one reports its first commit. Stages, as medians:
+Three nodes on this machine, each with an engine that checkpoints every 20 ms (or --interval). In each round
+the primary suffers a fault at a random moment; `total_ms` is from that moment until another node's engine
+holds its tenure with everything restored, `commit_ms` until it reports its first commit. Stages, as medians:
 detect (until the winner begins its candidacy), elect (until it is granted), claim (until a majority has
 promised), fetch (until it holds all chosen heads), restore (adopted, read and handed over).
 
@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -41,7 +41,7 @@ from bench.kit.plots import figure
 from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import percentile
-from bench.takeover.rounds import FAULTS, STAGES, Round, Stage
+from bench.takeover.rounds import FAULTS, INTERVAL_S, STAGES, Round, Stage
 from tests.chaos.network import INSIDE, enter, missing, run as shell
 
 NAME = "failover"
@@ -53,9 +53,10 @@ PROFILES = ("fast", "default", "wan")
 LOST_MACHINE = ("node", "stop", "cut")
 ORDER = (*LOST_MACHINE, *(fault for fault in FAULTS if fault not in LOST_MACHINE))
 LARGE_HEAD = {"head_bytes": 64 * 2**20}
+WITH_TIME = {"interval": 1.0}  # between checkpoints, for a warm standby to have taken the newest in
 
 # What --full takes: profiles, faults, variant, rounds.
-Plan = tuple[tuple[tuple[str, ...], tuple[str, ...], dict[str, int | bool], int], ...]
+Plan = tuple[tuple[tuple[str, ...], tuple[str, ...], Mapping[str, float], int], ...]
 FULL: Plan = (
     (("fast",), LOST_MACHINE, {}, TAIL_COUNT),
     (("default",), LOST_MACHINE, {}, 40),
@@ -64,7 +65,8 @@ FULL: Plan = (
     (("wan",), ("engine", "handover"), {}, 10),
     (("fast",), ("node",), {"streams": 1000}, 20),
     (("fast",), ("node",), LARGE_HEAD, 20),
-    (("fast",), ("node",), LARGE_HEAD | {"warm": True}, 20),
+    (("fast",), ("node",), LARGE_HEAD | WITH_TIME, 20),
+    (("fast",), ("node",), LARGE_HEAD | WITH_TIME | {"warm": True}, 20),
     (("fast",), ("fetch",), LARGE_HEAD, 20),
 )
 
@@ -95,7 +97,7 @@ def planned(options: argparse.Namespace) -> Iterator[Series]:
     """What is asked for."""
     asked: Plan = ((tuple(options.profiles), tuple(options.faults), {}, COUNT),)
     for profiles, faults, changes, count in FULL if options.full else asked:
-        varied = argparse.Namespace(**vars(options) | changes)
+        varied = argparse.Namespace(**vars(options) | dict(changes))
         if options.count is not None:
             count = min(count, options.count) if options.full else options.count
         yield from (Series(profile, fault, count, varied) for profile in profiles for fault in faults)
@@ -219,6 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--seconds", type=float, default=float("inf"), help="at most so long for each")
     made.add_argument("--streams", type=int, default=1, help="streams; all but one are idle")
     made.add_argument("--head-bytes", type=int, default=1000, help="size of the newest checkpoint")
+    made.add_argument(
+        "--interval", type=float, default=INTERVAL_S, metavar="S", help="between checkpoints (default 0.02)"
+    )
     made.add_argument("--isolation", choices=("process", "thread"), default="process")
     made.add_argument("--warm", action="store_true", help="the engines follow while they are backups")
     made.add_argument("--seed", type=int, default=1, help="of the moments of the faults")

@@ -30,6 +30,7 @@ MOMENTS = ("detected", "granted", "claimed", "fetched", "handed")
 TIMEOUT_S = 30.0
 TIMEOUT_ELECTIONS = 10  # as many of the longest election timeouts more: slow profiles take their time
 INTERVAL_S = 0.02
+RECENT_S = 0.2  # a commit is, of a cluster that is well; or two intervals if they are longer
 PAUSE_S, PAUSE_INTERVALS = 0.1, 5  # before the fault, so that it meets every phase of the timers
 TAIL_BYTES = 65_536
 ELECTED = re.compile(rb"elector leading=True node=\S+ term=(\d+)")
@@ -56,6 +57,7 @@ class Stage:
         self._directory = directory
         self._stack = ExitStack()
         self._settings = Settings.from_env({"REPLICATOR_PROFILE": profile})
+        self._recent_s = max(RECENT_S, 2 * options.interval)
         self._timeout_s = TIMEOUT_S + TIMEOUT_ELECTIONS * self._settings.election_timeout_max_s
         self._started_at: dict[str, float] = {}
         self._term = 0
@@ -68,6 +70,7 @@ class Stage:
         """What is not as usual, in words."""
         words = [f"{options.streams:,} streams"] if options.streams > 1 else []
         words += [f"head of {options.head_bytes >> 20} MiB"] if options.head_bytes >= 2**20 else []
+        words += [f"one every {options.interval:g} s"] if options.interval != INTERVAL_S else []
         words += ["thread"] if options.isolation == "thread" else []
         words += ["warm"] if options.warm else []
         return ", ".join(words)
@@ -109,7 +112,7 @@ class Stage:
         if self._fault == "fetch" and name == "n3":
             node.start(*PROGRAM, "node")
         else:
-            words = [str(options.streams - 1), str(options.head_bytes), str(INTERVAL_S)]
+            words = [str(options.streams - 1), str(options.head_bytes), str(options.interval)]
             words += ["follow"] if options.warm else []
             node.start(sys.executable, "-m", "bench.takeover.engine", str(node.log), *words)
         self._started_at[name] = now()
@@ -161,7 +164,7 @@ class Stage:
             if not self.history.tenures:
                 return None
             tenure = self.history.tenures[-1]
-            primary, since = nodes[tenure["node"]], max(tenure["at"], now() - 0.2)
+            primary, since = nodes[tenure["node"]], max(tenure["at"], now() - self._recent_s)
             rested = now() - max(self._started_at.values()) > self._settings.lease_max_s + 0.5
             if not rested or self.history.commit_since(since, primary.name) is None:
                 time.sleep(0.05)
