@@ -2,9 +2,10 @@
 
 Three nodes with engines on this machine, and beside them a busy loop for each core, one thread that keeps
 each engine's interpreter busy (GIL load), a file that is written and synced without end (a busy disk), and
-a checkpoint of 16 MB of new bytes every second. A follower is stopped for a while and continued, and killed
-and started again, once a minute: a returning node must not disturb anybody. Every tenure after the first is a
-false takeover; spans in which the tenure was suspended are counted. Nothing may be lost.
+a checkpoint of 16 MiB of new bytes every second (or --head-mib, --fresh-every). A follower is stopped for a
+while and continued, and killed and started again, once a minute: a returning node must not disturb anybody.
+Every tenure after the first is a false takeover; spans in which the tenure was suspended are counted. Nothing
+may be lost.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ from bench.takeover.history import History
 from tests.integration.cluster import Cluster, now, wait_until
 
 NAME = "steadiness"
-HEAD_BYTES = 16 * 2**20
 INTERVAL_S = 0.1
-FRESH_EVERY_S = 1.0
 RETURN_EVERY_S = 20.0
 STOPPED_S = 2.0
 
@@ -60,7 +59,7 @@ def measure(options: argparse.Namespace) -> Report:
         cluster = stack.enter_context(
             Cluster(directory / "nodes", 3, profile=options.profile, isolation=options.isolation)
         )
-        words = ["0", str(HEAD_BYTES), str(INTERVAL_S), "burn"]
+        words = ["0", str(options.head_mib << 20), str(INTERVAL_S), "burn"]
         program = (sys.executable, "-m", "bench.takeover.engine")
         for node in cluster.nodes.values():
             node.start(*program, str(node.log), *words)
@@ -72,7 +71,7 @@ def measure(options: argparse.Namespace) -> Report:
         returns_at = began_at + RETURN_EVERY_S
         while now() < began_at + minutes * 60 and len(history.tenures) == 1:
             os.kill(primary.pid, signal.SIGUSR1)
-            time.sleep(FRESH_EVERY_S)
+            time.sleep(options.fresh_every)
             history.poll()
             if now() >= returns_at:
                 returns_at, count = now() + RETURN_EVERY_S, count + 1
@@ -92,8 +91,9 @@ def measure(options: argparse.Namespace) -> Report:
         lost, overlaps = history.lost(), history.overlaps()
     report.add(
         {
-            "profile": options.profile, "minutes": round(spent_min, 1), "commits": len(history.commits),
-            "returns": count, "false_takeovers": len(history.tenures) - 1, "suspended": suspended,
+            "profile": options.profile, "head_mib": options.head_mib, "minutes": round(spent_min, 1),
+            "commits": len(history.commits), "returns": count,
+            "false_takeovers": len(history.tenures) - 1, "suspended": suspended,
             "lost": len(lost), "two_active": len(overlaps),
         }
     )  # fmt: skip
@@ -116,6 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--minutes", type=float, default=30.0)
     made.add_argument("--profile", choices=("default", "fast", "wan"), default="default")
     made.add_argument("--isolation", choices=("process", "thread"), default="process")
+    made.add_argument("--head-mib", type=int, default=16, metavar="MIB", help="a checkpoint (default 16)")
+    made.add_argument("--fresh-every", type=float, default=1.0, metavar="S", help="all new (default 1)")
     made.add_argument(
         "--burners", type=int, default=os.cpu_count() or 1, help="busy processes beside the nodes"
     )
