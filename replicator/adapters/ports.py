@@ -48,7 +48,11 @@ class Store(Protocol):
         """What is durable now; called once before `start`."""
 
     def perform(self, effect: StoreEffect) -> None:
-        """Queue a store effect; never blocks. Promises and records overtake payload."""
+        """Queue a store effect; never blocks. Promises and records overtake payload. It is begun at the next
+        `wake`, or a while later."""
+
+    def wake(self) -> None:
+        """Have the writer begin; to be called when all of a turn's effects are queued. Any thread."""
 
     def put_chunks(
         self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
@@ -137,9 +141,21 @@ class Elector(Protocol):
 
 
 class DataPath(Protocol):
-    """Publication, subscription and repair: everything that moves payload, on threads of its own."""
+    """Publication, subscription and repair: everything that moves payload, what is large on threads of its
+    own. Used on the control thread, but for what says otherwise."""
 
     def start(self, deliver: Deliver) -> None: ...
+
+    @property
+    def sockets(self) -> Iterable[object]:
+        """What publications come in by, to be registered with the control thread's `zmq.Poller`."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether to `receive`; an event is delivered when there is room again."""
+
+    def receive(self) -> Iterator[None]:
+        """Take the publications that have come, one at each step, without waiting for anything."""
 
     def publish(
         self,

@@ -3,8 +3,9 @@
 First in, first out, but promises and member records overtake payload; everything that waits, up to
 `transaction_bytes_max` of chunks, goes into one transaction with one sync (so a promise waits for one
 small transaction at most). Chunks below that size are nothing to wake up for: they wait for the acceptance
-that names them. Completions are delivered by this thread in the order of the writes: what was
-accepted before a promise is delivered before it (R2).
+that names them. Effects wait for `wake`, the control thread's last act before it sleeps: a writer that is
+awake earlier only fights it for the interpreter's lock. Completions are delivered by this thread in the
+order of the writes: what was accepted before a promise is delivered before it (R2).
 
 A full disk refuses what needs room and goes on by itself when there is room again. After any other
 failure nothing is written again, and what is queued is dropped (R21).
@@ -13,6 +14,8 @@ failure nothing is written again, and what is queued is dropped (R21).
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 from collections import deque
 from collections.abc import Sequence as Ordered
@@ -53,7 +56,7 @@ class Writer:
         self._transaction_bytes_max = min(transaction_bytes_max, queue_bytes_max)
         self._deliver: Deliver = lambda event: None
         self._thread = threading.Thread(target=self._run, name="replicator-store", daemon=True)
-        self._wakeup = threading.Condition()
+        self._changed = threading.Condition()
         self._urgent: deque[WritePromise | WriteRecord] = deque()
         self._queue: deque[Item] = deque()
         self._hints = Hints()
@@ -64,6 +67,10 @@ class Writer:
         self._full_until_bytes = 0  # the room that has to be there again; 0 while the disk is not full
         self._is_due = False  # something waits that is worth a transaction
         self._is_idle = False
+        self._is_asleep = False  # so that the bell has to be rung
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._sleeper = select.poll()
+        self._sleeper.register(self._bell, select.POLLIN)
         self._closing = False
         self._failed = False
 
@@ -74,8 +81,8 @@ class Writer:
         self._thread.start()
 
     def perform(self, effect: StoreEffect | Discard) -> None:
-        """Queue an effect; never blocks."""
-        with self._wakeup:
+        """Queue an effect, to be begun with at the next `wake`; never blocks."""
+        with self._changed:
             if self._failed or self._closing:
                 return
             match effect:
@@ -95,7 +102,12 @@ class Writer:
                 case _:
                     self._queue.append(effect)
             self._is_due = True
-            self._wakeup.notify_all()
+
+    def wake(self) -> None:
+        """Have what is due written. Ringing gives the interpreter's lock up: the writer has it at once."""
+        if self._is_asleep and (self._is_due or self._closing):
+            self._is_asleep = False
+            os.eventfd_write(self._bell, 1)
 
     def put(
         self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Digest, bytes]]
@@ -111,8 +123,8 @@ class Writer:
             self._put(Put(stream, epoch, sequence, tuple(chunks[start:]), size))
 
     def _put(self, put: Put) -> None:
-        with self._wakeup:
-            self._wakeup.wait_for(lambda: not self.is_crowded or self._failed or self._closing)
+        with self._changed:
+            self._changed.wait_for(lambda: not self.is_crowded or self._failed or self._closing)
             if self._failed or self._closing:
                 return
             for digest, _ in put.chunks:
@@ -121,7 +133,7 @@ class Writer:
             self._queue.append(put)
             if self.queued_bytes > self._transaction_bytes_max:
                 self._is_due = True
-                self._wakeup.notify_all()
+        self.wake()
 
     @property
     def is_crowded(self) -> bool:
@@ -136,13 +148,15 @@ class Writer:
 
     def close(self) -> bool:
         """Write what is queued and end the thread; true if everything is on the disk."""
-        with self._wakeup:
+        with self._changed:
             self._closing = True
-            self._wakeup.notify_all()
+            self._changed.notify_all()
+        self.wake()
         if self._thread.ident is None:
             self._run()
         else:
             self._thread.join()
+        os.close(self._bell)
         return not self._failed
 
     # ── the writer's own thread ──
@@ -166,13 +180,12 @@ class Writer:
 
     def _take(self) -> tuple[list[WritePromise | WriteRecord], list[Item]]:
         """The next batch: what is urgent, or items; nothing when it is time to sweep or to look for room."""
-        with self._wakeup:
+        with self._changed:
             self._is_due = self.queued_bytes > self._transaction_bytes_max or any(
                 not isinstance(item, Put) for item in self._queue
             )
-            while not (self._is_due or self._urgent or self._closing):
-                if not self._wakeup.wait(self._patience_s()):
-                    break
+        self._wait()
+        with self._changed:
             urgent = list(self._urgent)
             self._urgent.clear()
             items: list[Item] = []
@@ -186,6 +199,16 @@ class Writer:
             self._is_idle = not urgent and not items
             return urgent, items
 
+    def _wait(self) -> None:
+        """Return when something is due, or nothing was for a while."""
+        self._is_asleep = True  # first, so that whoever has something due after the look below rings
+        while not (self._is_due or self._urgent or self._closing):
+            if not self._sleeper.poll(self._patience_s() * 1000):
+                break
+            os.eventfd_read(self._bell)
+            self._is_asleep = True
+        self._is_asleep = False
+
     def _patience_s(self) -> float:
         """How long to wait for something due: then it is time to sweep, to catch up, or to look for room."""
         if self._payload.memory.chunks.garbage and self._is_idle and not self._full_until_bytes:
@@ -193,7 +216,7 @@ class Writer:
         return IDLE_S
 
     def _write(self, items: list[Item]) -> None:
-        with self._wakeup:
+        with self._changed:
             hints, self._hints = self._hints, Hints()
         needed = self._payload.needed_bytes(items)
         events = None
@@ -209,10 +232,10 @@ class Writer:
                 if isinstance(item, Accept)
             ]
             self._parked += (item for item in items if isinstance(item, AdoptHeads))
-            with self._wakeup:
+            with self._changed:
                 self._hints = hints.updated(self._hints)
-        self._finish(items)
         self._deliver_all(events)
+        self._finish(items)
         self._payload.catch_up(idle=not items)
 
     def _try(self, items: list[Item], hints: Hints, *, room: bool) -> list[Event] | None:
@@ -224,7 +247,7 @@ class Writer:
             return None
 
     def _finish(self, items: list[Item]) -> None:
-        with self._wakeup:
+        with self._changed:
             for item in items:
                 if isinstance(item, Put):
                     self.queued_bytes -= item.size_bytes
@@ -234,7 +257,7 @@ class Writer:
                             del self._queued[digest]
                 elif isinstance(item, Discard):
                     self._suspects.discard(item.stored_digest)
-            self._wakeup.notify_all()
+            self._changed.notify_all()
 
     def _deliver_all(self, events: list[Event]) -> None:
         for event in events:
@@ -254,7 +277,7 @@ class Writer:
     def _look_for_room(self) -> None:
         if self._full_until_bytes and self._payload.room_bytes() >= self._full_until_bytes:
             self._full_until_bytes = 0
-            with self._wakeup:
+            with self._changed:
                 self._queue.extendleft(reversed(self._parked))
             self._parked.clear()
             logger.info("store has room again")
@@ -263,13 +286,13 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, ReplicatorError):
             logger.exception("store failed")
-        with self._wakeup:
+        with self._changed:
             self._failed = True
             self._urgent.clear()
             self._queue.clear()
             self._queued.clear()
             self.queued_bytes = 0
-            self._wakeup.notify_all()
+            self._changed.notify_all()
         logger.error("store failed, nothing is written until a restart: %s", error)
         self._deliver(StoreFailed(str(error)))
 

@@ -185,7 +185,7 @@ class Backup:
 
     # ── publications ──
 
-    def on_seen(self, event: Seen) -> None:
+    def on_seen(self, event: Seen | ManifestReceived) -> None:
         if self._follows(event.node, event.epoch):
             self._seen_index = max(self._seen_index, event.publish_index)
             # A quarter of the window is soon enough for it never to stand still, and spares most messages.
@@ -205,6 +205,7 @@ class Backup:
         owner = self.owner
         if owner is None or not self._follows(event.node, event.epoch):
             return
+        self.on_seen(event)
         if owner.incarnation != event.incarnation or event.manifest.epoch != event.epoch:
             return
         stream, manifest = StreamName(event.manifest.stream), event.manifest

@@ -124,12 +124,14 @@ class StoreFailed(Struct, frozen=True, gc=False):
 
 
 class ManifestReceived(Struct, frozen=True, gc=False):
-    """A manifest has come by publication; its chunks may be here or not. *epoch* is the publication's."""
+    """A manifest has come by publication; its chunks may be here or not. *epoch* is the publication's, and
+    *publish_index* says what `Seen` does."""
 
     node: NodeId
     incarnation: Incarnation
     epoch: Epoch
     manifest: Manifest
+    publish_index: int = 0
 
 
 class Seen(Struct, frozen=True, gc=False):

@@ -1,13 +1,14 @@
 """The data path: all that moves payload, put together. Implements `ports.DataPath`.
 
-Three threads, each with sockets of its own: the publisher sends what the engine gives, the subscriber
-stores what peers publish, the repairer mends what either lost. A node without peers has no sockets: it
+Three threads: the publisher sends what the engine gives, the subscriber stores what peers publish, the
+repairer mends what either lost. What is small is sent and taken by the control thread itself, which also
+owns the subscriber's sockets; the others are their threads' own. A node without peers has no sockets: it
 only stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from replicator.adapters.ports import Deliver, Store
@@ -55,6 +56,7 @@ class DataPath:
     ) -> None:
         self._store = store
         self._deliver: Deliver | None = None
+        self._subscriber: Subscriber | None = None
         self._repairer: Repairer | None = None
         self._threads: list[DataThread] = []
         try:
@@ -62,7 +64,8 @@ class DataPath:
             self._publisher = Publisher(settings, incarnation, store, socket)
             self._threads.append(self._publisher)
             if transport:
-                self._threads.append(Subscriber(settings, store, SubscribeSockets(transport)))
+                self._subscriber = Subscriber(settings, store, SubscribeSockets(transport))
+                self._threads.append(self._subscriber)
                 self._repairer = Repairer(settings, incarnation, store, RepairSockets(transport))
                 self._threads.append(self._repairer)
         except BaseException:
@@ -74,6 +77,20 @@ class DataPath:
         self._deliver = deliver
         for thread in self._threads:
             thread.start(deliver)
+
+    @property
+    def sockets(self) -> Iterable[object]:
+        """What publications come in by."""
+        return self._subscriber.sockets if self._subscriber else ()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is a use in receiving."""
+        return self._subscriber is None or self._subscriber.has_room
+
+    def receive(self) -> Iterator[None]:
+        """Take the publications that have come, or some of them."""
+        return self._subscriber.receive() if self._subscriber else iter(())
 
     def publish(
         self,

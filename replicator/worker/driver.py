@@ -85,6 +85,13 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def _poller(sources: Iterable[object]) -> zmq.Poller:
+    poller = zmq.Poller()
+    for source in sources:
+        poller.register(source, zmq.POLLIN)
+    return poller
+
+
 class Driver:
     """Runs one replica until it is told to leave."""
 
@@ -92,9 +99,8 @@ class Driver:
         self._parts = parts
         self._clock = clock
         self._core = parts.core
-        self._inbox = parts.inbox
-        self._end = parts.end
-        self._mesh = parts.mesh
+        self._inbox, self._end = parts.inbox, parts.end
+        self._mesh, self._data = parts.mesh, parts.data
         self._elector = parts.elector
         self._tenancy = parts.tenancy
         self._node = parts.settings.node
@@ -107,9 +113,9 @@ class Driver:
         self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
         self._sources.update((socket, self._receive_mesh) for socket in self._mesh.control.sockets)
         self._sources.update((source, self._receive_link) for source in self._end.sources)
-        self._poller = zmq.Poller()
-        for source in self._sources:
-            self._poller.register(source, zmq.POLLIN)
+        self._deaf_poller = _poller(self._sources)  # for as long as publications are left where they are
+        self._sources.update((socket, self._receive_publications) for socket in parts.data.sockets)
+        self._poller = _poller(self._sources)
         self._performers = self._make_performers()
         self._takers = self._make_takers()
         self._hearers = self._make_hearers()
@@ -145,11 +151,14 @@ class Driver:
         timeout_s = 0.0
         if self._inbox.doze():
             timeout_s = min(max(0.0, self._deadline - self._clock()), SLEEP_S_MAX)
-        ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        poller = self._poller if self._data.has_room else self._deaf_poller
+        self._parts.store.wake()
+        ready = poller.poll(math.ceil(timeout_s * 1000))
         self._inbox.wake()
         for source, _ in ready:
             self._sources[source]()
         self._drain_inbox()
+        self._mesh.flush()  # somebody waits for acknowledgments
         self._tick()
         self._mesh.flush()
 
@@ -196,6 +205,9 @@ class Driver:
                 self._parts.census.on_report(received.node, message, self._clock())
             else:
                 self._handle(received)
+
+    def _receive_publications(self) -> None:
+        list(self._slice(self._data.receive()))
 
     # ── from the other threads ──
 

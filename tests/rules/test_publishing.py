@@ -113,6 +113,17 @@ def test_R16_the_window_follows_the_fastest_majority() -> None:
     assert not cluster.effects("a", AllowPublish)
 
 
+def test_R16_a_manifest_tells_how_far_the_publications_were_taken() -> None:
+    """A checkpoint of one message needs no word of its own; what the manifest's sender may not say, is not
+    heard."""
+    cluster = serving()
+    for epoch, index in ((2, 32), (1, 20)):
+        owner = Incarnation(cluster.owner("a").incarnation)
+        cluster.node("b").deliver(ManifestReceived(NodeId("a"), owner, Epoch(epoch), manifest(), index))
+    cluster.do("settle")
+    assert [allow.publish_index for allow in cluster.effects("a", AllowPublish)] == [32 + 20]
+
+
 def test_R16_a_lost_word_of_progress_costs_an_interval() -> None:
     """Every `Progress` is lost and the window is used up: the next answers to heartbeats move it."""
     cluster = serving()

@@ -141,10 +141,10 @@ class Publisher:
         if peer.life != life or not peer.is_running or (source, peer.name) in peer.world.network.cuts:
             return
         if chunk is None:
-            peer.deliver(ManifestReceived(source, incarnation, epoch, manifest))
+            peer.deliver(ManifestReceived(source, incarnation, epoch, manifest, index))
         else:
             peer.disk.put_chunks(StreamName(manifest.stream), epoch, Sequence(manifest.sequence), [chunk])
-        peer.deliver(Seen(source, epoch, index))
+            peer.deliver(Seen(source, epoch, index))
 
 
 class Fetcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -137,10 +138,14 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.performed: list[Effect] = []
+        self.begun = 0  # how many of them the writer has been woken for
         self.manifests: dict[str, Manifest] = {}
 
     def perform(self, effect: Any) -> None:
         self.performed.append(effect)
+
+    def wake(self) -> None:
+        self.begun = len(self.performed)
 
     def head_manifest(self, stream: str) -> Manifest | None:
         return self.manifests.get(stream)
@@ -157,6 +162,14 @@ class FakeData:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable: a publication has come
+        self.sockets = (self.bell,)
+        self.has_room = True
+
+    def receive(self) -> Iterator[None]:
+        self.calls.append(("receive",))
+        os.eventfd_read(self.bell)
+        yield None
 
     def publish(self, *arguments: Any) -> None:
         self.calls.append(("publish", *arguments))
@@ -279,6 +292,7 @@ class Bench:
         self.core.react = lambda event: []
 
     def close(self) -> None:
+        os.close(self.data.bell)
         self.inbox.close()
         self.words.close()
 

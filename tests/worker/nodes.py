@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import zmq
+
 from replicator.adapters.curve import Keys
 from replicator.adapters.store import LmdbStore
 from replicator.adapters.zeromq import Transport
@@ -32,6 +34,7 @@ from replicator.worker.datapath import DataPath
 from tests.worker.memory_store import MemoryStore
 
 DEADLINE_S = 10.0
+POLL_MS = 5
 LARGE_WINDOW = 10**6
 ORDERS, WARM_UP = StreamName("orders"), StreamName("warm-up")
 
@@ -78,6 +81,19 @@ class Node:
         self.transport = Transport(settings, keys) if settings.peers else None
         self.path = DataPath(settings, incarnation, store or self.store, self.transport)
         self.path.start(self._deliver)
+        self._closed = False
+        self._control = threading.Thread(target=self._receive)  # a worker's control thread does it
+        self._control.start()
+
+    def _receive(self) -> None:
+        poller = zmq.Poller()
+        for subscribed in self.path.sockets:
+            poller.register(subscribed, zmq.POLLIN)
+        while not self._closed:
+            if not self.path.has_room:
+                time.sleep(POLL_MS / 1000)
+            elif poller.poll(POLL_MS):
+                list(self.path.receive())
 
     def _deliver(self, event: Event) -> None:
         with self._changed:
@@ -132,9 +148,15 @@ class Node:
         """The event of that manifest, when it has come."""
         return self.wait_for(ManifestReceived, lambda event: event.manifest.digest == digest)
 
+    def leave(self) -> None:
+        """End the control thread."""
+        self._closed = True
+        self._control.join()
+
     def close(self) -> None:
         """End everything."""
         self.store.gate.set()
+        self.leave()
         self.path.close()
         if self.transport:
             self.transport.close()

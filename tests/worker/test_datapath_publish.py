@@ -179,7 +179,7 @@ def test_publications_wait_until_they_are_allowed() -> None:
         primary.path.allow_publish(epoch, 4)
         published = primary.wait_for(Published, lambda event: event.epoch == epoch)
         assert published.publish_index == 4
-        backup.wait_for(Seen, lambda event: event.epoch == epoch and event.publish_index == 4)
+        assert backup.received(published.manifest.digest).publish_index == 4
 
 
 def test_a_first_window_is_allowed_by_itself() -> None:
@@ -205,12 +205,18 @@ def test_publications_of_an_older_epoch_are_abandoned(by: str) -> None:
 
 
 def test_subscribers_tell_what_they_have_seen() -> None:
-    """The last index is told when nothing more comes, each one at most once, and not for every message."""
+    """With the manifests; what has none is told when nothing more comes, and not for every message."""
     with running(2, publish_queue_messages=1000) as (primary, backup):
         for sequence in range(1, 101):
             last = primary.publish(b"%d" % sequence, sequence, epoch=2)
-        backup.wait_for(Seen, lambda event: event.epoch == 2 and event.publish_index == last.publish_index)
-        seen = [event.publish_index for event in backup.all(Seen) if event.epoch == 2]
+        assert backup.received(last.manifest.digest).publish_index == last.publish_index
+        told = [event.publish_index for event in backup.all(ManifestReceived) if event.epoch == 2]
+        assert all(earlier < later for earlier, later in pairwise(told))
+        assert not backup.all(Seen)
+        primary.path.allow_publish(Epoch(3), 10)
+        primary.path.publish(5, ORDERS, 1, Epoch(3), Sequence(101), Payload({"": noise(12 * MIB)}))
+        backup.wait_for(Seen, lambda event: event.publish_index == 10)
+        seen = [event.publish_index for event in backup.all(Seen)]
         assert all(earlier < later for earlier, later in pairwise(seen))
         assert all(event.node == "n1" for event in backup.all(Seen))
 
@@ -257,6 +263,7 @@ def test_closing_ends_a_publication_that_waits() -> None:
         primary.path.allow_publish(Epoch(9), 1)
         primary.path.publish(5, ORDERS, 1, Epoch(9), Sequence(1), Payload({"": noise(4 * MIB)}))
         wait_until(lambda: primary.path.usage()["sent_bytes"] >= MIB, "the first message")
+        primary.leave()
         primary.path.close()
         primary.path.close()
         assert not [event for event in primary.all(Published) if event.epoch == 9]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -94,6 +95,24 @@ def test_a_sleeping_driver_is_woken(bench: Bench) -> None:
             bench.driver._turn()
     timer.join()
     assert bench.core.events == [events.StoreRoom(True)]
+
+
+def test_r16_publications_are_left_where_they_are_while_nobody_has_room_for_them(bench: Bench) -> None:
+    """They are received when there is room, and when there is room again."""
+    for room in (True, False, True):
+        bench.data.has_room = room
+        os.eventfd_write(bench.data.bell, 1)
+        before = len(bench.data.calls)
+        bench.turn()
+        assert bench.data.calls[before:] == [("receive",)] * room
+
+
+def test_the_store_begins_when_a_turn_is_over(bench: Bench) -> None:
+    """All that a turn asks of it is one batch, and the control thread does not need the interpreter then."""
+    bench.emit(effects.RememberCounters({}), effects.RememberCounters({}))
+    assert bench.store.begun == 0
+    bench.turn()
+    assert bench.store.begun == 2
 
 
 def test_the_elector_s_messages_go_to_the_elector(bench: Bench) -> None:
