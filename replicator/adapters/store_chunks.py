@@ -33,20 +33,22 @@ class Change:
 
     def set(self, table: dict[_K, _V], key: _K, value: _V | None) -> None:
         """Set *key* in a table of the memory, or remove it (None), so that `undo` can take it back."""
-        self._undo.append((table, key, table.get(key)))  # type: ignore[arg-type]
-        _assign(table, key, value)
+        before = table.get(key)
+        if before == value:
+            return
+        self._undo.append((table, key, before))  # type: ignore[arg-type]
+        if value is None:
+            del table[key]
+        else:
+            table[key] = value
 
     def undo(self) -> None:
         """Take back everything that was set, the last first."""
         for table, key, value in reversed(self._undo):
-            _assign(table, key, value)
-
-
-def _assign(table: dict[_K, _V], key: _K, value: _V | None) -> None:
-    if value is None:
-        table.pop(key, None)
-    else:
-        table[key] = value
+            if value is None:
+                del table[key]
+            else:
+                table[key] = value
 
 
 class Chunks:

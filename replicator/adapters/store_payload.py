@@ -202,9 +202,8 @@ class Payload:
         in this process (R21).
         """
         memory = self.memory
-        with self.reading() as view:
-            plan = Plan(memory, view, fence)
-            plan.run(items, hints)
+        plan = Plan(memory, self, fence)
+        plan.run(items, hints)
         acknowledges = plan.state.counter != memory.state.counter
         try:
             self._commit(plan, acknowledges and self._synced)
@@ -315,14 +314,25 @@ class Payload:
             raise StoreError(f"store {self._path}: sync failed: {error}") from error
         self._is_in_doubt = False
 
-    def room_bytes(self) -> int:
-        """What can still be stored: the disk's free bytes beyond the reserve, and LMDB's free pages."""
+    def get(self, key: bytes, /) -> bytes | None:
+        """The value of *key*, if there is one. A plan seldom needs any but what the journal has just got."""
+        newer = self._newer.writes
+        if key in newer:
+            return newer[key]
+        with self.reading() as view:
+            return view.get(key)
+
+    def has_room(self, needed_bytes: int) -> bool:
+        """Whether so much can still be stored: in the disk's free bytes beyond the reserve, and LMDB's free
+        pages."""
         disk = os.statvfs(self._path)
         free = max(disk.f_bavail * disk.f_frsize - self._disk_reserve_bytes, 0)
+        if needed_bytes <= free:
+            return True
         stat = self._environment.stat()
         used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] + _PAGES_IN_DOUBT
         recyclable = max(self._environment.info()["last_pgno"] - used, 0) * stat["psize"]
-        return int(free + recyclable)
+        return bool(needed_bytes <= free + recyclable)
 
     def needed_bytes(self, items: Iterable[Item]) -> int:
         """How many bytes of chunks the items would add."""

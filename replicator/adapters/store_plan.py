@@ -90,10 +90,11 @@ class Memory(Struct):
     streams: dict[StreamName, StreamRecord] = field(default_factory=dict)
 
 
-def retained(record: StreamRecord, keep: int) -> tuple[Entry, ...]:
+def retained(entries: tuple[Entry, ...], committed: CommitMark | None, keep: int) -> tuple[Entry, ...]:
     """The entries that stay: the newest known-committed one, all newer, and *keep* older ones (R23)."""
-    entries = record.entries
-    base = max((i for i, entry in enumerate(entries) if record.is_committed(entry)), default=0)
+    base = len(entries) - 1 if committed is not None else 0
+    while committed is not None and base and not committed.covers(entries[base]):
+        base -= 1
     return entries[max(base - keep, 0) :]
 
 
@@ -109,6 +110,7 @@ class Plan:
         self._chunks = memory.chunks
         self._txn = txn
         self._fence = fence
+        self._before: dict[StreamName, StreamRecord | None] = {}  # of the streams that have changed
 
     def run(self, items: Iterable[Item], hints: Hints) -> None:
         """Decide the items in order; the hints come first."""
@@ -129,6 +131,8 @@ class Plan:
                     self._forget(item)
                 case Discard():
                     self._discard(item)
+        for stream, record in self._before.items():
+            self._write(stream_key(stream), record, self._streams.get(stream))
         self._chunks.limit(self.change)
         self._chunks.sweep(self.change, garbage)
 
@@ -146,48 +150,45 @@ class Plan:
 
     def _accept(self, effect: Accept) -> None:
         manifest, epoch = effect.manifest, effect.epoch
-        record = self._streams.get(StreamName(manifest.stream))
-        why = self._refusal(manifest, epoch, record)
+        stream, named = StreamName(manifest.stream), chunks_of(manifest)
+        record = self._streams.get(stream)
+        why = self._refusal(manifest, named, epoch, record)
         if why is not None:
             if why is Why.FULL:
-                self._chunks.settle(self.change, StreamName(manifest.stream), Sequence(manifest.sequence))
+                self._chunks.settle(self.change, stream, Sequence(manifest.sequence))
             self.change.events.append(AcceptRefused(manifest, epoch, why))
             return
         entry = _entry_of(manifest)
         entries = record.entries if record else ()
-        accepted = StreamRecord(
-            StreamName(manifest.stream),
-            epoch,
-            (*(older for older in entries if older.sequence < entry.sequence), entry),
-            record.committed if record else None,
-        )
-        accepted = structs.replace(accepted, entries=retained(accepted, self._memory.keep))
-        oldest = accepted.entries[0].sequence
-        dropped = [old for old in entries if not oldest <= old.sequence < entry.sequence]
-        no_longer = [chunks_of(self._manifest(accepted.stream, old)) for old in dropped]
+        committed = record.committed if record else None
+        below = (*[older for older in entries if older.sequence < entry.sequence], entry)
+        kept = retained(below, committed, self._memory.keep)
+        dropped = [old for old in entries if not kept[0].sequence <= old.sequence < entry.sequence]
+        no_longer = [chunks_of(self._manifest(stream, old)) for old in dropped]
         for old in dropped:
-            self.change.writes[manifest_key(accepted.stream, old.sequence)] = None
-        key = manifest_key(accepted.stream, entry.sequence)
+            self.change.writes[manifest_key(stream, old.sequence)] = None
+        key = manifest_key(stream, entry.sequence)
         self.change.writes[key] = seal(key, manifest)
-        for digest, size in chunks_of(manifest).items():
+        for digest, size in named.items():
             self._chunks.need(self.change, digest, size)
-        for named in no_longer:
-            self._chunks.drop_all(self.change, named)
-        self._chunks.settle(self.change, accepted.stream, entry.sequence)
-        self._set_record(accepted.stream, accepted)
+        for unnamed in no_longer:
+            self._chunks.drop_all(self.change, unnamed)
+        self._chunks.settle(self.change, stream, entry.sequence)
+        self._set_record(stream, StreamRecord(stream, epoch, kept, committed))
         self.change.events.append(Accepted(manifest, epoch, self._count()))
 
-    def _refusal(self, manifest: Manifest, epoch: Epoch, record: StreamRecord | None) -> Why | None:
+    def _refusal(
+        self, manifest: Manifest, named: Iterable[Digest], epoch: Epoch, record: StreamRecord | None
+    ) -> Why | None:
         if epoch != self._fence.promised:
             return Why.FENCED
         if record is not None:
             order = (accepted_epoch_of(record, self.bulk), record.head.sequence)
             if (epoch, manifest.sequence) <= order:
                 return Why.STALE
-        known = record is not None and _entry_of(manifest) in record.entries
-        if not self._fence.room and not known and not manifest.tombstone:
+        if not (self._fence.room or manifest.tombstone or (record and _entry_of(manifest) in record.entries)):
             return Why.FULL
-        if not all(map(self._chunks.is_stored, chunks_of(manifest))):
+        if not all(map(self._chunks.is_stored, named)):
             return Why.INCOMPLETE
         return None
 
@@ -246,7 +247,7 @@ class Plan:
     # ── records ──
 
     def _set_record(self, stream: StreamName, record: StreamRecord | None) -> None:
-        self._write(stream_key(stream), self._streams.get(stream), record)
+        self._before.setdefault(stream, self._streams.get(stream))
         self.change.set(self._streams, stream, record)
 
     def _write(self, key: bytes, old: object, new: object) -> None:

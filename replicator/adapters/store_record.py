@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
@@ -49,6 +50,7 @@ Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
 FORMAT_VERSION = 1
 CHECKSUM_BYTES = 8
+STREAMS_CACHED = 1024  # whose names are not hashed again
 BULK_KEY = b"bulk"
 STATE_KEY = b"state"
 STREAM_PREFIX = b"h"
@@ -181,14 +183,19 @@ def chunks_of(manifest: Manifest) -> dict[Digest, int]:
 # ── keys and checksums ──
 
 
+@lru_cache(STREAMS_CACHED)
+def _name(stream: StreamName) -> bytes:
+    return blake3(stream.encode()).digest(16)
+
+
 def stream_key(stream: StreamName) -> bytes:
     """Where the stream's record lies."""
-    return STREAM_PREFIX + blake3(stream.encode()).digest(16)
+    return STREAM_PREFIX + _name(stream)
 
 
 def manifest_key(stream: StreamName, sequence: Sequence) -> bytes:
     """Where a retained manifest lies; a stream has one of each sequence at most."""
-    return MANIFEST_PREFIX + blake3(stream.encode()).digest(16) + sequence.to_bytes(8, "big")
+    return MANIFEST_PREFIX + _name(stream) + sequence.to_bytes(8, "big")
 
 
 def chunk_key(stored_digest: Digest) -> bytes:

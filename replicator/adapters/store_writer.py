@@ -220,7 +220,7 @@ class Writer:
             hints, self._hints = self._hints, Hints()
         needed = self._payload.needed_bytes(items)
         events = None
-        if not needed or self._payload.room_bytes() >= needed:
+        if not needed or self._payload.has_room(needed):
             events = self._try(items, hints, room=True)
         if events is None:
             self._set_full(items, needed)
@@ -275,7 +275,7 @@ class Writer:
             self._deliver(StoreRoom(True))
 
     def _look_for_room(self) -> None:
-        if self._full_until_bytes and self._payload.room_bytes() >= self._full_until_bytes:
+        if self._full_until_bytes and self._payload.has_room(self._full_until_bytes):
             self._full_until_bytes = 0
             with self._changed:
                 self._queue.extendleft(reversed(self._parked))

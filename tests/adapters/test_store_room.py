@@ -157,7 +157,7 @@ def test_r21_a_full_disk_is_told_once_and_until_the_refused_checkpoint_would_fit
     """No flapping: neither for each refusal, nor for room that would not do."""
     monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
     free = 0
-    monkeypatch.setattr(store_payload.Payload, "room_bytes", lambda self: free)
+    monkeypatch.setattr(store_payload.Payload, "has_room", lambda self, needed: needed <= free)
     opened = stores.open()
     opened.promise(1)
     told, refused = offer(opened, "a", 1, 5 * MIB)
@@ -189,7 +189,7 @@ def test_r21_adoptions_wait_for_room(stores: Stores, monkeypatch: pytest.MonkeyP
         commit(self, plan, durably)
 
     monkeypatch.setattr(store_payload.Payload, "_commit", full)
-    monkeypatch.setattr(store_payload.Payload, "room_bytes", lambda self: room)
+    monkeypatch.setattr(store_payload.Payload, "has_room", lambda self, needed: needed <= room)
     opened.store.perform(AdoptHeads(Epoch(2), frozenset()))
     assert opened.next() == StoreRoom(True)
     manifest, _ = checkpoint("s", 1)
