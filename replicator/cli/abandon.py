@@ -9,6 +9,8 @@ import typer
 from replicator.cli.admin import ask
 from replicator.cli.common import DataDir, find_data_dir
 
+NAME = "epoch {} sequence {}".format
+
 
 def abandon(
     stream: Annotated[str, typer.Argument(help="The stream whose newest checkpoint nobody can read.")],
@@ -18,7 +20,8 @@ def abandon(
     """Give up a checkpoint that nobody can read.
 
     It is its stream's newest, and the stream goes on without it. This is the one act that can lose a
-    committed checkpoint. The node must be the primary and be waiting for it; otherwise nothing changes.
+    committed checkpoint. The node must be the primary and be waiting for it; otherwise nothing changes,
+    and the reason is told.
 
     \b
     replicator abandon orders
@@ -29,5 +32,7 @@ def abandon(
     ):
         print("nothing was changed")
         raise typer.Exit(1)
-    ask(directory, "abandon", stream=stream)
-    print(f"{stream}: abandoned")
+    done = ask(directory, "abandon", stream=stream)
+    instead = done["instead"]
+    then = f"{NAME(*instead)} is restored once this node holds it" if instead else "the stream is deleted"
+    print(f"{stream}: {NAME(*done['position'])} is given up; {then}")

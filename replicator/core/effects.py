@@ -221,6 +221,20 @@ class HandoverRefused(Struct, frozen=True, gc=False):
     reason: str
 
 
+class Abandoned(Struct, frozen=True, gc=False):
+    """The checkpoint at *head* is given up by the operator's word. *instead* takes its place once it is held
+    here, or a tombstone if there is none, and a new tenure is given it (R8)."""
+
+    head: Head
+    instead: Head | None
+
+
+class AbandonRefused(Struct, frozen=True, gc=False):
+    """Nothing was given up."""
+
+    reason: str
+
+
 class Changed(Struct, frozen=True, gc=False):
     """The replica's role changed; logged in one fixed sentence."""
 
@@ -241,5 +255,5 @@ Effect = (
     Send | WritePromise | WriteRecord | Accept | AdoptHeads | MarkCommitted | ForgetTombstone
     | RememberCounters | Publish | AllowPublish | Fetch | CancelFetch | Release | StartTenure | EndTenure
     | SetLease | Commit | StoredLocally | HeldByAll | Supersede | Abort | Standby | Transfer
-    | HandoverRefused | Changed | Notice
+    | HandoverRefused | Abandoned | AbandonRefused | Changed | Notice
 )  # fmt: skip

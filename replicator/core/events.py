@@ -204,10 +204,10 @@ class ResignAsked(Struct, frozen=True, gc=False):
 
 
 class AbandonAsked(Struct, frozen=True, gc=False):
-    """An operator gives up a head that nobody can read: the one exception of I3 (R8)."""
+    """An operator gives up a head that nobody can read: the one exception of I3 (R8).
+    Answered at once, by Abandoned or AbandonRefused."""
 
     stream: StreamName
-    digest: Digest
 
 
 Event = (

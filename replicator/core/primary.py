@@ -341,15 +341,16 @@ class Primary:
 
     def abandon(self, stream: StreamName) -> None:
         """The operator gives an unreadable head up, for an older one or for the stream's deletion (R8)."""
-        state, reign = self._state, self.reign
+        state, reign, head = self._state, self.reign, None
+        reason = "there is nothing to abandon: it can be read, or soon can, or does not exist"
         if reign is not None and (stream in reign.recovery.rotten or not state.owns(reign.epoch)):
-            state.notice(f"stream {stream}: a newer epoch is being claimed; abandon it again after that")
-            return
-        head = reign.recovery.abandon(stream) if reign is not None else None
+            reason = "a newer epoch is being claimed: ask again after that"
+        elif reign is not None:
+            head = reign.recovery.abandon(stream)
         if reign is None or head is None:
-            state.notice(f"stream {stream}: nothing to abandon here")
+            state.emit(effects.AbandonRefused(reason))
             return
-        state.notice(f"stream {stream}: epoch {head.epoch} sequence {head.sequence} was abandoned")
+        state.emit(effects.Abandoned(head, reign.recovery.chosen.get(stream)))
         if stream not in reign.recovery.chosen and stream not in self.window.flights:
             self.window.submit(Flight(0, stream, Sequence(head.sequence + 1), True))
 

@@ -3,7 +3,8 @@
 It lies in the data directory, can be used by its owner only, and is served on the leisurely loop; what a
 request needs of the control thread is posted there. Requests: ``{"command": "status"}``,
 ``{"command": "abandon", "stream": …}`` (the one exception of I3), ``{"command": "handover", "to": …}``.
-A reply is the status, or ``{"ok": true}`` (of a handover with the ``"primary"`` that took over), or
+A reply is the status, or ``{"ok": true, …}`` with the ``"primary"`` that took over, or with the abandoned
+``"position"`` and the one that comes ``"instead"`` (null if none does), each ``[epoch, sequence]``; or
 ``{"error": …}``.
 """
 

@@ -32,14 +32,13 @@ from replicator.core import effects, events
 from replicator.core.effects import Effect
 from replicator.core.events import Event
 from replicator.core.messages import Raft, StatusReport, StatusRequest
-from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import Epoch, NodeId, Role, Sequence, StreamName
 from replicator.settings import Settings
 from replicator.worker.candidacy import Able, Candidacy
-from replicator.worker.handover import Handovers, Reply
 from replicator.worker.inbox import Inbox, Loaded, Post
 from replicator.worker.mesh import Mesh
+from replicator.worker.operator import Operator
 from replicator.worker.silence import End
 from replicator.worker.standby import Standbys
 from replicator.worker.status import Census
@@ -104,8 +103,7 @@ class Driver:
         self._elector = parts.elector
         self._tenancy = parts.tenancy
         self._node = parts.settings.node
-        self._role = Role.FOUNDING
-        self._handovers = Handovers(self._node)
+        self.operator = Operator(self._node, parts.elector, self._handle, clock)
         self._candidacy = Candidacy(parts.elector, parts.core)
         self._core_at = -math.inf
         self._leaving = False
@@ -144,7 +142,7 @@ class Driver:
     @property
     def _leads(self) -> bool:
         """Whether somebody else would still take this node for the primary or the leader."""
-        leads = self._role is Role.PRIMARY or self._elector.leader == self._node
+        leads = self.operator.role is Role.PRIMARY or self._elector.leader == self._node
         return leads and not self._parts.settings.standalone
 
     def _turn(self) -> None:
@@ -172,7 +170,7 @@ class Driver:
 
     @property
     def _deadline(self) -> float:
-        due = min(self._core_at, self._candidacy.deadline, self._leave_at, self._handovers.deadline)
+        due = min(self._core_at, self._candidacy.deadline, self._leave_at, self.operator.deadline)
         return min(due, self._tenancy.deadline, self._parts.census.deadline)
 
     def _tick(self) -> None:
@@ -183,7 +181,7 @@ class Driver:
             self._handle(events.Tick())
             self._core_at = self._core.deadline
         self._tenancy.tick(now)
-        self._handovers.tick(now)
+        self.operator.tick(now)
         self._parts.census.tick(now)
 
     def _handle(self, event: Event) -> None:
@@ -307,28 +305,6 @@ class Driver:
         """Have *reply* called with the members' status as JSON."""
         self._parts.census.ask(reply, self._clock())
 
-    def hand_over(self, to: str | None, reply: Reply) -> None:
-        """End the tenure and hand over, if *to* (or anybody) can take over; *reply* is called with who did.
-        Raises `Unavailable` if this node is not primary, or is handing over already."""
-        self._check_primary()
-        successor = NodeId(to) if to else None
-        self._handovers.ask(successor, reply, self._clock())
-        self._handle(events.ResignAsked(successor, if_able=True))
-
-    def abandon(self, stream: StreamName) -> None:
-        """Give up the stream's head, which nobody can read (R8); raises `Unavailable` if it is not so."""
-        self._check_primary()
-        digest = self._tenancy.unavailable.get(stream)
-        if digest is None:
-            raise Unavailable(f"stream {stream} can be read, or does not exist: there is nothing to abandon")
-        self._handle(events.AbandonAsked(stream, digest))
-
-    def _check_primary(self) -> None:
-        if self._role is not Role.PRIMARY:
-            leader = self._elector.leader
-            where = f"; ask {leader}" if leader not in (None, self._node) else ""
-            raise Unavailable(f"{self._node} is {self._role}, not primary{where}")
-
     # ── what the core wants done ──
 
     def _make_performers(self) -> dict[type, Callable[[Any, float], object]]:
@@ -357,17 +333,18 @@ class Driver:
             effects.Standby: self._parts.standbys.committed,
             effects.Transfer: lambda effect, _: self._elector.transfer(effect.to),
             effects.HandoverRefused: self._handover_refused,
+            effects.Abandoned: lambda effect, _: self.operator.abandoned(effect),
+            effects.AbandonRefused: lambda effect, _: self.operator.abandon_refused(effect.reason),
             effects.Changed: self._changed,
             effects.Notice: lambda effect, _: log.warning("notice node=%s text=%r", self._node, effect.text),
         }
 
     def _promise(self, effect: effects.WritePromise, _: float) -> None:
         self._parts.store.perform(effect)
-        self._handovers.promised(effect.promise.owner)
+        self.operator.promised(effect.promise.owner)
 
     def _handover_refused(self, effect: effects.HandoverRefused, _: float) -> None:
-        log.warning("handover refused node=%s reason=%r", self._node, effect.reason)
-        self._handovers.refused(effect.reason)
+        self.operator.handover_refused(effect.reason)
         if self._tenancy.epoch is not None:
             self._end.send(link.ResignRefused(self._tenancy.epoch, effect.reason))
 
@@ -389,7 +366,7 @@ class Driver:
         self._parts.data.fetch(*what, effect.sources, effect.verify)
 
     def _changed(self, effect: effects.Changed, now: float) -> None:
-        self._role = effect.new
+        self.operator.role = effect.new
         self._candidacy.is_primary = effect.new is Role.PRIMARY
         if effect.new is Role.CANDIDATE and effect.old is Role.BACKUP:
             self._tenancy.note("granted", now)

@@ -94,15 +94,11 @@ class Leisure:
             match request.command:
                 case "status":
                     driver.ask_status(reply)
-                    return
                 case "handover":
-                    driver.hand_over(request.to, reply)
-                    return
+                    driver.operator.hand_over(request.to, reply)
                 case "abandon":
-                    driver.abandon(StreamName(request.stream))
+                    driver.operator.abandon(StreamName(request.stream), reply)
                 case _:
                     raise Unavailable(f"no such command: {request.command}")
         except Unavailable as error:
             reply(json.encode({"error": str(error)}))
-        else:
-            reply(json.encode({"ok": True}))

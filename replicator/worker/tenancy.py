@@ -71,7 +71,6 @@ class Tenancy:
         self._loading: set[StreamName] = set()
         self._mending: dict[StreamName, Loaded] = {}
         self._mend_until = math.inf
-        self.unavailable: dict[StreamName, Digest] = {}  # heads that nobody could read at the start
         self._instants: dict[str, float] = {}  # the moments of the present takeover, by name
 
     # ── payloads and tickets ──
@@ -173,7 +172,6 @@ class Tenancy:
             self._take_slot(effect.epoch)
         self._forget_start()
         self._starting = effect
-        self.unavailable = {StreamName(head.stream): Digest(head.digest) for head in effect.unavailable}
         self._instants.setdefault("fetched", self._instants.get("claimed", now))
         self._instants["adopted"] = now
         for head in effect.unavailable:

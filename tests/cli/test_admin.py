@@ -101,7 +101,7 @@ def test_a_refusal_is_told_in_the_node_s_words(command: Command, fake_node: Star
 
 def test_abandon_asks_first(command: Command, fake_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is given up without a yes: not on a no, and not where nobody can answer."""
-    node, data_dir = fake_node({"ok": True})
+    node, data_dir = fake_node({"ok": True, "position": [4, 17], "instead": None})
     for answer in ("n\n", ""):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         assert command("abandon", "orders", data_dir=data_dir).status == 1
@@ -109,8 +109,20 @@ def test_abandon_asks_first(command: Command, fake_node: StartNode, monkeypatch:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     outcome = command("abandon", "orders", data_dir=data_dir)
     assert outcome.status == 0
-    assert outcome.out.endswith("orders: abandoned\n")
+    assert outcome.out.endswith("orders: epoch 4 sequence 17 is given up; the stream is deleted\n")
     assert node.asked == [{"command": "abandon", "stream": "orders"}]
+
+
+def test_abandon_says_what_comes_instead(command: Command, fake_node: StartNode) -> None:
+    """What is given up and what takes its place, by position; and nothing of the kind when nothing was."""
+    _, data_dir = fake_node({"ok": True, "position": [4, 17], "instead": [3, 16]})
+    assert command("abandon", "orders", "--yes", data_dir=data_dir).out == (
+        "orders: epoch 4 sequence 17 is given up; epoch 3 sequence 16 is restored once this node holds it\n"
+    )
+    _, data_dir = fake_node({"error": "nothing was changed: ask again"})
+    outcome = command("abandon", "orders", "--yes", data_dir=data_dir)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == "replicator: nothing was changed: ask again\n"
 
 
 def test_handover_names_who_takes_over(command: Command, fake_node: StartNode) -> None:

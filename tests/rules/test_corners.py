@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from replicator.core.effects import Abort, Accept, Changed, Commit, Fetch, Notice, WriteRecord
-from replicator.core.events import AbandonAsked, HeadRotten, ManifestReceived, RecordWritten
+from replicator.core.effects import AbandonRefused, Abort, Accept, Changed, Commit, Fetch, Notice, WriteRecord
+from replicator.core.events import HeadRotten, ManifestReceived, RecordWritten
 from replicator.core.messages import (
     Ack,
     Acked,
@@ -129,10 +129,9 @@ def test_R8_there_must_be_something_to_abandon() -> None:
     """A stream that can be read, and a node that does not lead: a sentence, and nothing else."""
     cluster = serving().do("submit a s 1").live(0.3).forget()
     for name in ("a", "b"):
-        cluster.node(name).deliver(AbandonAsked(S, Digest(bytes(32))))
-        assert [notice.text for notice in cluster.effects(name, Notice)] == [
-            "stream s: nothing to abandon here"
-        ]
+        cluster.do(f"abandon {name} s")
+        (refused,) = cluster.effects(name, AbandonRefused)
+        assert refused.reason.startswith("there is nothing to abandon")
     assert not cluster.effects("a", Abort)
 
 

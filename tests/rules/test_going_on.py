@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from replicator.core.effects import Accept, Commit, Notice, StartTenure, Transfer
+from replicator.core.effects import Abandoned, AbandonRefused, Accept, Commit, StartTenure, Transfer
 from replicator.core.events import Accepted, HeadRotten, Received
 from replicator.core.messages import Behind, Claim, Echo, Hello, Probe, ProbeAnswer, Promised
 from replicator.model import (
@@ -103,8 +103,12 @@ def _rotten(when: str) -> Cluster:
 def test_R8_what_was_adopted_is_abandoned_in_the_next_epoch() -> None:
     """Within the epoch nothing older can take its place, so there the operator is told to ask again."""
     cluster = _rotten("after").do("abandon b s")
-    assert "again after that" in cluster.effects("b", Notice)[-1].text
+    (refused,) = cluster.effects("b", AbandonRefused)
+    assert "ask again after that" in refused.reason
     cluster.live(5.0).do("abandon b s").live(5.0)
+    (abandoned,) = cluster.effects("b", Abandoned)
+    assert abandoned.instead is not None
+    assert (abandoned.head.sequence, abandoned.instead.sequence) == (2, 1)
     assert [head.sequence for head in cluster.effects("b", StartTenure)[-1].heads] == [1]
 
 
@@ -127,7 +131,8 @@ def test_R8_what_the_own_store_is_asked_to_accept_is_not_abandoned() -> None:
     while not cluster.effects("b", Accept):
         cluster.do("advance 0.05", "deliver b->a Claim", "sync a", "deliver a->b Promised", "fetch b")
     cluster.do("abandon b s")
-    assert cluster.effects("b", Notice)[-1].text == "stream s: nothing to abandon here"
+    (refused,) = cluster.effects("b", AbandonRefused)
+    assert refused.reason.startswith("there is nothing to abandon")
     cluster.live(5.0)
     assert [head.sequence for head in cluster.effects("b", StartTenure)[-1].heads] == [2]
 

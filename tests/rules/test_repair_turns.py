@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from replicator.core.effects import (
+    Abandoned,
+    AbandonRefused,
     Abort,
     Accept,
     AdoptHeads,
@@ -294,6 +296,9 @@ def test_R8_something_takes_the_place_of_what_was_abandoned(older: bool, restore
     for _ in range(50):
         cluster.do("advance 0.01", "deliver", "sync")  # no fetch ends, and nothing is published
     assert not cluster.effects("b", StartTenure)
+    told = cluster.effects("b", Abandoned)
+    answers = {(each.head.sequence, each.instead and each.instead.sequence) for each in told}
+    assert answers == {(2, 1 if older else None)}
     cluster.live(3.0)
     (tenure,) = cluster.effects("b", StartTenure)
     assert [(head.sequence, head.tombstone) for head in tenure.heads] == [restored]
@@ -308,7 +313,9 @@ def test_R8_nothing_is_abandoned_while_a_newer_epoch_is_claimed() -> None:
     cluster = _withheld(older=False)
     cluster.core("b")._primary.claim_above("for the test")
     cluster.do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "abandon b s")
-    assert "again after that" in cluster.effects("b", Notice)[-1].text
+    (refused,) = cluster.effects("b", AbandonRefused)
+    assert "ask again after that" in refused.reason
+    assert not cluster.effects("b", Abandoned)
     cluster.live(3.0).do("abandon b s").live(3.0).forget().do("submit b s 9").live(0.5)
     assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [9]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from replicator.codec.frames import decode_envelope, encode_envelope
 from replicator.core.config import Config
 from replicator.core.effects import (
+    Abandoned,
+    AbandonRefused,
     Abort,
     Accept,
     AdoptHeads,
@@ -337,5 +339,7 @@ _PERFORMERS: dict[type[Effect], Callable[[Node, Any], None]] = {
     Transfer: Node._transfer,
     Changed: lambda node, effect: None,
     HandoverRefused: lambda node, effect: None,
+    Abandoned: lambda node, effect: None,
+    AbandonRefused: lambda node, effect: None,
     Notice: lambda node, effect: None,
 }

@@ -18,7 +18,7 @@ Nothing happens by itself here: what a core asks for waits until a command lets 
     advance 0.5        let time pass; timers that come due are handled
     live 0.5           let time pass in small steps, each followed by `settle`
     submit a s 1, delete a s 2, resign a [b], engine a gone|there    what the engine asks
-    handover a [b]     what an operator asks
+    handover a [b], abandon a s     what an operator asks
     quiet ...          any command, without its log
     pause a, resume a  the control thread stands still; what comes for it waits
     crash a, start a, wipe a, rot a s, full a, room a, cut a b, mend a b, status a
@@ -35,7 +35,7 @@ from replicator.core.config import Config
 from replicator.core.effects import Changed, Notice, RememberCounters, Send
 from replicator.core.events import AbandonAsked, Durable, Received, Tick
 from replicator.core.replica import Replica
-from replicator.model import Digest, Incarnation, Member, MemberRecord, NodeId, Process, Sequence, StreamName
+from replicator.model import Incarnation, Member, MemberRecord, NodeId, Process, Sequence, StreamName
 from tests.simulation.clock import Clock
 from tests.simulation.data import report_rot
 from tests.simulation.disk import Disk
@@ -180,10 +180,7 @@ class Bench(World):
         engine.submit(StreamName(stream), Sequence(int(sequence)), b"", deletes=deletes)
 
     def _do_abandon(self, name: str, stream: str) -> None:
-        node = self.nodes[NodeId(name)]
-        newest = node.disk.image.newest(StreamName(stream))
-        digest = newest.manifest.digest if newest else bytes(32)
-        node.deliver(AbandonAsked(StreamName(stream), Digest(digest)))
+        self.nodes[NodeId(name)].deliver(AbandonAsked(StreamName(stream)))
 
     def _do_rot(self, name: str, stream: str) -> None:
         node = self.nodes[NodeId(name)]

@@ -14,7 +14,6 @@ from replicator.core.messages import Ack, Acked, Hello, Progress, Raft
 from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import (
-    Digest,
     Epoch,
     Generation,
     Owner,
@@ -249,17 +248,35 @@ def test_a_backup_leaves_at_once(bench: Bench) -> None:
 
 
 def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:
-    """Handing over and abandoning are for the primary, and only what cannot be read can be abandoned."""
+    """Handing over and abandoning are for the primary."""
     bench.elector.leader = B
     with pytest.raises(Unavailable, match="not primary; ask b"):
-        bench.driver.hand_over(None, print)
+        bench.driver.operator.hand_over(None, print)
+    with pytest.raises(Unavailable, match="not primary; ask b"):
+        bench.driver.operator.abandon(ORDERS, print)
+
+
+@pytest.mark.parametrize(
+    ("happens", "answer"),
+    [
+        (
+            effects.Abandoned(head(sequence=7), head(sequence=6)),
+            {"ok": True, "position": [3, 7], "instead": [3, 6]},
+        ),
+        (effects.Abandoned(head(sequence=7), None), {"ok": True, "position": [3, 7], "instead": None}),
+        (effects.AbandonRefused("it can be read"), {"error": "nothing was changed: it can be read"}),
+    ],
+)
+def test_the_operator_is_told_what_was_abandoned(
+    bench: Bench, happens: effects.Effect, answer: dict[str, object]
+) -> None:
+    """The core decides whether anything is given up, and its answer is the operator's."""
     bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
-    with pytest.raises(Unavailable, match="nothing to abandon"):
-        bench.driver.abandon(ORDERS)
-    lost = head()
-    bench.emit(effects.StartTenure(Epoch(4), (), (lost,), False))
-    bench.driver.abandon(ORDERS)
-    assert bench.core.events[-1] == events.AbandonAsked(ORDERS, Digest(lost.digest))
+    bench.core.react = lambda event: [happens] if isinstance(event, events.AbandonAsked) else []
+    told: list[bytes] = []
+    bench.driver.operator.abandon(ORDERS, told.append)
+    assert bench.core.events[-1] == events.AbandonAsked(ORDERS)
+    assert [json.decode(line) for line in told] == [answer]
 
 
 @pytest.mark.parametrize(
@@ -277,10 +294,10 @@ def test_the_operator_is_told_who_took_over(
     """Whoever names a successor hears whether it took over, or why not; the own promises do not count."""
     bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
     told: list[bytes] = []
-    bench.driver.hand_over("c", told.append)
+    bench.driver.operator.hand_over("c", told.append)
     assert bench.core.events[-1] == events.ResignAsked(C, if_able=True)
     with pytest.raises(Unavailable, match="under way already"):
-        bench.driver.hand_over("b", print)
+        bench.driver.operator.hand_over("b", print)
     bench.emit(effects.WritePromise(Promise(4, Owner(A, ID, ID))))
     assert told == []
     if happens is not None:
