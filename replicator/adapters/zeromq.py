@@ -176,7 +176,7 @@ class Exchange:
         if dealer is None:
             return False
         try:
-            dealer.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            dealer.send_multipart(frames, zmq.NOBLOCK, copy=_is_small(frames))
         except zmq.Again:
             return False
         return True
@@ -250,7 +250,7 @@ class PublishSocket:
 
     def send(self, frames: Ordered[Buffer]) -> None:
         """Queue a message for every subscriber; never waits."""
-        self._socket.send_multipart(frames, copy=False)
+        self._socket.send_multipart(frames, copy=_is_small(frames))
 
     def close(self) -> None:
         """Close the socket; what waits to be sent is lost."""
@@ -283,6 +283,11 @@ class SubscribeSockets:
         """Close all sockets."""
         for socket in self._sockets.values():
             socket.close()
+
+
+def _is_small(frames: Ordered[Buffer]) -> bool:
+    """Whether to copy takes less time than to keep the frames where they are until they are sent."""
+    return sum(map(len, frames)) < ZERO_COPY_ABOVE_BYTES
 
 
 def _is_readable(socket: _Socket) -> bool:

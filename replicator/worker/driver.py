@@ -105,9 +105,8 @@ class Driver:
         self._node = parts.settings.node
         self.operator = Operator(self._node, parts.elector, self._handle, clock)
         self._candidacy = Candidacy(parts.elector, parts.core)
-        self._core_at = -math.inf
-        self._leaving = False
-        self._leave_at = math.inf
+        self._due = -math.inf  # when something is to be done though nothing comes
+        self._leaving, self._leave_at = False, math.inf
         self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
         self._sources.update((socket, self._receive_mesh) for socket in self._mesh.control.sockets)
         self._sources.update((source, self._receive_link) for source in self._end.sources)
@@ -148,7 +147,7 @@ class Driver:
     def _turn(self) -> None:
         timeout_s = 0.0
         if self._inbox.doze():
-            timeout_s = min(max(0.0, self._deadline - self._clock()), SLEEP_S_MAX)
+            timeout_s = min(max(0.0, self._due - self._clock()), SLEEP_S_MAX)
         poller = self._poller if self._data.has_room else self._deaf_poller
         self._parts.store.wake()
         ready = poller.poll(math.ceil(timeout_s * 1000))
@@ -156,9 +155,12 @@ class Driver:
         for source, _ in ready:
             self._sources[source]()
         self._drain_inbox()
-        self._mesh.flush()  # somebody waits for acknowledgments
-        self._tick()
         self._mesh.flush()
+        self._due = self._deadline
+        if self._clock() >= self._due:
+            self._tick()
+            self._mesh.flush()
+            self._due = self._deadline
 
     def _slice(self, items: Iterable[T]) -> Iterator[T]:
         """Items, until there are no more or `SLICE_S` have passed; the rest comes in the next turn."""
@@ -170,16 +172,15 @@ class Driver:
 
     @property
     def _deadline(self) -> float:
-        due = min(self._core_at, self._candidacy.deadline, self._leave_at, self.operator.deadline)
+        due = min(self._core.deadline, self._candidacy.deadline, self._leave_at, self.operator.deadline)
         return min(due, self._tenancy.deadline, self._parts.census.deadline)
 
     def _tick(self) -> None:
+        """Do what is due."""
         now = self._clock()
         self._candidacy.tick(now)
-        self._core_at = self._core.deadline  # nothing is handled between here and the next sleep
-        if now >= self._core_at:
+        if now >= self._core.deadline:
             self._handle(events.Tick())
-            self._core_at = self._core.deadline
         self._tenancy.tick(now)
         self.operator.tick(now)
         self._parts.census.tick(now)
