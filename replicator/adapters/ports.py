@@ -48,11 +48,7 @@ class Store(Protocol):
         """What is durable now; called once before `start`."""
 
     def perform(self, effect: StoreEffect) -> None:
-        """Queue a store effect; never blocks. Promises and records overtake payload. It is begun at the next
-        `wake`, or a while later."""
-
-    def wake(self) -> None:
-        """Have the writer begin; to be called when all of a turn's effects are queued. Any thread."""
+        """Queue a store effect; never blocks. Promises and records overtake payload."""
 
     def put_chunks(
         self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]

@@ -144,9 +144,6 @@ class LmdbStore:
     def perform(self, effect: StoreEffect) -> None:
         self._writer.perform(effect)
 
-    def wake(self) -> None:
-        self._writer.wake()
-
     def put_chunks(
         self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
     ) -> None:
@@ -187,7 +184,6 @@ class LmdbStore:
 
     def discard_chunk(self, stored_digest: Digest) -> None:
         self._writer.perform(Discard(stored_digest))
-        self._writer.wake()
 
     def scrub(self, budget_bytes: int) -> list[tuple[StreamName, Digest]]:
         """Read about *budget_bytes* of retained checkpoints, going on where the last call stopped, and

@@ -3,9 +3,8 @@
 First in, first out, but promises and member records overtake payload; everything that waits, up to
 `transaction_bytes_max` of chunks, goes into one transaction with one sync (so a promise waits for one
 small transaction at most). Chunks below that size are nothing to wake up for: they wait for the acceptance
-that names them. Effects wait for `wake`, the control thread's last act before it sleeps: a writer that is
-awake earlier only fights it for the interpreter's lock. Completions are delivered by this thread in the
-order of the writes: what was accepted before a promise is delivered before it (R2).
+that names them. Completions are delivered by this thread in the order of the writes: what was
+accepted before a promise is delivered before it (R2).
 
 A full disk refuses what needs room and goes on by itself when there is room again. After any other
 failure nothing is written again, and what is queued is dropped (R21).
@@ -81,7 +80,7 @@ class Writer:
         self._thread.start()
 
     def perform(self, effect: StoreEffect | Discard) -> None:
-        """Queue an effect, to be begun with at the next `wake`; never blocks."""
+        """Queue an effect; never blocks."""
         with self._changed:
             if self._failed or self._closing:
                 return
@@ -102,9 +101,11 @@ class Writer:
                 case _:
                     self._queue.append(effect)
             self._is_due = True
+        self._wake()
 
-    def wake(self) -> None:
-        """Have what is due written. Ringing gives the interpreter's lock up: the writer has it at once."""
+    def _wake(self) -> None:
+        """Have what is due written. Ringing gives up the interpreter's lock, which a condition's notice does
+        not: the writer would wake only to wait for it."""
         if self._is_asleep and (self._is_due or self._closing):
             self._is_asleep = False
             os.eventfd_write(self._bell, 1)
@@ -133,7 +134,7 @@ class Writer:
             self._queue.append(put)
             if self.queued_bytes > self._transaction_bytes_max:
                 self._is_due = True
-        self.wake()
+        self._wake()
 
     @property
     def is_crowded(self) -> bool:
@@ -151,7 +152,7 @@ class Writer:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self.wake()
+        self._wake()
         if self._thread.ident is None:
             self._run()
         else:

@@ -149,7 +149,6 @@ class Driver:
         if self._inbox.doze():
             timeout_s = min(max(0.0, self._due - self._clock()), SLEEP_S_MAX)
         poller = self._poller if self._data.has_room else self._deaf_poller
-        self._parts.store.wake()
         ready = poller.poll(math.ceil(timeout_s * 1000))
         self._inbox.wake()
         for source, _ in ready:

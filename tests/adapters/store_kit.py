@@ -84,7 +84,6 @@ class Opened:
 
     def next(self) -> Event:
         """The next completion, awaited."""
-        self.store.wake()
         return self.events.get(timeout=DEADLINE_S)
 
     def perform(self, effect: StoreEffect) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from replicator.adapters import store_writer
-from replicator.adapters.store_journal import Journal, Writes
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
@@ -42,33 +40,6 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
     """Opens the test's store; whatever is open at the end is closed."""
     with Stores(tmp_path / "store") as stores:
         yield stores
-
-
-# ── the queue ──
-
-
-def test_effects_are_begun_with_when_the_writer_is_woken(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Together then, with one wait for the disk."""
-    monkeypatch.setattr(store_writer, "IDLE_S", 60.0)
-    opened = stores.open()
-    opened.promise(1)
-    numbers = list[int]()
-    append = Journal.append
-
-    def note(journal: Journal, number: int, writes: Writes) -> bool:
-        numbers.append(number)
-        return append(journal, number, writes)
-
-    monkeypatch.setattr(Journal, "append", note)
-    for stream in "ab":
-        manifest, chunks = checkpoint(stream, 1)
-        opened.put(manifest, chunks, 1)
-        opened.store.perform(Accept(manifest, Epoch(1)))
-    assert opened.events.empty()
-    assert [type(opened.next()) for _ in "ab"] == [Accepted, Accepted]
-    assert len(numbers) == 1
 
 
 # ── the fence ──

@@ -100,7 +100,6 @@ class StoreMaker:
         self._store.close()
 
     def _await(self, kind: type[Event]) -> None:
-        self._store.wake()
         while not isinstance(self._events.get(timeout=10), kind):
             pass
 

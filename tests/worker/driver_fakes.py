@@ -138,14 +138,10 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.performed: list[Effect] = []
-        self.begun = 0  # how many of them the writer has been woken for
         self.manifests: dict[str, Manifest] = {}
 
     def perform(self, effect: Any) -> None:
         self.performed.append(effect)
-
-    def wake(self) -> None:
-        self.begun = len(self.performed)
 
     def head_manifest(self, stream: str) -> Manifest | None:
         return self.manifests.get(stream)

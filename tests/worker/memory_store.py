@@ -54,9 +54,6 @@ class MemoryStore:
         self.manifests[StreamName(manifest.stream), Digest(manifest.digest)] = manifest
         self.heads[StreamName(manifest.stream)] = manifest
 
-    def wake(self) -> None:
-        """What is performed is done."""
-
     def put_chunks(
         self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
     ) -> None:

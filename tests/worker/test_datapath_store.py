@@ -29,7 +29,6 @@ def perform(store: LmdbStore, done: list[Event], effect: WritePromise | Accept) 
     """Have the store do something, and wait for its answer."""
     count = len(done)
     store.perform(effect)
-    store.wake()
     wait_until(lambda: len(done) > count, "the store's answer")
     return done[-1]
 

@@ -106,14 +106,6 @@ def test_r16_publications_are_left_where_they_are_while_nobody_has_room_for_them
         assert bench.data.calls[before:] == [("receive",)] * room
 
 
-def test_the_store_begins_when_a_turn_is_over(bench: Bench) -> None:
-    """All that a turn asks of it is one batch, and the control thread does not need the interpreter then."""
-    bench.emit(effects.RememberCounters({}), effects.RememberCounters({}))
-    assert bench.store.begun == 0
-    bench.turn()
-    assert bench.store.begun == 2
-
-
 def test_the_elector_s_messages_go_to_the_elector(bench: Bench) -> None:
     """Raft messages never reach the core."""
     bench.arrive(Raft(b"vote"))
