@@ -24,16 +24,15 @@ DEPTH_MAX = 32
 def lacks_used_pages(file: BinaryIO, page_bytes: int) -> bool:
     """Whether a page that is not free lies beyond the end of *file*, or the list of the free ones does."""
     file_pages = file.seek(0, 2) // page_bytes
-    metas = [_read(file, number * page_bytes, page_bytes) for number in (0, 1)]
-    known = [m for m in metas if struct.unpack_from("<II", m, 16) == (MAGIC, FORMAT)]
-    if not known:
-        return True
-    meta = max(known, key=lambda m: _u64(m, TXN_OFFSET))
-    missing = set(range(file_pages, _u64(meta, LAST_OFFSET) + 1))
-    if not missing:
-        return False
     try:
-        missing -= set(_free(file, page_bytes, _u64(meta, FREE_ROOT_OFFSET), 0))
+        metas = [_read(file, number * page_bytes, page_bytes) for number in (0, 1)]
+        known = [m for m in metas if struct.unpack_from("<II", m, 16) == (MAGIC, FORMAT)]
+        if not known:
+            return True
+        meta = max(known, key=lambda m: _u64(m, TXN_OFFSET))
+        missing = set(range(file_pages, _u64(meta, LAST_OFFSET) + 1))
+        if missing:
+            missing -= set(_free(file, page_bytes, _u64(meta, FREE_ROOT_OFFSET), 0))
     except (EOFError, struct.error):
         return True
     return bool(missing)

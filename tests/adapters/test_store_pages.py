@@ -10,6 +10,8 @@ import lmdb
 import pytest
 
 from replicator.adapters.store_pages import lacks_used_pages
+from replicator.errors import StoreDamaged
+from tests.adapters.store_kit import Stores, orders
 
 PAGE_BYTES = 4096
 
@@ -50,3 +52,22 @@ def test_R21_a_file_whose_used_pages_are_gone_is_damaged(tmp_path: Path, seed: i
     os.truncate(tmp_path / "data.mdb", max(2, there // 2) * PAGE_BYTES)
     with (tmp_path / "data.mdb").open("rb") as file:
         assert lacks_used_pages(file, PAGE_BYTES)
+
+
+@pytest.mark.parametrize("environment", ["meta", "payload"])
+@pytest.mark.parametrize("length", [5000, 4096, 100])
+def test_R21_a_file_without_its_first_pages_is_damaged(tmp_path: Path, environment: str, length: int) -> None:
+    """One line says so, and the environment is closed: put back whole, the file opens in this process."""
+    with Stores(tmp_path / "store") as stores:
+        opened = stores.open()
+        opened.promise(1)
+        opened.accept("s", 1)
+        opened.store.close()
+        data = stores.path / environment / "data.mdb"
+        whole = data.read_bytes()
+        os.truncate(data, length)
+        with pytest.raises(StoreDamaged) as error:
+            stores.open()
+        assert "\n" not in str(error.value)
+        data.write_bytes(whole)
+        assert orders(stores.open().durable.heads) == {"s": (1, 1)}
