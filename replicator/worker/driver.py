@@ -1,9 +1,9 @@
 """The driver: the worker's control thread, which pumps events into the core and its effects out of it.
 
-It owns the control sockets, the core, the elector and the worker's end of the link; nothing here is
-shared, so nothing is locked. Each turn it sleeps until something comes or is due, then hands everything
-that has come to the core, one event at a time, and does what the core wants done, in that order. Nothing
-of the protocol is decided here.
+It owns the control sockets, those that publications come in by, the core, the elector and the worker's end
+of the link; nothing here is shared, so nothing is locked. Each turn it sleeps until something comes or is
+due, then hands everything that has come to the core, one event at a time, and does what the core wants done,
+in that order. Nothing of the protocol is decided here.
 
 The instant that goes with an event is read after the event has come and before its effects go out: a
 lender's lease starts after the question was sent, a holder's before its question leaves (R24).
@@ -12,7 +12,8 @@ lender's lease starts after the question was sent, a holder's before its questio
 
     control sockets ─┐                                  ┌─► store, data path
     link ────────────┼─► events ─► core ─► effects ─────┼─► mesh (envelopes)
-    inbox (threads) ─┘      ▲                           └─► tenancy, standbys ─► link
+    publications ────┤      ▲                           └─► tenancy, standbys ─► link
+    inbox (threads) ─┘      │
     elector, clock ─────────┘
 """
 
