@@ -14,7 +14,8 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Sequence as Ordered
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from errno import EACCES, EINVAL, EPERM, EROFS
 from pathlib import Path
 
 from replicator.adapters.ports import Deliver, StoreEffect
@@ -42,6 +43,7 @@ from replicator.model import (
 )
 
 FOUNDING_NAME = "founding"
+_NOT_OURS = (EACCES, EPERM, EINVAL, EROFS)  # why a directory cannot be synced in which nothing was made
 
 logger = logging.getLogger(__name__)
 
@@ -243,15 +245,18 @@ def _end_founding(path: Path) -> None:
 
 def _sync_names(path: Path) -> None:
     """Make durable what a new store's files are found by, up to whatever directories were made with it, by
-    this process or by one that died."""
+    this process or by one that died: none above the mount that it lies in."""
     with file_errors(path):
         for directory in (path / "payload", path / "meta", path):
             sync_directory(directory)
-        for directory in path.absolute().parents:
-            with suppress(PermissionError):  # of one that this process may not read it has made nothing
+        directory = path.absolute()
+        while not directory.is_mount():
+            directory = directory.parent
+            try:
                 sync_directory(directory)
-            if directory.is_mount():
-                break
+            except OSError as error:
+                if error.errno not in _NOT_OURS:
+                    raise
 
 
 def _is_new(path: Path, meta: Meta) -> bool:

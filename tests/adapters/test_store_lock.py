@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from errno import EACCES, EINVAL, EIO, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,35 @@ def test_r20_all_directories_that_were_made_for_a_store_have_their_names_synced(
     synced.clear()
     LmdbStore.open(path, cluster="test", node=NodeId("edge-1")).close()
     assert tmp_path not in synced, "that was for the first time"
+
+
+def test_r20_a_data_directory_that_is_a_mount_needs_nothing_of_what_is_above(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is not the store's; and above it may be a file system that knows no sync of directories."""
+    synced: list[Path] = []
+    monkeypatch.setattr(store_module, "sync_directory", synced.append)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == stores.path)
+    stores.open()
+    assert set(synced) == {stores.path / "payload", stores.path / "meta", stores.path}
+
+
+@pytest.mark.parametrize("number", [EACCES, EINVAL, EROFS, EIO])
+def test_r20_a_directory_in_which_nothing_was_made_need_not_be_synced(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """One that may not be read, or of a file system that is read-only or odd; but a failure is one."""
+
+    def fail_above(directory: Path) -> None:
+        if not directory.is_relative_to(stores.path):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store_module, "sync_directory", fail_above)
+    if number == EIO:
+        with pytest.raises(StoreError, match="Input/output error"):
+            stores.open()
+    else:
+        assert stores.open().durable.heads == ()
 
 
 def test_a_reader_refuses_a_pipe(stores: Stores) -> None:
