@@ -7,7 +7,9 @@ stream stays with the engine until its next tenure has started, which need not b
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from replicator.core.effects import Standby
 from replicator.core.events import HeadRotten
@@ -29,7 +31,8 @@ class Standbys:
         self._deliver = deliver
         self._following = False
         self._newest: dict[StreamName, Head] = {}
-        self._waiting: dict[StreamName, Head] = {}  # newest, not yet offered; oldest stream first
+        # Newest, not yet offered; oldest stream first, which a plain dict would search its holes for.
+        self._waiting: OrderedDict[StreamName, Head] = OrderedDict()
         self._out: set[StreamName] = set()  # being loaded, or offered and not taken
         self._offered: dict[StreamName, Head] = {}  # what the engine has of each stream
 
@@ -49,7 +52,7 @@ class Standbys:
         """The engine begins to follow, with everything that is committed here, or ends it."""
         self._following = on
         self._out.clear()
-        self._waiting = dict(self._newest) if on else {}
+        self._waiting = OrderedDict(self._newest if on else {})
         self._offer()
 
     def taken(self, stream: StreamName) -> None:
@@ -81,8 +84,9 @@ class Standbys:
         self._offered.clear()
 
     def _offer(self) -> None:
-        for stream in [stream for stream in self._waiting if stream not in self._out]:
-            if len(self._out) >= OUT_MAX:
-                return
+        """Have loaded what there is a place for; looks at no more streams than `OUT_MAX` (one heartbeat may
+        tell of hundreds, and many more may wait)."""
+        free = (stream for stream in self._waiting if stream not in self._out)
+        for stream in list(islice(free, OUT_MAX - len(self._out))):
             self._out.add(stream)
             self._loader.load(None, [self._waiting.pop(stream)])

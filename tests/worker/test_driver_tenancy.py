@@ -1,4 +1,4 @@
-"""Tenures and standbys: what the engine is handed, when, and what it is not."""
+"""Tenures: what the engine is handed, when, and what it is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from replicator.core import effects, events
 from replicator.link import messages as link
 from replicator.model import Digest, Epoch, Head, Manifest, Payload, Role, StreamName
 from replicator.worker.inbox import Loaded
-from replicator.worker.standby import OUT_MAX
 from replicator.worker.tenancy import MEND_TIMEOUT_S
 from tests.worker.driver_fakes import Bench, head
 
@@ -184,77 +183,3 @@ def test_a_node_alone_needs_no_end_of_its_lease(bench: Bench) -> None:
     """An infinite deadline is a word, too."""
     bench.emit(start(), effects.SetLease(FOUR, float("inf")))
     assert bench.words.slot(slot_of(bench)).deadline_ns == 2**62
-
-
-# ── standbys ──
-
-
-def test_a_follower_is_offered_the_newest_of_each_stream(bench: Bench) -> None:
-    """What was committed before it followed, too; one per stream until it is taken, then the latest."""
-    bench.emit(effects.Standby(head(sequence=1)))
-    assert bench.loader.jobs == []
-    bench.end.waiting.append((link.Follow(True), []))
-    bench.turn()
-    bench.load()
-    for sequence in (2, 3):
-        bench.emit(effects.Standby(head(sequence=sequence)))
-    bench.load()
-    assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1]
-    bench.end.waiting.append((link.StandbyTaken("orders"), []))
-    bench.turn()
-    bench.load()
-    assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1, 3]
-
-
-def test_a_follower_that_takes_nothing_costs_no_memory(bench: Bench) -> None:
-    """A bounded number of streams is out at a time; the others come as those are taken."""
-    bench.standbys.follow(True)
-    for index in range(OUT_MAX + 5):
-        bench.emit(effects.Standby(head(f"s{index}")))
-    bench.load()
-    assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX
-    bench.standbys.taken(StreamName("s0"))
-    bench.load()
-    assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX + 1
-
-
-def test_a_tenure_need_not_load_what_a_standby_has(bench: Bench) -> None:
-    """The very checkpoint that was offered last of its stream is named only; one that is newer is loaded, and
-    in the next tenure all are."""
-    bench.standbys.follow(True)
-    for stream in ("orders", "sensors"):
-        bench.emit(effects.Standby(head(stream, 2)))
-    bench.load()
-    newer = head("sensors", 3)
-    bench.emit(start(head("orders", 2), newer), LENT)
-    assert [(m.stream, m.position) for m in bench.end.all(link.RestoredKnown)] == [
-        ("orders", head("orders", 2).position)
-    ]
-    assert [job[1] for job in bench.loader.jobs] == [newer]
-    bench.load()
-    assert isinstance(bench.end.told[-1], link.TenureStarted)
-    bench.emit(effects.EndTenure(FOUR, ""), effects.StartTenure(Epoch(5), (head("orders", 2),), (), False))
-    assert [job[1] for job in bench.loader.jobs] == [head("orders", 2)]
-
-
-def test_nothing_is_loaded_for_an_engine_that_does_not_follow(bench: Bench) -> None:
-    """Neither before it follows, nor after it has ended, nor for a deleted stream."""
-    bench.standbys.follow(True)
-    bench.emit(effects.Standby(head(tombstone=True)))
-    assert bench.loader.jobs == []
-    bench.emit(effects.Standby(head()))
-    bench.standbys.follow(False)
-    bench.load()
-    bench.emit(effects.Standby(head(sequence=2)))
-    assert bench.loader.jobs == []
-    assert bench.end.told == []
-
-
-def test_a_standby_that_cannot_be_read_is_told_to_the_core(bench: Bench) -> None:
-    """It is mended before anybody needs it (R22)."""
-    bench.standbys.follow(True)
-    bench.loader.rotten = {"orders"}
-    bench.emit(effects.Standby(head()))
-    bench.load()
-    bench.turn()
-    assert bench.core.events[-1] == events.HeadRotten(ORDERS, Digest(head().digest))

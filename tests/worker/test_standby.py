@@ -1,0 +1,124 @@
+"""Warm standbys: which committed checkpoints a following engine is offered, and when."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import pytest
+
+from replicator.core import effects, events
+from replicator.link import messages as link
+from replicator.model import Digest, Epoch, Head, StreamName
+from replicator.worker.standby import OUT_MAX
+from tests.worker.driver_fakes import Bench, head
+
+ORDERS = StreamName("orders")
+FOUR = Epoch(4)
+LENT = effects.SetLease(FOUR, 1010.0)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def start(*heads: Head) -> effects.StartTenure:
+    return effects.StartTenure(FOUR, heads, (), False)
+
+
+def test_a_follower_is_offered_the_newest_of_each_stream(bench: Bench) -> None:
+    """What was committed before it followed, too; one per stream until it is taken, then the latest."""
+    bench.emit(effects.Standby(head(sequence=1)))
+    assert bench.loader.jobs == []
+    bench.end.waiting.append((link.Follow(True), []))
+    bench.turn()
+    bench.load()
+    for sequence in (2, 3):
+        bench.emit(effects.Standby(head(sequence=sequence)))
+    bench.load()
+    assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1]
+    bench.end.waiting.append((link.StandbyTaken("orders"), []))
+    bench.turn()
+    bench.load()
+    assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1, 3]
+
+
+def test_a_follower_that_takes_nothing_costs_no_memory(bench: Bench) -> None:
+    """A bounded number of streams is out at a time; the others come as those are taken."""
+    bench.standbys.follow(True)
+    for index in range(OUT_MAX + 5):
+        bench.emit(effects.Standby(head(f"s{index}")))
+    bench.load()
+    assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX
+    bench.standbys.taken(StreamName("s0"))
+    bench.load()
+    assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX + 1
+
+
+def test_what_waits_costs_the_control_thread_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many streams wait, a commit looks at none while no place is free, and one that is taken looks
+    at no more than there are places: a backup that follows has heartbeats to answer."""
+    seen: list[str] = []
+
+    class Counted(OrderedDict[str, Head]):
+        def __iter__(self) -> Iterator[str]:
+            for stream in super().__iter__():
+                seen.append(stream)
+                yield stream
+
+    monkeypatch.setattr("replicator.worker.standby.OrderedDict", Counted)
+    bench.standbys.follow(True)
+    for index in range(100):
+        bench.emit(effects.Standby(head(f"s{index}")))
+    assert 1 <= len(seen) <= OUT_MAX
+    bench.emit(*(effects.Standby(head(f"s{index}", 2)) for index in range(100)))
+    assert len(seen) <= OUT_MAX
+    seen.clear()
+    bench.standbys.taken(StreamName("s0"))
+    assert 1 <= len(seen) <= OUT_MAX
+    assert len(bench.loader.jobs) == OUT_MAX + 1
+
+
+def test_a_tenure_need_not_load_what_a_standby_has(bench: Bench) -> None:
+    """The very checkpoint that was offered last of its stream is named only; one that is newer is loaded, and
+    in the next tenure all are."""
+    bench.standbys.follow(True)
+    for stream in ("orders", "sensors"):
+        bench.emit(effects.Standby(head(stream, 2)))
+    bench.load()
+    newer = head("sensors", 3)
+    bench.emit(start(head("orders", 2), newer), LENT)
+    assert [(m.stream, m.position) for m in bench.end.all(link.RestoredKnown)] == [
+        ("orders", head("orders", 2).position)
+    ]
+    assert [job[1] for job in bench.loader.jobs] == [newer]
+    bench.load()
+    assert isinstance(bench.end.told[-1], link.TenureStarted)
+    bench.emit(effects.EndTenure(FOUR, ""), effects.StartTenure(Epoch(5), (head("orders", 2),), (), False))
+    assert [job[1] for job in bench.loader.jobs] == [head("orders", 2)]
+
+
+def test_nothing_is_loaded_for_an_engine_that_does_not_follow(bench: Bench) -> None:
+    """Neither before it follows, nor after it has ended, nor for a deleted stream."""
+    bench.standbys.follow(True)
+    bench.emit(effects.Standby(head(tombstone=True)))
+    assert bench.loader.jobs == []
+    bench.emit(effects.Standby(head()))
+    bench.standbys.follow(False)
+    bench.load()
+    bench.emit(effects.Standby(head(sequence=2)))
+    assert bench.loader.jobs == []
+    assert bench.end.told == []
+
+
+def test_a_standby_that_cannot_be_read_is_told_to_the_core(bench: Bench) -> None:
+    """It is mended before anybody needs it (R22)."""
+    bench.standbys.follow(True)
+    bench.loader.rotten = {"orders"}
+    bench.emit(effects.Standby(head()))
+    bench.load()
+    bench.turn()
+    assert bench.core.events[-1] == events.HeadRotten(ORDERS, Digest(head().digest))
