@@ -58,6 +58,7 @@ MANIFEST_PREFIX = b"m"
 CHUNK_PREFIX = b"c"
 
 _T = TypeVar("_T")
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class Identity(Struct, frozen=True, gc=False, array_like=True):
@@ -128,10 +129,13 @@ class StreamRecord(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Bulk(Struct, frozen=True, gc=False, array_like=True):
-    """All heads but those of *exceptions* were accepted again in *epoch* (R10)."""
+    """All heads but those of *exceptions* were accepted again in *epoch* (R10).
+
+    The exceptions lie on the disk as an array in ascending order, and may be as many as the streams.
+    """
 
     epoch: Epoch
-    exceptions: tuple[StreamName, ...]
+    exceptions: frozenset[StreamName]
 
 
 class State(Struct, frozen=True, gc=False, array_like=True):
@@ -208,8 +212,8 @@ def _checksum(key: bytes, value: bytes) -> bytes:
 
 
 def seal(key: bytes, record: object) -> bytes:
-    """Encode a record, with its checksum in front."""
-    value = msgspec.msgpack.encode(record)
+    """Encode a record, with its checksum in front; equal records give the same bytes."""
+    value = _encode(record)
     return _checksum(key, value) + value
 
 
