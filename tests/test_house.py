@@ -21,7 +21,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
 CORE_CODE_LINES_MAX = 3_050  # a ratchet: what it may shrink to is in the architecture, never to grow
-PACKAGE_CODE_LINES_MAX = 12_460  # 11,600; `submit` by itself; small heads; signals; who takes what is small
+PACKAGE_CODE_LINES_MAX = 12_600  # 11,600; `submit` by itself; small heads; signals; publications; reviews
 SCRIPT_LINES_MAX = 80
 
 # A file imports only from its own layer and from those before it. The package's own `__init__` is the

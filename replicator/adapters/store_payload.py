@@ -92,6 +92,7 @@ class Payload:
         self._unreadable: set[StreamName] = set()
         self._is_in_doubt = True  # a power loss may undo a transaction that the journal cannot bring back
         self._may_be_lost = synced  # and a sync failed since, perhaps another process's, for its root page
+        self._is_root_in_doubt = True  # as after every transaction, until the next one's wait for the disk
         self._newer = _Newer({})
         self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
@@ -176,7 +177,7 @@ class Payload:
         try:
             newer = self._newer
             with lmdb_errors(self._path), self._environment.begin() as txn:
-                yield View(txn, newer.writes if txn.id() < newer.applied_by else {})
+                yield View(txn, newer.writes if txn.id() < newer.applied.by else {})
         finally:
             with self._gate:
                 self._readers -= 1
@@ -268,11 +269,11 @@ class Payload:
         only_here = bool(writes)
         writes = {**newer.writes, **writes}
         while writes:
-            self._may_be_lost |= self._is_in_doubt
+            self._may_be_lost |= self._is_root_in_doubt
             with lmdb_errors(self._path):
                 try:
                     with self._environment.begin(write=True) as txn:
-                        newer.applied_by = txn.id()
+                        newer.applied.by = txn.id()
                         for key, value in writes.items():
                             if value is None:
                                 txn.delete(key)
@@ -280,6 +281,7 @@ class Payload:
                                 txn.put(key, value)
                     self._newer = _Newer({})
                     self._is_in_doubt = only_here  # this commit's sync has ended the doubt of the one before
+                    self._is_root_in_doubt = True
                     self._may_be_lost = False  # it has a root page of its own
                     return
                 except lmdb.MapFullError:
@@ -312,7 +314,7 @@ class Payload:
         except lmdb.Error as error:
             # For want of room or not: what was committed may be lost, so this is never `StoreFull`.
             raise StoreError(f"store {self._path}: sync failed: {error}") from error
-        self._is_in_doubt = False
+        self._is_in_doubt = self._is_root_in_doubt = False
 
     def get(self, key: bytes, /) -> bytes | None:
         """The value of *key*, if there is one. A plan seldom needs any but what the journal has just got."""
@@ -354,22 +356,32 @@ class Payload:
             self._journal.close()
 
 
+class _Applied:
+    """From which transaction on the environment has what only the journal had."""
+
+    __slots__ = ("by",)
+
+    def __init__(self) -> None:
+        self.by = 2**63
+
+
 class _Newer:
-    """What only the journal has, never changed once it is here, so that a reader may keep it.
+    """What only the journal has, never changed once it is here, so that a reader may keep it. *applied* is
+    the same for all that grow from one: a reader of an earlier one must not lay it over what came later."""
 
-    The environment has it from transaction *applied_by* on.
-    """
+    __slots__ = ("applied", "size_bytes", "writes")
 
-    __slots__ = ("applied_by", "size_bytes", "writes")
-
-    def __init__(self, writes: dict[bytes, bytes | None], size_bytes: int = 0) -> None:
+    def __init__(
+        self, writes: dict[bytes, bytes | None], size_bytes: int = 0, applied: _Applied | None = None
+    ) -> None:
         self.writes = writes
         self.size_bytes = size_bytes  # of all that was appended, also what has been replaced since
-        self.applied_by = 2**63
+        self.applied = applied or _Applied()
 
     def plus(self, writes: dict[bytes, bytes | None]) -> _Newer:
         """This with another batch over it."""
-        return _Newer({**self.writes, **writes}, self.size_bytes + _size_bytes(writes))
+        size_bytes = self.size_bytes + _size_bytes(writes)
+        return _Newer({**self.writes, **writes}, size_bytes, self.applied)
 
 
 def _size_bytes(writes: dict[bytes, bytes | None]) -> int:

@@ -180,17 +180,18 @@ class Plan:
     def _refusal(
         self, manifest: Manifest, named: Iterable[Digest], epoch: Epoch, record: StreamRecord | None
     ) -> Why | None:
-        if epoch != self._fence.promised:
-            return Why.FENCED
-        if record is not None:
-            order = (accepted_epoch_of(record, self.bulk), record.head.sequence)
+        is_whole = all(map(self._chunks.is_stored, named))
+        # A head that is asked for again may have rotted: stale and fenced mean that it is here, whole (R22).
+        if is_whole or record is None or record.head.digest != manifest.digest:
+            if epoch != self._fence.promised:
+                return Why.FENCED
+            order = (accepted_epoch_of(record, self.bulk), record.head.sequence) if record else (-1, 0)
             if (epoch, manifest.sequence) <= order:
                 return Why.STALE
-        if not (self._fence.room or manifest.tombstone or (record and _entry_of(manifest) in record.entries)):
+        is_known = record is not None and _entry_of(manifest) in record.entries
+        if not (self._fence.room or manifest.tombstone or (is_known and is_whole)):
             return Why.FULL
-        if not all(map(self._chunks.is_stored, named)):
-            return Why.INCOMPLETE
-        return None
+        return None if is_whole else Why.INCOMPLETE
 
     def _manifest(self, stream: StreamName, entry: Entry) -> Manifest:
         key = manifest_key(stream, entry.sequence)

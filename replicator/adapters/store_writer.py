@@ -26,12 +26,13 @@ from replicator.adapters.store_plan import Discard, Fence, Hints, Item, Put
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
+    ForgetTombstone,
     MarkCommitted,
     RememberCounters,
     WritePromise,
     WriteRecord,
 )
-from replicator.core.events import AcceptRefused, Event, StoreFailed, StoreRoom, Why
+from replicator.core.events import Accepted, AcceptRefused, Event, StoreFailed, StoreRoom, Why
 from replicator.errors import ReplicatorError, StoreFull
 from replicator.model import Digest, Epoch, Sequence, StreamName
 
@@ -63,7 +64,9 @@ class Writer:
         self._suspects: set[Digest] = set()
         self.queued_bytes = 0
         self._parked: list[Item] = []  # adoptions that found no room, tried again when there is some
-        self._full_until_bytes = 0  # the room that has to be there again; 0 while the disk is not full
+        self._is_full = False
+        self._refused: dict[StreamName, int] = {}  # for want of room; the bytes that each lacks
+        self._one_by_one = 0  # so many items go each by itself, since together they found no room
         self._is_due = False  # something waits that is worth a transaction
         self._is_idle = False
         self._is_asleep = False  # so that the bell has to be rung
@@ -191,12 +194,14 @@ class Writer:
             self._urgent.clear()
             items: list[Item] = []
             size = 0
-            while not urgent and self._queue and len(items) < BATCH_ITEMS_MAX:
+            count_max = BATCH_ITEMS_MAX if not self._one_by_one else 1
+            while not urgent and self._queue and len(items) < count_max:
                 size += _size_bytes(self._queue[0])
                 # An acceptance goes with the chunks before it: by itself it would wait for their root too.
                 if items and size > self._transaction_bytes_max and not isinstance(self._queue[0], Accept):
                     break
                 items.append(self._queue.popleft())
+            self._one_by_one = max(0, self._one_by_one - len(items))
             self._is_idle = not urgent and not items
             return urgent, items
 
@@ -212,19 +217,23 @@ class Writer:
 
     def _patience_s(self) -> float:
         """How long to wait for something due: then it is time to sweep, to catch up, or to look for room."""
-        if self._payload.memory.chunks.garbage and self._is_idle and not self._full_until_bytes:
+        if self._payload.memory.chunks.garbage and self._is_idle and not self._is_full:
             return SWEEP_S
         return IDLE_S
 
     def _write(self, items: list[Item]) -> None:
+        needed = self._payload.needed_bytes(items)
+        has_room = not needed or self._payload.has_room(needed)
+        if not has_room and len(items) > 1:  # a large one is not to keep the small ones beside it out
+            self._one_by_one = len(items)
+            with self._changed:
+                self._queue.extendleft(reversed(items))
+            return
         with self._changed:
             hints, self._hints = self._hints, Hints()
-        needed = self._payload.needed_bytes(items)
-        events = None
-        if not needed or self._payload.has_room(needed):
-            events = self._try(items, hints, room=True)
+        events = self._try(items, hints, room=True) if has_room else None
         if events is None:
-            self._set_full(items, needed)
+            self._set_full(items)
             events = self._try(items, hints, room=False)
         if events is None:  # not even small records find room
             events = [
@@ -232,7 +241,7 @@ class Writer:
                 for item in items
                 if isinstance(item, Accept)
             ]
-            self._parked += (item for item in items if isinstance(item, AdoptHeads))
+            self._parked += (item for item in items if isinstance(item, AdoptHeads | ForgetTombstone))
             with self._changed:
                 self._hints = hints.updated(self._hints)
         self._deliver_all(events)
@@ -262,22 +271,29 @@ class Writer:
 
     def _deliver_all(self, events: list[Event]) -> None:
         for event in events:
+            if self._refused and isinstance(event, Accepted):  # the stream has moved on
+                self._refused.pop(StreamName(event.manifest.stream), None)
             self._deliver(event)
 
     # ── full and failed ──
 
-    def _set_full(self, items: list[Item], needed_bytes: int) -> None:
-        """The disk is full until the largest checkpoint that was refused would find room."""
-        refused = (item.manifest.stored_bytes for item in items if isinstance(item, Accept))
-        was_full = self._full_until_bytes
-        self._full_until_bytes = max(was_full, needed_bytes, self._transaction_bytes_max, *refused)
-        if not was_full:
+    def _set_full(self, items: list[Item]) -> None:
+        """The disk is full until there is room for what each checkpoint lacks that was refused."""
+        for item in items:
+            if isinstance(item, Accept | Put):
+                stream = item.stream if isinstance(item, Put) else StreamName(item.manifest.stream)
+                self._refused[stream] = self._payload.needed_bytes([item])
+        if not self._is_full:
+            self._is_full = True
             logger.warning("store is full: new checkpoints are refused until there is room")
             self._deliver(StoreRoom(True))
 
     def _look_for_room(self) -> None:
-        if self._full_until_bytes and self._payload.has_room(self._full_until_bytes):
-            self._full_until_bytes = 0
+        if not self._is_full:
+            return
+        if self._payload.has_room(max((self._transaction_bytes_max, *self._refused.values()))):
+            self._is_full = False
+            self._refused.clear()
             with self._changed:
                 self._queue.extendleft(reversed(self._parked))
             self._parked.clear()

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from replicator.adapters import store_writer
-from replicator.core.effects import WritePromise
-from replicator.core.events import Accepted, PromiseWritten, Why
+from replicator.adapters.store_payload import Payload
+from replicator.core.effects import Accept, WritePromise
+from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
 from replicator.core.state import head_of
 from replicator.model import Digest, Epoch, Promise, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
@@ -186,6 +187,33 @@ def test_r22_a_rotten_chunk_is_never_given_out(stores: Stores) -> None:
     assert opened.is_readable(sound)
     assert not opened.is_readable(rotten)
     assert opened.store.scrub(2**30) == [("b", rotten.digest)]
+
+
+def test_r22_a_head_is_stale_or_fenced_only_while_it_is_whole(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotten chunk came back while the disk had no room for it: the head is not mended, and says so."""
+    opened = stores.open()
+    opened.promise(1)
+    pieces = [b"rotten" * 2000, b"second" * 2000]
+    head, chunks = checkpoint("s", 1, *pieces)
+    opened.accept("s", 1, *pieces)
+    opened.settle()
+    spoil(stores.path, pieces[0], b"R")
+    opened.store.discard_chunk(Digest(chunks[0][0].stored_digest))
+    for epoch in (0, 1):
+        assert opened.refusal(head, epoch) is Why.INCOMPLETE
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(Payload, "has_room", lambda self, needed: False)
+        opened.put(head, chunks[:1], 1)
+        opened.perform(Accept(head, Epoch(1)))
+        assert opened.next() == StoreRoom(True)
+        assert opened.next() == AcceptRefused(head, Epoch(1), Why.FULL)
+    assert opened.next() == StoreRoom(False)
+    opened.put(head, chunks[:1], 1)
+    assert [opened.refusal(head, epoch) for epoch in (0, 1)] == [Why.FENCED, Why.STALE]
+    assert opened.is_readable(head)
 
 
 def test_r22_small_checkpoints_are_read_at_once(stores: Stores) -> None:

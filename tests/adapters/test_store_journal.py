@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from errno import EFBIG
 from pathlib import Path
@@ -99,6 +100,34 @@ def test_a_reader_keeps_what_it_began_with(stores: Stores) -> None:
         entry = opened.store._payload.memory.streams[StreamName("a")].entries[0]
         assert entry.sequence == 1
         assert read_manifest(view, StreamName("a"), entry) == first
+
+
+def test_a_reader_lays_nothing_older_over_the_environment(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal grows and is taken over after the reader has seen it, and before its transaction begins."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("a", 1)
+    opened.settle()
+    opened.accept("a", 2)  # only the journal has it
+    payload, newest = opened.store._payload, list[Manifest]()
+    environment = payload._environment
+
+    class Late:
+        def begin(self, write: bool = False) -> object:
+            if not newest and threading.current_thread() is threading.main_thread():
+                newest.append(opened.accept("a", 3))
+                opened.settle()
+            return environment.begin(write=write)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(environment, name)
+
+    monkeypatch.setattr(payload, "_environment", Late())
+    found = opened.store.head_manifest(StreamName("a"))
+    monkeypatch.undo()
+    assert [found] == newest
 
 
 def test_r21_a_torn_record_ends_the_journal(tmp_path: Path) -> None:

@@ -13,12 +13,20 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from replicator.adapters import store_payload, store_writer
-from replicator.adapters.store_journal import BATCH_BYTES_MAX
+from replicator.adapters import store_journal, store_payload, store_writer
+from replicator.adapters.store_journal import BATCH_BYTES_MAX, BLOCK_BYTES
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
 from replicator.core.effects import Accept, AdoptHeads
-from replicator.core.events import Accepted, AcceptRefused, Event, HeadsAdopted, StoreFailed, StoreRoom, Why
+from replicator.core.events import (
+    Accepted,
+    AcceptRefused,
+    Event,
+    HeadsAdopted,
+    StoreFailed,
+    StoreRoom,
+    Why,
+)
 from replicator.errors import StoreError, StoreFull
 from replicator.model import Epoch
 from tests.adapters.store_kit import DEADLINE_S, MIB, Opened, Stores, checkpoint
@@ -277,7 +285,7 @@ def test_r21_a_sync_that_failed_is_not_believed_the_second_time(
     opened.promise(1)
     kept = opened.accept("s", 1, os.urandom(MIB + 1))
     payload = opened.store._payload
-    payload._is_in_doubt = True  # as after chunks that nobody waits for
+    payload._is_in_doubt = payload._is_root_in_doubt = True  # as after chunks that nobody waits for
     environment, calls = payload._environment, list[str]()
 
     class Environment:
@@ -305,6 +313,39 @@ def test_r21_a_sync_that_failed_is_not_believed_the_second_time(
     assert opened.is_readable(kept)
     opened.store.close()
     assert len(stores.open().durable.heads) == 1
+
+
+def test_r21_the_journal_is_not_begun_anew_over_a_root_page_that_may_be_lost(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment has what the journal had, by a root page that nobody waited for; the next transaction's
+    wait for the disk fails for want of room. The root is written anew before the journal is."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    monkeypatch.setattr(store_journal, "JOURNAL_BYTES", 4 * BLOCK_BYTES)
+    opened = stores.open()
+    opened.promise(1)
+    for sequence in range(1, 5):
+        opened.accept("s", sequence)
+    opened.settle()
+    payload = opened.store._payload
+    payload._is_in_doubt = False
+    environment = payload._environment
+
+    class Full:
+        def begin(self, write: bool = False) -> object:
+            error = lmdb.DiskError("mdb_txn_commit")
+            error.code = errno.ENOSPC  # type: ignore[misc]
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(payload, "_environment", Full())
+        with pytest.raises(StoreFull):
+            payload._apply({b"x": b"y"})
+    written, position = roots_written(opened), payload._journal._position  # type: ignore[union-attr]
+    opened.accept("s", 5)
+    assert payload._journal._position < position  # type: ignore[union-attr]
+    assert payload._environment is environment
+    assert roots_written(opened) > written
 
 
 def test_r21_a_new_process_does_not_believe_the_root_page_that_it_finds(stores: Stores) -> None:

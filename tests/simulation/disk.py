@@ -277,18 +277,21 @@ class Disk:
     def _accept(self, effect: Accept) -> Event:
         manifest, epoch, image = effect.manifest, effect.epoch, self.image
         stream = StreamName(manifest.stream)
-        retained = image.streams.get(stream, ())
-        why = None
-        if self._fenced(epoch):
+        retained, is_whole = image.streams.get(stream, ()), image.has_all(manifest)
+        is_known = is_whole and any(one.manifest == manifest for one in retained)
+        head, why = (retained[-1] if retained else None), None
+        is_rotten = head is not None and head.manifest == manifest and not is_whole
+        if self._fenced(epoch) and not is_rotten:
             why = Why.FENCED
-        elif retained and (epoch, manifest.sequence) <= (
-            retained[-1].accepted_epoch,
-            retained[-1].manifest.sequence,
+        elif (
+            head is not None
+            and (epoch, manifest.sequence) <= (head.accepted_epoch, head.manifest.sequence)
+            and not is_rotten
         ):
             why = Why.STALE
-        elif self.full and not manifest.tombstone and all(m.manifest != manifest for m in retained):
+        elif self.full and not manifest.tombstone and not is_known:
             why = Why.FULL
-        elif not image.has_all(manifest):
+        elif not is_whole:
             why = Why.INCOMPLETE
         if why is not None:
             return AcceptRefused(manifest, epoch, why)
