@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from replicator.adapters.store_record import Transaction, file_errors, scan, sync_directory
+from replicator.adapters.store_record import Transaction, file_errors, scan, scan_keys, sync_directory
 from replicator.errors import StoreDamaged, StoreError
 from replicator.model import Incarnation
 
@@ -45,16 +45,21 @@ class Journal:
     """The file, appended to by the store's writer alone."""
 
     def __init__(self, path: Path, incarnation: Incarnation) -> None:
-        """Open it, or make it; raises `StoreFull` or `StoreError`."""
+        """Open it, or make it; raises `StoreFull` or `StoreError`.
+
+        What is in it stays until `rewind`: the environment may not have it yet.
+        """
         self._path = path
         self._incarnation = incarnation
-        self._position = 0
+        self._position = JOURNAL_BYTES  # as if it were full
         with file_errors(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                is_short = os.fstat(self._file).st_size < JOURNAL_BYTES
-                if is_short and os.pwrite(self._file, bytes(JOURNAL_BYTES), 0) < JOURNAL_BYTES:
-                    path.unlink()  # it would break off where it ends, long after it was made
+                size = os.fstat(self._file).st_size
+                lacking = bytes(max(JOURNAL_BYTES - size, 0))
+                if lacking and os.pwrite(self._file, lacking, size) < len(lacking):
+                    # It would break off where it ends, long after it was made.
+                    os.ftruncate(self._file, size)
                     raise OSError(ENOSPC, os.strerror(ENOSPC))
                 # Whoever made it may have died before it was on the disk, by its name, for what is
                 # appended to be acknowledged.
@@ -86,7 +91,7 @@ class Journal:
         return True
 
     def rewind(self) -> None:
-        """Begin at the front again; everything appended is in the environment, synced with its root."""
+        """Begin at the front again; everything in it is in the environment, synced with its root."""
         self._position = 0
 
     def close(self) -> None:
@@ -176,6 +181,11 @@ class View:
             return self._newer[key] is not None
         with self._txn.cursor() as cursor:
             return bool(cursor.set_key(key))
+
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """The keys under *prefix*, in no order; the values are not read."""
+        yield from (key for key in scan_keys(self._txn, prefix) if key not in self._newer)
+        yield from (key for key, newer in self._newer.items() if newer is not None and key.startswith(prefix))
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values under *prefix*, in no order."""

@@ -37,7 +37,6 @@ from replicator.adapters.store_record import (
     Bulk,
     State,
     StreamRecord,
-    Transaction,
     chunks_of,
     fingerprint,
     head_of,
@@ -45,7 +44,6 @@ from replicator.adapters.store_record import (
     load,
     open_environment,
     read_manifest,
-    scan,
     scan_keys,
     seal,
     unseal,
@@ -103,6 +101,7 @@ class Payload:
             self._replay(incarnation)
             self._load()
             try:
+                self._apply({})
                 self.sync()
             except StoreFull as error:  # it stays in doubt, and nothing is built on it, until there is room
                 logger.warning("what the last process wrote stays in doubt: %s", error)
@@ -119,36 +118,36 @@ class Payload:
             return None
 
     def _replay(self, incarnation: Incarnation) -> None:
-        """Bring into the environment what a process that died had only in its journal."""
+        """Take over what a process that died had only in its journal: it lies over the environment."""
         with lmdb_errors(self._path), self._environment.begin() as txn:
             state = load(State, txn, STATE_KEY)
         if state is None or state.incarnation != incarnation:
             raise StoreDamaged(f"store {self._path} is lost or not the one that belongs to its meta")
-        self._apply(replay(self._path / JOURNAL_NAME, incarnation, state.journaled))
+        self._newer = self._newer.plus(replay(self._path / JOURNAL_NAME, incarnation, state.journaled))
 
     def _load(self) -> None:
         memory = self.memory
-        with lmdb_errors(self._path), self._environment.begin() as txn:
-            state = load(State, txn, STATE_KEY)
+        with self.reading() as view:
+            state = load(State, view, STATE_KEY)
             assert state is not None
             memory.state = state
-            memory.bulk = load(Bulk, txn, BULK_KEY)
-            total = fingerprint(txn.get(BULK_KEY))
-            for key, sealed in scan(txn, STREAM_PREFIX):
+            memory.bulk = load(Bulk, view, BULK_KEY)
+            total = fingerprint(view.get(BULK_KEY))
+            for key, sealed in view.scan(STREAM_PREFIX):
                 record = unseal(StreamRecord, key, sealed)
                 total ^= fingerprint(sealed)
                 memory.streams[record.stream] = record
             if total != state.fingerprint:
                 raise StoreDamaged(f"store {self._path} has lost a head, or got one back")
-            self._load_chunks(txn)
+            self._load_chunks(view)
 
-    def _load_chunks(self, txn: Transaction) -> None:
+    def _load_chunks(self, view: View) -> None:
         chunks = self.memory.chunks
-        stored = {Digest(key[len(CHUNK_PREFIX) :]) for key in scan_keys(txn, CHUNK_PREFIX)}
+        stored = {Digest(key[len(CHUNK_PREFIX) :]) for key in view.keys(CHUNK_PREFIX)}
         change = Change()
         for record in self.memory.streams.values():
             for entry in record.entries:
-                named = chunks_of(read_manifest(txn, record.stream, entry))
+                named = chunks_of(read_manifest(view, record.stream, entry))
                 for digest, size in named.items():
                     chunks.need(change, digest, size)
                 if entry is record.head and not stored.issuperset(named):

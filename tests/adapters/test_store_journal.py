@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EFBIG
 from pathlib import Path
 
 import pytest
 
-from replicator.adapters import store_journal, store_payload
+from replicator.adapters import store_journal, store_payload, store_writer
 from replicator.adapters.store_journal import BLOCK_BYTES, JOURNAL_NAME, Journal, records, replay
 from replicator.adapters.store_reader import StoreReader
 from replicator.adapters.store_record import file_errors, read_manifest
+from replicator.core.events import Accepted, AcceptRefused, StoreRoom, Why
 from replicator.errors import StoreDamaged, StoreFull
 from replicator.model import Digest, Epoch, Incarnation, Manifest, Sequence, StreamName
 from tests.adapters.store_kit import Opened, Stores, checkpoint
@@ -189,10 +192,75 @@ def test_r21_a_journal_that_finds_room_for_a_part_only_is_none(
 
     monkeypatch.setattr(os, "pwrite", take_a_part)
     opened = stores.open()
-    assert not (opened.path / "payload" / JOURNAL_NAME).exists()
+    assert (opened.path / "payload" / JOURNAL_NAME).stat().st_size == 0
     opened.promise(1)
     for sequence in range(1, 6):
         opened.accept("s", sequence)
+
+
+@contextmanager
+def no_file_grows_beyond(size: int) -> Iterator[None]:
+    """As on a full disk, for what this process writes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+def test_r21_a_full_disk_does_not_keep_a_store_with_a_journal_ahead_from_opening(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    """It is read as the journal has it, refuses what is new, may be killed again, and goes on by itself."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 60)
+    opened = stores.open()
+    opened.promise(1)
+    kept = [opened.accept("a", 1, *(os.urandom(2**17) for _ in range(4)))]
+    kept += [opened.accept("a", 2), *(opened.accept(f"b{n}", 1, os.urandom(50_000)) for n in range(6))]
+    counter = opened.store.durable().counter
+    expected = {"a": 2, **{f"b{n}": 1 for n in range(6)}}
+    with crashed(opened, tmp_path / "crashed") as found:
+        with no_file_grows_beyond((found.path / "payload" / "data.mdb").stat().st_size):
+            again = found.open(durability=durability)
+            assert {head.stream: head.sequence for head in again.durable.heads} == expected
+            assert all(head.readable for head in again.durable.heads)
+            assert again.durable.counter == counter
+            assert all(map(again.is_readable, kept))
+            assert again.store._payload.is_behind
+            manifest, chunks = checkpoint("c", 1, os.urandom(1000))
+            again.put(manifest, chunks, 1)
+            assert again.ask(manifest, 1) == StoreRoom(True)
+            assert again.next() == AcceptRefused(manifest, Epoch(1), Why.FULL)
+        with crashed(again, tmp_path / "again") as other:
+            assert {head.stream: head.sequence for head in other.open().durable.heads} == expected
+        again.put(manifest, chunks, 1)
+        assert again.ask(manifest, 1) == StoreRoom(False)
+        assert isinstance(again.next(), Accepted)
+        kept += [manifest, again.accept("c", 2)]
+        with crashed(again, tmp_path / "at last") as other:
+            last = other.open()
+            assert {head.stream: head.sequence for head in last.durable.heads} == {**expected, "c": 2}
+            assert all(map(last.is_readable, kept))
+
+
+def test_r21_a_journal_keeps_what_is_in_it_until_the_environment_has_it(tmp_path: Path) -> None:
+    """Nothing is appended before; an old one that is too short grows, or stays as it is for want of room."""
+    path = fill(tmp_path, 5)
+    os.truncate(path, 5 * BLOCK_BYTES)
+    before = path.read_bytes()
+    with no_file_grows_beyond(8 * BLOCK_BYTES), pytest.raises(StoreFull):
+        Journal(path, ME)
+    assert path.read_bytes() == before
+    journal = Journal(path, ME)
+    assert not journal.append(6, {b"6": b"value"})
+    assert list(replay(path, ME, 0)) == [b"1", b"2", b"3", b"4", b"5"]
+    assert path.stat().st_size == store_journal.JOURNAL_BYTES
+    journal.rewind()
+    assert journal.append(6, {b"6": b"value"})
+    journal.close()
+    assert list(replay(path, ME, 5)) == [b"6"]
 
 
 def test_r21_a_file_that_may_not_grow_is_full(tmp_path: Path) -> None:
@@ -235,6 +303,7 @@ def fill(directory: Path, count: int, first: int = 1) -> Path:
     """A journal with so many records, each of one block and one key: its number."""
     path = directory / JOURNAL_NAME
     journal = Journal(path, ME)
+    journal.rewind()
     for number in range(first, first + count):
         assert journal.append(number, {str(number).encode(): b"value"})
     journal.close()
