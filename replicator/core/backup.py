@@ -176,8 +176,7 @@ class Backup:
             self._points.pop(stream, None)
             if state.committed.get(stream) != (head.generation, head.sequence):
                 state.mark_committed(head)
-                if not head.tombstone:
-                    state.emit(effects.Standby(head))
+                state.emit(effects.Standby(head))
         elif head is not None and head.sequence > point.position.sequence:
             self._points.pop(stream, None)  # superseded here already
         else:

@@ -204,7 +204,7 @@ class Abort(Struct, frozen=True, gc=False):
 
 
 class Standby(Struct, frozen=True, gc=False):
-    """This head is committed and held here: a warm standby may load it."""
+    """This head is committed and held here: a warm standby may load it; a tombstone ends what it has."""
 
     head: Head
 

@@ -213,7 +213,7 @@ class Worker:
         mesh = Mesh(control, settings.cluster, me, config.peers, core)
         elector = _elector(settings, mesh, inbox)
         close(elector.close)
-        standbys = Standbys(end, loader, inbox.deliver)
+        standbys = Standbys(end, loader, inbox.deliver, core.status)
         tenancy = Tenancy(end, self._words, loader, inbox.deliver, standbys, settings.acks)
         census = Census(settings, core, elector, store, data, mesh)
         return Parts(settings, inbox, end, store, data, mesh, elector, core, tenancy, standbys, census)

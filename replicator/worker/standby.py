@@ -3,6 +3,9 @@
 Per stream the latest wins and one is out at a time, until the engine has taken it; `OUT_MAX` streams are
 out together, so that an engine that takes none holds no more memory than that. What was offered last of each
 stream stays with the engine until its next tenure has started, which need not be given it again.
+
+What is committed here when the engine begins to follow is the core's to say: this worker may have started
+anew, or a tenure of its own may have committed newer ones.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from itertools import islice
 
 from replicator.core.effects import Standby
 from replicator.core.events import HeadRotten
+from replicator.core.replica import ReplicaStatus
 from replicator.link import messages as link
 from replicator.model import Digest, Head, StreamName
 from replicator.worker.inbox import Loaded
@@ -25,12 +29,18 @@ OUT_MAX = 8
 class Standbys:
     """What the engine is offered while this node is a backup. Used on the control thread only."""
 
-    def __init__(self, end: End, loader: Loader, deliver: Callable[[HeadRotten], None]) -> None:
+    def __init__(
+        self,
+        end: End,
+        loader: Loader,
+        deliver: Callable[[HeadRotten], None],
+        status: Callable[[], ReplicaStatus],
+    ) -> None:
         self._end = end
         self._loader = loader
         self._deliver = deliver
+        self._status = status
         self._following = False
-        self._newest: dict[StreamName, Head] = {}
         # Newest, not yet offered; oldest stream first, which a plain dict would search its holes for.
         self._waiting: OrderedDict[StreamName, Head] = OrderedDict()
         self._out: set[StreamName] = set()  # being loaded, or offered and not taken
@@ -40,19 +50,24 @@ class Standbys:
         """A newer committed head is held here; a tombstone ends its stream."""
         stream = StreamName(effect.head.stream)
         if effect.head.tombstone:
-            self._newest.pop(stream, None)
             self._waiting.pop(stream, None)
-            return
-        self._newest[stream] = effect.head
-        if self._following:
+            self._offered.pop(stream, None)
+            self.taken(stream)
+        elif self._following:
             self._waiting[stream] = effect.head
             self._offer()
 
     def follow(self, on: bool) -> None:
-        """The engine begins to follow, with everything that is committed here, or ends it."""
+        """The engine begins to follow, with every head that is known to be committed here, or ends it."""
         self._following = on
         self._out.clear()
-        self._waiting = OrderedDict(self._newest if on else {})
+        self._waiting.clear()
+        if on:
+            status = self._status()
+            known = status["committed"]
+            for stream, head in status["heads"].items():
+                if not head.tombstone and known.get(stream) == (head.generation, head.sequence):
+                    self._waiting[stream] = head
         self._offer()
 
     def taken(self, stream: StreamName) -> None:
@@ -61,11 +76,12 @@ class Standbys:
         self._offer()
 
     def loaded(self, result: Loaded) -> None:
-        """A checkpoint is restored, or cannot be read: the core has it mended and tells of a newer one."""
+        """A checkpoint is restored, or cannot be read: the core has it mended and tells of a newer one. It is
+        dropped if meanwhile its stream was deleted, or the engine has ended to follow or begun a tenure."""
         stream = StreamName(result.head.stream)
         if result.payload is None:
             self._deliver(HeadRotten(stream, Digest(result.head.digest)))
-        elif self._following:
+        elif stream in self._out:
             names, parts = link.part_frames(result.payload)
             meta, mapping = result.payload.meta, result.payload.is_mapping
             offer = link.StandbyOffered(stream, result.head.position, meta, names, mapping)
@@ -79,8 +95,10 @@ class Standbys:
         known = self._offered
         return {s for h in heads if (s := StreamName(h.stream)) in known and h.same_as(known[s])}
 
-    def forget_offered(self) -> None:
-        """A tenure has started: the engine keeps nothing any longer."""
+    def tenure_started(self) -> None:
+        """The engine has everything by it, and keeps nothing of what it was offered."""
+        self._out.clear()
+        self._waiting.clear()
         self._offered.clear()
 
     def _offer(self) -> None:

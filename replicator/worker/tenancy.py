@@ -253,7 +253,7 @@ class Tenancy:
         if effect is not None and not self._loading and slot is not None and slot.deadline_ns:
             self._instants["restored"] = now
             self._end.send(link.TenureStarted(effect.epoch, self._count, effect.unchanged, self._instants))
-            self._standbys.forget_offered()
+            self._standbys.tenure_started()
             self._forget_start()
 
     def _forget_start(self) -> None:

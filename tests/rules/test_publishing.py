@@ -91,6 +91,13 @@ def test_R15_commit_points_are_hints_for_standby_and_retention() -> None:
         assert cluster.state(name).committed[S] == (1, 1)
 
 
+def test_R15_a_standby_hears_of_a_deleted_stream() -> None:
+    """A tombstone's commit is told like any other: what was loaded of the stream is of no use any longer."""
+    cluster = serving().do("submit a s 1").live(0.3).forget().do("cut a c", "delete a s 2").live(0.3)
+    (standby,) = cluster.effects("b", Standby)
+    assert (standby.head.sequence, standby.head.tombstone) == (2, True)
+
+
 def test_R15_recovery_never_trusts_a_commit_point() -> None:
     """T3: committed with b's help, and the primary died before anybody was told: it is restored."""
     cluster = serving().do("cut a c", "submit a s 1", "publish a", "sync a b", "deliver b->a")

@@ -252,7 +252,7 @@ class Bench:
         me = Owner(A, ID, ID)
         self.mesh = Mesh(self.control, "replicator", me, frozenset((B, C)), self.core)
         deliver = self.inbox.deliver
-        self.standbys = Standbys(self.end, self.loader, deliver)
+        self.standbys = Standbys(self.end, self.loader, deliver, self.core.status)
         acks = self.settings.acks
         self.tenancy = Tenancy(self.end, self.words, self.loader, deliver, self.standbys, acks)
         self.census = Census(self.settings, self.core, self.elector, self.store, self.data, self.mesh)

@@ -29,10 +29,20 @@ def start(*heads: Head) -> effects.StartTenure:
     return effects.StartTenure(FOUR, heads, (), False)
 
 
+def known(bench: Bench, *heads: Head) -> None:
+    """Have the core know of these heads, all committed."""
+    bench.core.streams.update({each.stream: (each, (each.generation, each.sequence)) for each in heads})
+
+
+def offers(bench: Bench) -> list[tuple[str, int]]:
+    return [(offer.stream, offer.position.sequence) for offer in bench.end.all(link.StandbyOffered)]
+
+
 def test_a_follower_is_offered_the_newest_of_each_stream(bench: Bench) -> None:
     """What was committed before it followed, too; one per stream until it is taken, then the latest."""
     bench.emit(effects.Standby(head(sequence=1)))
     assert bench.loader.jobs == []
+    known(bench, head(sequence=1))
     bench.end.waiting.append((link.Follow(True), []))
     bench.turn()
     bench.load()
@@ -69,7 +79,7 @@ def test_what_waits_costs_the_control_thread_nothing(bench: Bench, monkeypatch: 
                 seen.append(stream)
                 yield stream
 
-    monkeypatch.setattr("replicator.worker.standby.OrderedDict", Counted)
+    monkeypatch.setattr(bench.standbys, "_waiting", Counted())
     bench.standbys.follow(True)
     for index in range(100):
         bench.emit(effects.Standby(head(f"s{index}")))
@@ -99,6 +109,54 @@ def test_a_tenure_need_not_load_what_a_standby_has(bench: Bench) -> None:
     assert isinstance(bench.end.told[-1], link.TenureStarted)
     bench.emit(effects.EndTenure(FOUR, ""), effects.StartTenure(Epoch(5), (head("orders", 2),), (), False))
     assert [job[1] for job in bench.loader.jobs] == [head("orders", 2)]
+
+
+def test_a_follower_begins_with_what_the_core_knows_to_be_committed(bench: Bench) -> None:
+    """Streams that were idle since this worker started are offered; one whose head is not known to be
+    committed, or is a tombstone, is not. After a tenure of this node's own it is what that has committed."""
+    known(bench, head(), head("idle", 10), head("gone", 3, tombstone=True))
+    bench.core.streams["young"] = (head("young", 2), (1, 1))
+    bench.core.streams["new"] = (head("new"), None)
+    bench.standbys.follow(True)
+    bench.load()
+    assert offers(bench) == [("orders", 1), ("idle", 10)]
+    bench.standbys.follow(False)
+    bench.emit(start(), LENT)
+    known(bench, head("idle", 11))
+    bench.standbys.follow(True)
+    bench.load()
+    assert offers(bench)[2:] == [("orders", 1), ("idle", 11)]
+
+
+def test_a_tenure_ends_what_was_to_be_offered(bench: Bench) -> None:
+    """The engine has everything by its tenure. One that follows on is offered nothing older afterwards, and
+    what it never took is no longer out."""
+    bench.standbys.follow(True)
+    for index in range(OUT_MAX + 1):
+        bench.emit(effects.Standby(head(f"s{index}")))
+    results = list(bench.loader.results())
+    for result in results[:-1]:
+        bench.standbys.loaded(result)
+    bench.emit(start(), LENT)
+    bench.standbys.loaded(results[-1])
+    bench.emit(effects.EndTenure(FOUR, ""))
+    assert len(offers(bench)) == OUT_MAX - 1
+    for index in range(OUT_MAX):
+        bench.emit(effects.Standby(head(f"s{index}", 2)))
+    bench.load()
+    assert offers(bench)[OUT_MAX - 1 :] == [(f"s{index}", 2) for index in range(OUT_MAX)]
+
+
+def test_a_deleted_stream_is_offered_no_longer(bench: Bench) -> None:
+    """Neither from among those that wait, nor if it was being loaded; its place is another's then."""
+    bench.standbys.follow(True)
+    for index in range(OUT_MAX + 3):
+        bench.emit(effects.Standby(head(f"s{index}")))
+    bench.emit(effects.Standby(head("s8", 2, tombstone=True)), effects.Standby(head("s0", 2, tombstone=True)))
+    bench.load()
+    assert [stream for stream, _ in offers(bench)] == [f"s{index}" for index in (*range(1, OUT_MAX), 9)]
+    bench.emit(effects.Standby(head("s1", 2, tombstone=True)))
+    assert bench.standbys.offered([head("s1"), head("s2")]) == {"s2"}
 
 
 def test_nothing_is_loaded_for_an_engine_that_does_not_follow(bench: Bench) -> None:
