@@ -51,11 +51,18 @@ class Store(Protocol):
         """Queue a store effect; never blocks. Promises and records overtake payload."""
 
     def put_chunks(
-        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
+        self,
+        stream: StreamName,
+        epoch: Epoch,
+        sequence: Sequence,
+        chunks: Ordered[tuple[Chunk, Buffer]],
+        *,
+        wait: bool = True,
     ) -> None:
         """Queue verified chunks (as stored) of a checkpoint that is under way; chunks queued before an
-        Accept are written before it. Blocks the calling data thread while the queue holds more than its
-        bound. Dropped silently if *epoch* is below the promised one when they are written (R3)."""
+        Accept are written before it. A data thread waits while the queue holds more than its bound; the
+        control thread, which looks before whether it is crowded, must not (*wait*), and may exceed it by a
+        little. Dropped silently if *epoch* is below the promised one when they are written (R3)."""
 
     def is_crowded(self) -> bool:
         """Whether `put_chunks` would wait now."""

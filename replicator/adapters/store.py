@@ -147,11 +147,17 @@ class LmdbStore:
         self._writer.perform(effect)
 
     def put_chunks(
-        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Chunk, Buffer]]
+        self,
+        stream: StreamName,
+        epoch: Epoch,
+        sequence: Sequence,
+        chunks: Ordered[tuple[Chunk, Buffer]],
+        *,
+        wait: bool = True,
     ) -> None:
         # What is queued must not change under the writer's hands: only bytes cannot.
         stored = [(Digest(chunk.stored_digest), bytes(buffer)) for chunk, buffer in chunks]
-        self._writer.put(stream, epoch, sequence, stored)
+        self._writer.put(stream, epoch, sequence, stored, wait=wait)
 
     def is_crowded(self) -> bool:
         return self._writer.is_crowded

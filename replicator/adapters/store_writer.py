@@ -114,21 +114,28 @@ class Writer:
             os.eventfd_write(self._bell, 1)
 
     def put(
-        self, stream: StreamName, epoch: Epoch, sequence: Sequence, chunks: Ordered[tuple[Digest, bytes]]
+        self,
+        stream: StreamName,
+        epoch: Epoch,
+        sequence: Sequence,
+        chunks: Ordered[tuple[Digest, bytes]],
+        *,
+        wait: bool,
     ) -> None:
-        """Queue chunks, waiting while the queue is over its bound; lost if the store is closed or failed."""
+        """Queue chunks, if need be (*wait*) when the queue is within its bound again; lost if the store is
+        closed or failed."""
         start = size = 0
         for end, (_, stored) in enumerate(chunks):
             if end > start and size + len(stored) > self._transaction_bytes_max:
-                self._put(Put(stream, epoch, sequence, tuple(chunks[start:end]), size))
+                self._put(Put(stream, epoch, sequence, tuple(chunks[start:end]), size), wait)
                 start, size = end, 0
             size += len(stored)
         if start < len(chunks):
-            self._put(Put(stream, epoch, sequence, tuple(chunks[start:]), size))
+            self._put(Put(stream, epoch, sequence, tuple(chunks[start:]), size), wait)
 
-    def _put(self, put: Put) -> None:
+    def _put(self, put: Put, wait: bool) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self.is_crowded or self._failed or self._closing)
+            self._changed.wait_for(lambda: not (wait and self.is_crowded) or self._failed or self._closing)
             if self._failed or self._closing:
                 return
             for digest, _ in put.chunks:

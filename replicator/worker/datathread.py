@@ -58,6 +58,11 @@ class DataThread(ABC):
     def _end(self) -> None:
         """Close what the thread owns."""
 
+    @property
+    def _is_here(self) -> bool:
+        """Whether this thread is the caller's, who may wait then."""
+        return threading.current_thread() is self._thread
+
     def _guarded(self) -> None:
         try:
             self._run()

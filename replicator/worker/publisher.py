@@ -276,7 +276,7 @@ class Publisher(DataThread):
             self._socket.send(encode_publication(header, stored))
             self.counters["sent_bytes"] += sum(map(len, stored))
         if batch:
-            self._store.put_chunks(task.stream, task.epoch, task.sequence, batch)
+            self._store.put_chunks(task.stream, task.epoch, task.sequence, batch, wait=self._is_here)
 
     def _wait_until_allowed(self, epoch: Epoch, index: int) -> None:
         """Return when that message may leave; raises _Abandoned if it never may."""

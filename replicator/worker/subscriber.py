@@ -160,7 +160,8 @@ class Subscriber(DataThread):
             verify(chunk, content)
         if chunks:
             self.counters["verified"] += len(chunks)
-            self._store.put_chunks(StreamName(header.stream), epoch, Sequence(header.sequence), chunks)
+            stream, sequence = StreamName(header.stream), Sequence(header.sequence)
+            self._store.put_chunks(stream, epoch, sequence, chunks, wait=self._is_here)
         if header.manifest is None:
             return Seen(node, epoch, index)
         incarnation = Incarnation(header.incarnation)

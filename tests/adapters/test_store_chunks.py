@@ -15,7 +15,7 @@ from replicator.adapters.store_payload import Payload
 from replicator.core.effects import Accept, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
 from replicator.core.state import head_of
-from replicator.model import Digest, Epoch, Promise, StreamName
+from replicator.model import Digest, Epoch, Promise, Sequence, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
 
 S = StreamName("s")
@@ -158,11 +158,14 @@ def test_i12_a_full_queue_blocks_the_data_thread_only(stores: Stores) -> None:
     opened.store.perform(WritePromise(Promise(1, OWNER)))
     assert opened.store.usage()["queued_bytes"] <= 1600
     assert not done.is_set()
+    manifest, chunks = checkpoint("t", 1, b"by the control thread")
+    opened.store.put_chunks(StreamName("t"), Epoch(1), Sequence(1), chunks, wait=False)
     opened.start()
     assert done.wait(DEADLINE_S)
     thread.join(DEADLINE_S)
     assert isinstance(opened.next(), PromiseWritten)
     assert isinstance(opened.ask(put[-1][0], 1), Accepted)
+    assert isinstance(opened.ask(manifest, 1), Accepted)
 
 
 # ── rot ──

@@ -112,6 +112,18 @@ def test_r16_a_crowded_store_holds_up_the_thread_and_never_the_control_thread() 
         assert backup.sequences() == list(range(1, 10))
 
 
+def test_r16_the_control_thread_never_waits_for_the_store() -> None:
+    """Not even if it gets crowded after the look at it."""
+    with pair() as (primary, backup):
+        backup.node.store.is_crowded = lambda: False  # type: ignore[method-assign]
+        backup.node.store.gate.clear()
+        publish(primary, 1, b"small")
+        backup.receive()
+        assert backup.told[0][1] == get_ident()
+        assert not backup.node.store.gate.is_set()
+        backup.node.store.gate.set()
+
+
 def test_r16_heartbeats_have_their_turn_after_a_few_publications() -> None:
     """However many have come."""
     with pair() as (primary, backup):
