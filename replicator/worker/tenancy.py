@@ -26,7 +26,7 @@ from replicator.core.effects import (
     StoredLocally,
     Supersede,
 )
-from replicator.core.events import Accepted, AcceptRefused, HeadRotten
+from replicator.core.events import Accepted, AcceptRefused, HeadRotten, Why
 from replicator.link import messages as link
 from replicator.link.lease import LeaseSlot, LeaseWords
 from replicator.model import Digest, Epoch, Head, Payload, StreamName
@@ -69,8 +69,7 @@ class Tenancy:
         self._epoch: Epoch | None = None  # whose slot that is
         self._starting: StartTenure | None = None
         self._loading: set[StreamName] = set()
-        self._mending: dict[StreamName, Loaded] = {}
-        self._mend_until = math.inf
+        self._mending: dict[StreamName, tuple[Loaded, float]] = {}  # and when each is given up
         self._instants: dict[str, float] = {}  # the moments of the present takeover, by name
 
     # ── payloads and tickets ──
@@ -164,7 +163,7 @@ class Tenancy:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do."""
-        return self._mend_until
+        return min((until for _, until in self._mending.values()), default=math.inf)
 
     def start(self, effect: StartTenure, now: float) -> None:
         """Load all heads that the engine has not got; the tenure starts when the last one is there."""
@@ -208,8 +207,7 @@ class Tenancy:
                 what = (result.head.position, result.payload.meta, names, result.payload.is_mapping)
                 restored.append((link.Restored(result.epoch, stream, *what), parts))
             elif stream not in self._mending:
-                self._mending[stream] = result
-                self._mend_until = min(self._mend_until, now + MEND_TIMEOUT_S)
+                self._mending[stream] = result, now + MEND_TIMEOUT_S
                 self._deliver(HeadRotten(stream, Digest(result.head.digest)))
                 continue
             else:
@@ -225,20 +223,22 @@ class Tenancy:
 
     def written(self, event: Accepted | AcceptRefused) -> None:
         """The store has come to a manifest, and with it to the chunks that were queued before: if it is that
-        of a head which could not be read, it has been fetched, and is tried again."""
-        result = self._mending.get(StreamName(event.manifest.stream))
-        if result is not None and result.head.digest == event.manifest.digest:
+        of a head which could not be read, it has been fetched, and is tried again; if it is still lacking
+        something, it is fetched once more."""
+        result, _ = self._mending.get(StreamName(event.manifest.stream), (None, 0.0))
+        if result is None or result.head.digest != event.manifest.digest:
+            return
+        if not isinstance(event, AcceptRefused) or event.why not in (Why.INCOMPLETE, Why.FULL):
             self._loader.load(result.epoch, [result.head])
 
     def tick(self, now: float) -> None:
         """Start without what nobody has mended in time."""
-        if now >= self._mend_until:
-            for stream in list(self._mending):
-                self._give_up(stream, now)
-            self._mend_until = math.inf
+        for stream, (result, until) in list(self._mending.items()):
+            if now >= until:
+                self._give_up(stream, result, now)
 
-    def _give_up(self, stream: StreamName, now: float) -> None:
-        result = self._mending.pop(stream)
+    def _give_up(self, stream: StreamName, result: Loaded, now: float) -> None:
+        self._mending.pop(stream, None)
         self._unavailable(result.head, result.error)
         self._loading.discard(stream)
         self._start_if_loaded(now)
@@ -261,7 +261,6 @@ class Tenancy:
         self._loader.drop()
         self._loading.clear()
         self._mending.clear()
-        self._mend_until = math.inf
 
 
 def _spans(instants: list[float]) -> dict[str, float]:

@@ -111,6 +111,30 @@ def test_what_nobody_mends_does_not_hold_up_the_tenure(bench: Bench, how: str) -
     assert told == [link.Restored, link.RestoredUnavailable, link.TenureStarted]
 
 
+def test_each_rotten_head_has_its_time(bench: Bench) -> None:
+    """One that is found later is not given up with the first; one that still lacks something is not tried."""
+    bench.loader.rotten = {"orders", "sensors"}
+    bench.emit(start(head(), head("sensors", 2)), LENT)
+    early, late = list(bench.loader.results())
+    bench.inbox.deliver((early,))
+    bench.turn()
+    bench.clock.now += MEND_TIMEOUT_S / 2
+    bench.inbox.deliver((late,))
+    bench.turn()
+    bench.clock.now += MEND_TIMEOUT_S / 2
+    bench.turn()
+    assert [message.stream for message in bench.end.all(link.RestoredUnavailable)] == ["orders"]
+    bench.loader.rotten = set()
+    for why in (events.Why.INCOMPLETE, events.Why.FULL):
+        bench.inbox.deliver(events.AcceptRefused(manifest_of(head("sensors", 2)), FOUR, why))
+    bench.turn()
+    assert not bench.loader.jobs
+    bench.inbox.deliver(written(head("sensors", 2)))
+    bench.turn()
+    bench.load()
+    assert [type(message) for message in bench.end.told][-2:] == [link.Restored, link.TenureStarted]
+
+
 def test_small_heads_that_were_restored_at_once_share_a_frame(bench: Bench) -> None:
     """As many as came together, each with its bytes; what is not of this tenure is left out."""
     bench.emit(start(head(), head("sensors", 2)), LENT)
