@@ -152,6 +152,13 @@ class Published(Struct, frozen=True, gc=False):
     publish_index: int
 
 
+class Sent(Struct, frozen=True, gc=False):
+    """Everything up to this index has left, and what comes next has waited for the window for a while."""
+
+    epoch: Epoch
+    publish_index: int
+
+
 class Fetched(Struct, frozen=True, gc=False):
     """The head's manifest and all chunks are in the store, verified, not yet accepted."""
 
@@ -212,8 +219,8 @@ class AbandonAsked(Struct, frozen=True, gc=False):
 
 Event = (
     Tick | Received | Granted | Revoked | PromiseWritten | RecordWritten | Accepted | AcceptRefused
-    | HeadsAdopted | HeadRotten | StoreRoom | StoreFailed | ManifestReceived | Seen | Published | Fetched
-    | FetchFailed | EngineReady | Submitted | DeleteAsked | ResignAsked | AbandonAsked
+    | HeadsAdopted | HeadRotten | StoreRoom | StoreFailed | ManifestReceived | Seen | Published | Sent
+    | Fetched | FetchFailed | EngineReady | Submitted | DeleteAsked | ResignAsked | AbandonAsked
 )  # fmt: skip
 
 

@@ -345,6 +345,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.ManifestReceived: lambda self, event: self._backup.on_manifest(event),
     events.Seen: lambda self, event: self._backup.on_seen(event),
     events.Published: lambda self, event: self._primary.on_published(event),
+    events.Sent: lambda self, event: self._primary.window.sent(event.epoch, event.publish_index),
     events.Fetched: Replica._on_fetched,
     events.FetchFailed: Replica._on_fetch_failed,
     events.EngineReady: Replica._on_engine_ready,

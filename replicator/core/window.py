@@ -162,7 +162,7 @@ class Window:
 
     def published(self, handle: int, manifest: Manifest, publish_index: int) -> Flight | None:
         """The broadcast is out: the primary accepts it itself, fenced like everybody (R12, T8)."""
-        self.publish_index = max(self.publish_index, publish_index)
+        self.sent(self.epoch, publish_index)
         flight = self.flights.get(StreamName(manifest.stream))
         if flight is None or flight.handle != handle or flight.sequence != manifest.sequence:
             return None
@@ -200,6 +200,11 @@ class Window:
             self.publish(waiting)
 
     # ── pace (R16) ──
+
+    def sent(self, epoch: Epoch, publish_index: int) -> None:
+        """So much has left: heartbeats tell it, and a backup that did not get it all says so (R18)."""
+        if epoch == self.epoch:
+            self.publish_index = max(self.publish_index, publish_index)
 
     def progress(self, replica: ReplicaId, publish_index: int, record: MemberRecord) -> None:
         """A backup has taken publications: the window moves with the fastest majority."""

@@ -9,7 +9,9 @@ done in the control thread's own call, which reads no disk and waits for nothing
 what it has published lately.
 
 No message leaves before the core has allowed its index: the window follows the fastest majority, not the
-slowest subscriber (R16). A publication of an older epoch than the newest one heard of is abandoned.
+slowest subscriber (R16). While one waits for long, the core is told how much has left; or the loss of all
+of that, in the midst of a checkpoint, would never be noticed (R18). A publication of an older epoch than the
+newest one heard of is abandoned.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from replicator.codec.frames import (
     Publication,
     encode_publication,
 )
-from replicator.core.events import Published
+from replicator.core.events import Published, Sent
 from replicator.core.messages import PROTOCOL_VERSION
 from replicator.model import (
     Chunk,
@@ -58,6 +60,9 @@ IN_CALL_PARTS_MAX = 64
 RECENT_MAX = 1024
 PACKED_BYTES = 2**20  # what a helper takes at a time
 LOOK_AHEAD_BYTES_MAX = 8 * 2**20  # what the helpers may hold beyond the payload itself
+# How long the window may stand still before that. Backups tell of every quarter of it, and what is still on a
+# slow wire should not be given up on: 8 MiB in a second are 64 Mbit/s. Longer would hold up every stream.
+STALLED_S = 1.0
 
 Stored = tuple[Chunk, bytes]
 
@@ -285,7 +290,8 @@ class Publisher(DataThread):
             return self._closed.is_set() or epoch < self._newest
 
         with self._changed:
-            self._changed.wait_for(lambda: over() or self._is_allowed(epoch, index))
+            while not self._changed.wait_for(lambda: over() or self._is_allowed(epoch, index), STALLED_S):
+                self._deliver(Sent(epoch, index - 1))
             if over():
                 raise _Abandoned
 

@@ -13,7 +13,7 @@ from replicator.core.effects import (
     Standby,
     Supersede,
 )
-from replicator.core.events import Accepted, AcceptRefused, ManifestReceived, Published, Seen, Why
+from replicator.core.events import Accepted, AcceptRefused, ManifestReceived, Published, Seen, Sent, Why
 from replicator.core.messages import Ack, Acked, Behind, Claim, Heartbeat, Progress, Promised
 from replicator.model import Epoch, Incarnation, NodeId, Position, StreamName
 from tests.rules.cluster import Cluster
@@ -146,6 +146,20 @@ def test_R16_a_lost_tail_does_not_stop_the_window() -> None:
     for question in (901, 902):
         cluster.hear("c", "a", Heartbeat(1, question, 0.3, None, 40, ()))
     assert [progress.publish_index for progress in cluster.sent("c", Progress)] == [40]
+
+
+def test_R16_a_window_that_is_lost_in_the_midst_of_a_checkpoint_does_not_stop_it() -> None:
+    """The only backup misses 32 messages and is started again: told what has left, it says that it has
+    missed them, with a heartbeat to spare for what may still be on its way (R18). No other epoch counts."""
+    cluster = serving()
+    cluster.node("b").deliver(Seen(NodeId("a"), Epoch(1), 5))
+    cluster.do("settle", "cut a c", "crash b", "start b").live(0.4).forget()
+    cluster.node("a").deliver(Sent(Epoch(2), 99))
+    cluster.node("a").deliver(Sent(Epoch(1), 37))
+    cluster.live(0.05)
+    assert not cluster.effects("a", AllowPublish)
+    cluster.live(0.2)
+    assert [allow.publish_index for allow in cluster.effects("a", AllowPublish)] == [37 + 32]
 
 
 def test_R17_latest_wins_and_the_one_in_flight_runs_to_its_commit() -> None:

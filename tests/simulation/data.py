@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence as Ordered
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,7 @@ from replicator.core.events import (
     ManifestReceived,
     Published,
     Seen,
+    Sent,
 )
 from replicator.model import (
     Chunk,
@@ -37,15 +38,18 @@ if TYPE_CHECKING:
     from tests.simulation.node import Node
 
 FETCH_TIMEOUT_S = 0.1
+STALLED_S = 1.0
+
+Piece = tuple[Digest, bytes]
 
 
-def cut_chunks(payload: bytes) -> list[tuple[Digest, bytes]]:
+def cut_chunks(payload: bytes) -> list[Piece]:
     """The payload in pieces of CHUNK_BYTES, each with its digest."""
     pieces = [payload[at : at + CHUNK_BYTES] for at in range(0, len(payload), CHUNK_BYTES)]
     return [(Digest(hashlib.blake2b(piece, digest_size=32).digest()), piece) for piece in pieces]
 
 
-def build_manifest(effect: Publish, pieces: Ordered[tuple[Digest, bytes]]) -> Manifest:
+def build_manifest(effect: Publish, pieces: Ordered[Piece]) -> Manifest:
     """The manifest of a publication; its digest is over everything that names the checkpoint."""
     chunks = tuple(Chunk(digest, len(piece), digest, len(piece), Codec.NONE) for digest, piece in pieces)
     parts = () if effect.tombstone else (Part("", chunks),)
@@ -56,14 +60,24 @@ def build_manifest(effect: Publish, pieces: Ordered[tuple[Digest, bytes]]) -> Ma
     return Manifest(*place, parts, b"", False, effect.tombstone, digest)
 
 
+class Broadcast(NamedTuple):
+    """A checkpoint on its way out; *frames* have not left yet, the last of them is the manifest's own."""
+
+    effect: Publish
+    manifest: Manifest
+    pieces: list[Piece]
+    frames: deque[Piece | None]
+
+
 class Publisher:
-    """Publishes in order, each checkpoint as some frames, as far as the window allows (R16)."""
+    """Publishes in order, each checkpoint as some frames, every one when the window allows it (R16)."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._world = node.world
         self._waiting: deque[Publish] = deque()
         self._busy = False
+        self._broadcast: Broadcast | None = None
         self._epoch = Epoch(0)
         self._index = 0
         self._allowed = 0
@@ -71,10 +85,15 @@ class Publisher:
     def allow(self, epoch: Epoch, publish_index: int) -> None:
         """The window has moved."""
         self._raise(epoch, publish_index)
-        self._start()
+        if self._broadcast is not None:
+            self._go_on(self._broadcast)
+        else:
+            self._start()
 
     def _raise(self, epoch: Epoch, publish_index: int) -> None:
         if epoch > self._epoch:
+            if self._broadcast is not None:
+                self._broadcast, self._busy = None, False
             self._epoch, self._index, self._allowed = epoch, 0, publish_index
         elif epoch == self._epoch:
             self._allowed = max(self._allowed, publish_index)
@@ -98,28 +117,39 @@ class Publisher:
             self._node.later(delay, self._publish)
 
     def _publish(self) -> None:
-        self._busy = False
-        effect = self._waiting.popleft()
-        if effect.epoch == self._epoch:
-            self._broadcast(effect)
-        self._start()
-
-    def _broadcast(self, effect: Publish) -> None:
-        node, history = self._node, self._world.history
+        node, effect = self._node, self._waiting.popleft()
+        if effect.epoch != self._epoch:
+            self._busy = False
+            self._start()
+            return
         content = self._world.content_for(effect)
-        pieces = [] if effect.tombstone else cut_chunks(history.payloads[content])
+        pieces = [] if effect.tombstone else cut_chunks(self._world.history.payloads[content])
         manifest = build_manifest(effect, pieces)
         self._world.published(node, manifest, content)
-        new = [(digest, piece) for digest, piece in pieces if digest not in node.disk.image.chunks]
-        for digest, piece in new:
-            self._index += 1
-            self._frame(manifest, self._index, (digest, piece))
-        self._index += 1
-        self._frame(manifest, self._index, None)
-        node.disk.put_chunks(effect.stream, effect.epoch, effect.sequence, pieces)
-        node.deliver(Published(effect.handle, manifest, Epoch(effect.epoch), self._index))
+        new = [piece for piece in pieces if piece[0] not in node.disk.image.chunks]
+        self._broadcast = Broadcast(effect, manifest, pieces, deque([*new, None]))
+        self._go_on(self._broadcast)
 
-    def _frame(self, manifest: Manifest, index: int, chunk: tuple[Digest, bytes] | None) -> None:
+    def _go_on(self, broadcast: Broadcast) -> None:
+        node, effect, before = self._node, broadcast.effect, self._index
+        while broadcast.frames and (self._index < self._allowed or not node.config.peers):
+            self._index += 1
+            self._frame(broadcast.manifest, self._index, broadcast.frames.popleft())
+        if broadcast.frames:
+            if self._index > before:
+                node.later(STALLED_S, self._stalled, self._epoch, self._index)
+            return
+        self._broadcast, self._busy = None, False
+        node.disk.put_chunks(effect.stream, effect.epoch, effect.sequence, broadcast.pieces)
+        node.deliver(Published(effect.handle, broadcast.manifest, Epoch(effect.epoch), self._index))
+        self._start()
+
+    def _stalled(self, epoch: Epoch, index: int) -> None:
+        """Nothing has left for a while: say how much has, unless all is done (R18)."""
+        if self._broadcast is not None and (epoch, index) == (self._epoch, self._index):
+            self._node.deliver(Sent(epoch, index))
+
+    def _frame(self, manifest: Manifest, index: int, chunk: Piece | None) -> None:
         node, network = self._node, self._world.network
         for peer in self._world.others(node.name):
             if (node.name, peer.name) in network.cuts or not node.is_running:
@@ -135,7 +165,7 @@ class Publisher:
     def _arrive(
         peer: Node,
         life: int,
-        frame: tuple[NodeId, Incarnation, Epoch, int, Manifest, tuple[Digest, bytes] | None],
+        frame: tuple[NodeId, Incarnation, Epoch, int, Manifest, Piece | None],
     ) -> None:
         source, incarnation, epoch, index, manifest, chunk = frame
         if peer.life != life or not peer.is_running or (source, peer.name) in peer.world.network.cuts:

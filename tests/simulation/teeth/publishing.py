@@ -115,6 +115,18 @@ def wait_for_the_slowest(patch: Patch) -> None:
     patch.setattr("replicator.core.window.quorum_value", quorum_value)
 
 
+def keep_what_left_secret(patch: Patch) -> None:
+    """How much has left is told at the end of a checkpoint only, which may never come."""
+    patch.setattr(Window, "sent", lambda self, epoch, publish_index: None)
+    honest = Window.published
+
+    def published(self: Window, handle: int, manifest: Manifest, publish_index: int) -> Flight | None:
+        self.publish_index = max(self.publish_index, publish_index)
+        return honest(self, handle, manifest, publish_index)
+
+    patch.setattr(Window, "published", published)
+
+
 def replace_in_flight(patch: Patch) -> None:
     """A newer checkpoint takes the place of the one in flight, which never runs to its commit (T20)."""
     honest = Window.submit

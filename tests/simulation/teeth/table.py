@@ -123,6 +123,7 @@ TEETH = (
     Tooth("R14", publishing.count_old_acks, Guard(f"{PUBLISHING}R14_acks_of_other_epochs_digests_and_incarnations_count_for_nothing")),
     Tooth("R15", publishing.trust_hints, Simulator()),
     Tooth("R16", publishing.wait_for_the_slowest, Guard(f"{PUBLISHING}R16_the_window_follows_the_fastest_majority")),
+    Tooth("R16", publishing.keep_what_left_secret, Simulator()),
     Tooth("R17", publishing.replace_in_flight, Guard(f"{PUBLISHING}R17_latest_wins_and_the_one_in_flight_runs_to_its_commit")),
     Tooth("R17", publishing.take_without_bound, Process("tests/engine/test_submit.py::test_waiting_checkpoints_are_bounded")),
     Tooth("R17a", publishing.call_it_superseded),
