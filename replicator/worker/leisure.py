@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterable
 
 import uvloop
@@ -26,7 +27,9 @@ from replicator.worker.watch import EngineWatch
 
 log = logging.getLogger(__name__)
 
-OUTLIVE_S_MAX = 10.0  # a worker that has not ended so long after its engine is stuck, and is ended
+# Whatever a part waits for at its end, the worker holds the store no longer than this after its engine, whose
+# next process wants it. It has room for a farewell; and what was acknowledged is durable at any moment.
+OUTLIVE_S_MAX = 0.15
 
 
 class Leisure:
@@ -82,7 +85,9 @@ class Leisure:
         log.info("the engine has ended engine_pid=%d", self._engine_pid)
         self.engine_gone = True
         self._inbox.post(self._driver.leave)
-        self._loop.call_later(OUTLIVE_S_MAX, os._exit, 1)
+        timer = threading.Timer(OUTLIVE_S_MAX, os._exit, (1,))
+        timer.daemon = True  # and not the loop's, which ends before the parts are closed
+        timer.start()
 
     def _handle(self, request: Request, reply: Reply) -> None:
         """A request of the admin socket, done on the control thread."""

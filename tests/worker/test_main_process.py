@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import zmq
 
+from replicator.adapters.store import LmdbStore
 from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.link.endpoint import EngineEnd
@@ -28,25 +29,30 @@ from tests.worker.nodes import free_addresses
 DEADLINE_S = 10.0
 SPAWNER = """
 import subprocess, sys, time
-worker = subprocess.Popen([sys.executable, "-m", "replicator.worker", *sys.argv[1:5],
+worker = subprocess.Popen([sys.executable, "-c", sys.argv[5], *sys.argv[1:5],
     "--engine-pid", str(__import__("os").getpid())], stdin=subprocess.PIPE, pass_fds=(int(sys.argv[4]),))
 worker.stdin.write(sys.stdin.buffer.readline()); worker.stdin.close()
 print(worker.pid, flush=True)
 time.sleep(60)
 """
+WORKER = "import sys; from replicator.worker.main import main; sys.exit(main())"
+STUCK_WORKER = f"""
+import threading; from replicator.adapters.store import LmdbStore
+LmdbStore.close = lambda self: threading.Event().wait()
+{WORKER}"""
 
 
 class Spawned:
     """A process that has spawned a worker, and that worker."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, program: str = WORKER) -> None:
         self.settings = Settings(node=NodeId("alone"), data_dir=directory / "data")
         self.words = LeaseWords.create()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         address = f"ipc://{directory}/link"
         self.end = EngineEnd(address, self.context)
         self.parent = subprocess.Popen(
-            [sys.executable, "-c", SPAWNER, "--link", address, "--lease-fd", str(self.words.fd)],
+            [sys.executable, "-c", SPAWNER, "--link", address, "--lease-fd", str(self.words.fd), program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(self.words.fd,),
@@ -111,6 +117,19 @@ def test_the_worker_follows_a_killed_engine(spawned: Spawned) -> None:
     spawned.parent.kill()
     assert spawned.wait_ended() < 2
     assert not (spawned.settings.data_dir / "admin.sock").exists()
+
+
+def test_a_worker_that_is_stuck_at_its_end_does_not_outlive_its_engine(tmp_path: Path) -> None:
+    """A part that does not close, as one that restores something big, keeps the store from nobody: the
+    engine's next process opens it."""
+    spawned = Spawned(tmp_path, STUCK_WORKER)
+    try:
+        spawned.wait(link.Started)
+        spawned.parent.kill()
+        spawned.wait_ended()
+        LmdbStore.open(spawned.settings.data_dir, cluster="replicator", node=NodeId("alone")).close()
+    finally:
+        spawned.close()
 
 
 def test_the_worker_ends_when_it_is_told_to(spawned: Spawned) -> None:
