@@ -294,7 +294,9 @@ class Replica:
         self._primary.on_fetched(event.stream, event.digest, event.manifest)
 
     def _on_fetch_failed(self, event: events.FetchFailed) -> None:
-        self._state.fetching.pop(event.stream, None)
+        if self._state.fetching.get(event.stream) != event.digest:
+            return  # of one that has ended: another may be under way in its place
+        del self._state.fetching[event.stream]
         self._backup.on_fetch_failed(event.stream)
         self._primary.on_fetched(event.stream, event.digest, None)
 

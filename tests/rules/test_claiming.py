@@ -343,10 +343,10 @@ def test_R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer() -> None
     assert reign.recovery.chosen[StreamName("s")].sequence == 2
     cluster.do("fetch b")
     assert [accept.manifest.sequence for accept in cluster.effects("b", Accept)] == [2]
+    stream, digest = StreamName("s"), Digest(reign.recovery.chosen[StreamName("s")].digest)
     for _ in range(5):
-        cluster.node("b").deliver(
-            FetchFailed(StreamName("s"), Digest(reign.recovery.chosen[StreamName("s")].digest))
-        )
+        cluster.state("b").fetch(stream, digest, None, ())  # as the mending of rot may
+        cluster.node("b").deliver(FetchFailed(stream, digest))
     assert reign.recovery.chosen[StreamName("s")].sequence == 2
     cluster.live(0.5)
     (tenure,) = cluster.effects("b", StartTenure)

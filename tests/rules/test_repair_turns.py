@@ -279,6 +279,19 @@ def test_R18_a_fetch_that_fails_leaves_its_place() -> None:
     assert not cluster.effects("c", Accept)
 
 
+def test_R18_a_late_word_of_an_older_fetch_does_not_end_a_newer_one() -> None:
+    """Its end was on its way when another digest of the stream was asked for: that fetch goes on."""
+    cluster = _behind()
+    newer = cluster.state("c").fetching[S]
+    cluster.node("c").deliver(FetchFailed(S, Digest(bytes(32))))
+    cluster.node("c").deliver(Fetched(S, Digest(bytes(32)), manifest()))
+    assert cluster.state("c").fetching == {S: newer}
+    assert cluster.core("c")._backup._wanted[S][1] == newer
+    assert not cluster.effects("c", Accept)
+    cluster.live(0.3)
+    assert not cluster.core("c").is_behind
+
+
 def _withheld(older: bool) -> Cluster:
     """b serves without s, whose newest checkpoint a took with it, and of which b has an older one or none."""
     cluster = Cluster("a", "b", "c").with_primary("a")
