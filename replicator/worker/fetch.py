@@ -1,15 +1,16 @@
 """One fetch: what a checkpoint still lacks here, whom to ask for it, and when to stop asking (R18).
 
 Plain state without sockets, threads or clock: the repairer asks it for the next request, tells it what
-came, and gives it the time. First the manifest, if it is not known, then the chunks, a bounded number of
-bytes at a time, from the first source that may have them. A source that says that it lacks something is
-not asked for it again; one that stays silent is asked once more and then left alone.
+came, and gives it the time. First the manifest, if it is not known, then the chunks, while the source's
+credit lasts, from the first source that may have them. A source that says that it lacks something is
+not asked for it again; one that stays silent is asked once more and then left alone. A source answers
+all fetches in the order of their requests: while it answers older ones, it is not silent but busy.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
@@ -19,13 +20,19 @@ from replicator.model import Chunk, Digest, Manifest, NodeId, StreamName
 PATIENCE_S = 0.5
 ATTEMPTS_MAX = 2
 UNREACHABLE_PAUSE_S = 0.02
+CHUNK_COST_MIN = REQUEST_BYTES_MAX // CHUNKS_PER_REQUEST
+
+Request = tuple[NodeId, list[Digest]]
 
 
 class _Source(Struct):
     """What is known of one node that may have what is lacking."""
 
     lacks: set[Digest]
-    silent_since: float = 0.0  # it has been asked, and not been heard since then
+    asked: dict[Digest, tuple[float, Chunk | None]]  # when, and for what
+    reached: float = 0.0  # when it was asked for what it answered last
+    no_credit: bool = False  # it would be asked, but has enough to do
+    silent_since: float = 0.0  # it is waited for, and nothing shows since then that it is alive
     attempts: int = 0  # how often it was asked in vain since it was heard
     unreachable_since: float | None = None
     pause_until: float = 0.0  # it could not be reached: not asked again before
@@ -35,13 +42,7 @@ class Fetch:
     """The state of one stream's fetch. *number* names it in requests and answers."""
 
     def __init__(
-        self,
-        number: int,
-        stream: StreamName,
-        digest: Digest,
-        sources: Iterable[NodeId],
-        verify: bool,
-        credit_bytes: int,
+        self, number: int, stream: StreamName, digest: Digest, sources: Iterable[NodeId], verify: bool
     ) -> None:
         self.number = number
         self.stream = stream
@@ -49,15 +50,13 @@ class Fetch:
         self.manifest: Manifest | None = None
         self.unchecked: deque[Chunk] = deque()  # present here, but to be read once (R22)
         self._verify = verify
-        self._credit_bytes = credit_bytes
-        self._sources = {node: _Source(set()) for node in sources}
+        self._sources = {node: _Source(set(), {}) for node in sources}
         self._wanted: dict[Digest, Chunk | None] = {digest: None}  # the manifest itself has no chunk
-        self._asked: dict[Digest, tuple[NodeId, Chunk | None]] = {}
 
     def begin(self, manifest: Manifest, missing: Iterable[Chunk], present: Iterable[Chunk]) -> None:
         """The manifest is known, and which of its chunks are missing: from now on it is about chunks."""
         self.manifest = manifest
-        self._asked.clear()
+        self.got(self.digest)
         self._wanted = {Digest(chunk.stored_digest): chunk for chunk in missing}
         if self._verify:
             self.unchecked.extend(present)
@@ -73,35 +72,42 @@ class Fetch:
     @property
     def is_done(self) -> bool:
         """Whether everything is here and checked."""
-        return self.manifest is not None and not (self._wanted or self._asked or self.unchecked)
+        return self.manifest is not None and not (self._wanted or self._is_busy)
 
     @property
     def has_failed(self) -> bool:
         """Whether nobody is left who may have what is lacking."""
-        if self._asked or self.unchecked or not self._wanted:
-            return False
-        return any(
+        return not self._is_busy and any(
             all(digest in source.lacks for source in self._sources.values()) for digest in self._wanted
         )
 
-    def next_request(self, now: float) -> tuple[NodeId, list[Digest]] | None:
-        """Whom to ask for what; None while the credit is used up or nobody can be asked."""
-        asked_bytes = sum(_size(chunk) for _, chunk in self._asked.values())
-        if self._asked and asked_bytes + REQUEST_BYTES_MAX > self._credit_bytes:
-            return None
+    def asked_bytes(self, node: NodeId) -> int:
+        """How much of the source's credit this fetch has. A request is full by bytes or by chunks."""
+        source = self._sources.get(node)
+        return sum(_cost(chunk) for _, chunk in source.asked.values()) if source else 0
+
+    def next_request(self, now: float, has_credit: Callable[[NodeId], bool]) -> Request | None:
+        """Whom to ask for what; None if nobody can be asked now. Chunks need credit, a manifest does not."""
         for node, source in self._sources.items():
-            if source.pause_until <= now and (batch := self._batch(source)):
+            if source.pause_until > now or not (batch := self._batch(source)):
+                source.no_credit = False
+            elif self.manifest is None or has_credit(node):
                 return node, batch
+            else:  # its turn will come: the others may be slower, or dead
+                if not _is_waited_for(source):
+                    source.silent_since = now
+                source.no_credit = True
+                break
         return None
 
     def asked(self, node: NodeId, digests: Iterable[Digest], now: float) -> None:
         """The request has left."""
         source = self._sources[node]
-        source.unreachable_since = None
-        if not self._is_waited_for(node):
+        source.unreachable_since, source.no_credit = None, False
+        if not source.asked:
             source.silent_since = now
         for digest in digests:
-            self._asked[digest] = (node, self._wanted.pop(digest))
+            source.asked[digest] = now, self._wanted.pop(digest)
 
     def unreachable(self, node: NodeId, now: float) -> None:
         """The request could not be sent: try others, and this one again a little later, for a while."""
@@ -110,66 +116,79 @@ class Fetch:
         if source.unreachable_since is None:
             source.unreachable_since = now
         elif now - source.unreachable_since >= PATIENCE_S * ATTEMPTS_MAX:
-            self._leave(node)
+            self._take_back(self._sources.pop(node))
 
-    def heard(self, node: NodeId, now: float) -> None:
-        """The source has answered: it is alive, and what else it was asked for may come."""
-        if (source := self._sources.get(node)) is not None:
-            source.silent_since, source.attempts = now, 0
+    def heard(self, node: NodeId, now: float) -> float:
+        """The source has answered: it is alive, and the rest may come. When that had been asked for."""
+        if (source := self._sources.get(node)) is None:
+            return 0.0
+        source.silent_since, source.attempts = now, 0
+        return source.reached
+
+    def heard_by_any(self, node: NodeId, asked_at: float, now: float) -> None:
+        """The source has answered what some fetch asked for then: the turn of what is younger will come.
+
+        What is older would have been answered before: it is lost.
+        """
+        source = self._sources.get(node)
+        if source is not None and all(asked_at <= at for at, _ in source.asked.values()):
+            source.silent_since = now
 
     def needs(self, digest: Digest) -> Chunk | None:
         """The chunk of that digest, if it is still lacking."""
-        if digest in self._asked:
-            return self._asked[digest][1]
-        return self._wanted.get(digest)
+        asked = (source.asked[digest][1] for source in self._sources.values() if digest in source.asked)
+        return next(asked, self._wanted.get(digest))
 
     def got(self, digest: Digest) -> None:
-        """That chunk is here now."""
-        self._asked.pop(digest, None)
+        """That chunk, or the manifest, is here now."""
         self._wanted.pop(digest, None)
+        for source in self._sources.values():
+            if digest in source.asked:
+                source.reached, _ = source.asked.pop(digest)
 
     def lacks(self, node: NodeId, digest: Digest) -> bool:
         """The source has not what it was asked for, or gave something else; false if that is no news."""
-        asked = self._asked.get(digest)
-        if asked is None or asked[0] != node:
+        source = self._sources.get(node)
+        if source is None or digest not in source.asked:
             return False
-        self._sources[node].lacks.add(digest)
-        self._wanted[digest] = self._asked.pop(digest)[1]
+        source.reached, self._wanted[digest] = source.asked.pop(digest)
+        source.lacks.add(digest)
         return True
 
     def expire(self, now: float) -> None:
         """Ask silent sources once more, then leave them alone."""
         for node, source in list(self._sources.items()):
-            if self._is_waited_for(node) and now - source.silent_since >= PATIENCE_S:
+            if _is_waited_for(source) and now - source.silent_since >= PATIENCE_S:
                 source.attempts += 1
-                if source.attempts < ATTEMPTS_MAX:
-                    self._take_back(node)
-                else:
-                    self._leave(node)
+                self._take_back(source)
+                if source.attempts == ATTEMPTS_MAX:
+                    del self._sources[node]
 
-    def _is_waited_for(self, node: NodeId) -> bool:
-        return any(asked == node for asked, _ in self._asked.values())
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self.unchecked) or any(source.asked for source in self._sources.values())
 
-    def _leave(self, node: NodeId) -> None:
-        self._take_back(node)
-        del self._sources[node]
-
-    def _take_back(self, node: NodeId) -> None:
-        for digest in [digest for digest, (asked, _) in self._asked.items() if asked == node]:
-            self._wanted[digest] = self._asked.pop(digest)[1]
+    def _take_back(self, source: _Source) -> None:
+        self._wanted.update((digest, chunk) for digest, (_, chunk) in source.asked.items())
+        source.asked.clear()
+        source.no_credit = False
 
     def _batch(self, source: _Source) -> list[Digest]:
         batch: list[Digest] = []
-        size = 0
+        cost = 0
         for digest, chunk in self._wanted.items():
             if digest in source.lacks:
                 continue
-            size += _size(chunk)
-            if batch and (size > REQUEST_BYTES_MAX or len(batch) == CHUNKS_PER_REQUEST):
+            cost += _cost(chunk)
+            if batch and cost > REQUEST_BYTES_MAX:
                 break
             batch.append(digest)
         return batch
 
 
-def _size(chunk: Chunk | None) -> int:
-    return chunk.stored_bytes if chunk else 0
+def _cost(chunk: Chunk | None) -> int:
+    return max(chunk.stored_bytes, CHUNK_COST_MIN) if chunk else 0
+
+
+def _is_waited_for(source: _Source) -> bool:
+    return bool(source.asked) or source.no_credit

@@ -2,7 +2,8 @@
 
 Late joiner, restarted node, lagging node, claimant and scrubber all use this one mechanism: want and have
 chunks, by digest. Fetched chunks go to the store, verified, as they come; when none is lacking any longer
-the core is told and accepts. Memory is bounded by the credit of the fetches that are under way.
+the core is told and accepts. The fetches share each source's credit, which bounds memory and what waits
+at the source, and take turns with it, so that none waits for all of a large one.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Repairer(DataThread):
         self._orders: deque[Order] = deque()
         self._fetches: dict[StreamName, Fetch] = {}
         self._number = 0
+        self._is_asking = False  # there may be credit for more
 
     def order(self, order: Order) -> None:
         """Begin, replace or cancel the fetch of a stream; any thread."""
@@ -99,13 +101,14 @@ class Repairer(DataThread):
                     break
             self._serving.serve()
             now = time.monotonic()
+            self._is_asking = False
             for fetch in list(self._fetches.values()):
                 if taken < MESSAGES_PER_TURN:  # else an answer may be waiting still
                     fetch.expire(now)
                 self._advance(fetch, now)
 
     def _timeout_s(self) -> float | None:
-        if any(fetch.unchecked for fetch in self._fetches.values()):
+        if self._is_asking or any(fetch.unchecked for fetch in self._fetches.values()):
             return 0.0
         return TICK_S if self._fetches else None
 
@@ -114,8 +117,7 @@ class Repairer(DataThread):
         if order.digest is None:
             return
         self._number += 1
-        credit_bytes = self._settings.fetch_credit * REQUEST_BYTES_MAX
-        fetch = Fetch(self._number, order.stream, order.digest, order.sources, order.verify, credit_bytes)
+        fetch = Fetch(self._number, order.stream, order.digest, order.sources, order.verify)
         self._fetches[order.stream] = fetch
         manifest = order.manifest or self._store.read_manifest(order.stream, order.digest)
         if manifest is not None and manifest.digest == order.digest:
@@ -130,24 +132,31 @@ class Repairer(DataThread):
         fetch.begin(manifest, missing, chunks.values())
 
     def _advance(self, fetch: Fetch, now: float) -> None:
-        """Check what is to be checked, ask for what is lacking, and tell when it is over."""
+        """Check what is to be checked, ask for some of what is lacking, and tell when it is over."""
         for chunk in fetch.take_unchecked(CHECKS_PER_TURN):
             if self._store.read_chunk(Digest(chunk.stored_digest)) is None:
                 self._store.discard_chunk(Digest(chunk.stored_digest))
                 fetch.want(chunk)
-        while (request := fetch.next_request(now)) is not None:
+        if (request := fetch.next_request(now, self._has_credit)) is not None:
             node, digests = request
             want = WantChunks(tuple(digests)) if fetch.manifest else WantManifest(fetch.stream, fetch.digest)
             if self._serving.send(node, fetch.number, want):
                 fetch.asked(node, digests, now)
             else:
                 fetch.unreachable(node, now)
+            self._fetches[fetch.stream] = self._fetches.pop(fetch.stream)  # the others' turn is first now
+            self._is_asking = True
         if fetch.is_done and fetch.manifest is not None:
             del self._fetches[fetch.stream]
             self._deliver(Fetched(fetch.stream, fetch.digest, fetch.manifest))
         elif fetch.has_failed:
             del self._fetches[fetch.stream]
             self._deliver(FetchFailed(fetch.stream, fetch.digest))
+
+    def _has_credit(self, node: NodeId) -> bool:
+        """Whether all fetches together may ask that node for more: what waits there delays every answer."""
+        asked_bytes = sum(fetch.asked_bytes(node) for fetch in self._fetches.values())
+        return asked_bytes + REQUEST_BYTES_MAX <= self._settings.fetch_credit * REQUEST_BYTES_MAX
 
     def _take(self, key_node: NodeId | None, frames: Ordered[Buffer]) -> None:
         """Look at one message; a peer is who its key says, or without keys who it says it is."""
@@ -181,7 +190,10 @@ class Repairer(DataThread):
             absent = [fetch.lacks(node, Digest(digest)) for digest in message.absent]
             useful = self._take_chunks(fetch, node, zip(message.present, chunks, strict=True)) or any(absent)
         if useful:  # a peer that only says what nobody asked for is as good as silent
-            fetch.heard(node, time.monotonic())
+            now = time.monotonic()
+            asked_at = fetch.heard(node, now)
+            for other in self._fetches.values():
+                other.heard_by_any(node, asked_at, now)
 
     def _take_manifest(self, fetch: Fetch, node: NodeId, manifest: Manifest | None) -> bool:
         """Go on with the chunks, if it is the manifest that is looked for."""

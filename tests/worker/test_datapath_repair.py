@@ -205,7 +205,7 @@ def test_a_newer_fetch_of_the_stream_replaces_the_older() -> None:
 
 
 def test_several_streams_are_fetched_side_by_side() -> None:
-    """Each stream has its own fetch and credit."""
+    """Each stream has its own fetch; they take turns with the source's credit."""
     with running(2) as (primary, backup):
         names = [StreamName(f"stream {number}") for number in range(16)]
         manifests = [primary.publish(noise(MIB, n), stream=name).manifest for n, name in enumerate(names)]

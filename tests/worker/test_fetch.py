@@ -40,15 +40,24 @@ def manifest_of(chunks: Iterable[Chunk]) -> Manifest:
 def begun(chunks: list[Chunk], *sources: NodeId, verify: bool = False) -> Fetch:
     """A fetch of chunks, all of them missing, or with *verify* all of them present."""
     manifest = manifest_of(chunks)
-    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), sources, verify, CREDIT * REQUEST_BYTES_MAX)
+    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), sources, verify)
     fetch.begin(manifest, [] if verify else chunks, chunks if verify else [])
     return fetch
 
 
+def has_credit(_: NodeId) -> bool:
+    """Nothing else is asked of anybody."""
+    return True
+
+
 def ask(fetch: Fetch, now: float = 0.0) -> list[tuple[NodeId, int]]:
     """Send all requests that may be sent; whom, for how many."""
+
+    def may_ask(node: NodeId) -> bool:
+        return fetch.asked_bytes(node) < CREDIT * REQUEST_BYTES_MAX
+
     sent: list[tuple[NodeId, int]] = []
-    while request := fetch.next_request(now):
+    while request := fetch.next_request(now, may_ask):
         fetch.asked(*request, now)
         sent.append((request[0], len(request[1])))
     return sent
@@ -57,18 +66,18 @@ def ask(fetch: Fetch, now: float = 0.0) -> list[tuple[NodeId, int]]:
 def test_the_manifest_comes_first() -> None:
     """As long as it is not known, nothing else is asked for."""
     manifest = manifest_of([chunk(1)])
-    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), [A], False, REQUEST_BYTES_MAX)
-    assert fetch.next_request(0.0) == (A, [manifest.digest])
+    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), [A], False)
+    assert fetch.next_request(0.0, has_credit) == (A, [manifest.digest])
     assert ask(fetch) == [(A, 1)]
     fetch.begin(manifest, [chunk(1)], [])
-    assert fetch.next_request(0.0) == (A, [Digest(chunk(1).stored_digest)])
+    assert fetch.next_request(0.0, has_credit) == (A, [Digest(chunk(1).stored_digest)])
 
 
 def test_requests_and_credit_are_bounded() -> None:
     """A request names so many chunks and bytes at most, and all that is under way so many requests."""
     assert ask(begun([chunk(n) for n in range(100)], A)) == [(A, 4)] * CREDIT
     tiny = begun([chunk(n, 10) for n in range(100)], A)
-    assert max(count for _, count in ask(tiny)) == CHUNKS_PER_REQUEST
+    assert ask(tiny) == [(A, CHUNKS_PER_REQUEST)] * CREDIT
     assert ask(begun([chunk(n, 2**24) for n in range(9)], A)) == [(A, 1)]
 
 
@@ -106,7 +115,7 @@ def test_it_fails_when_everybody_lacks_the_same() -> None:
     fetch.lacks(A, Digest(chunks[0].stored_digest))
     assert not fetch.has_failed
     fetch.got(Digest(chunks[1].stored_digest))
-    assert fetch.next_request(0.0) is None
+    assert fetch.next_request(0.0, has_credit) is None
     assert fetch.has_failed
     assert begun(chunks).has_failed
 
@@ -149,6 +158,34 @@ def test_silence_counts_only_while_something_is_asked() -> None:
     assert not fetch.has_failed
 
 
+def test_an_answer_to_another_fetch_is_a_sign_of_life_to_younger_requests() -> None:
+    """The answers come in the order of the requests: an older one would have been answered before."""
+    fetch = begun([chunk(0)], A, B)
+    assert ask(fetch, 1.0) == [(A, 1)]
+    for asked_at, is_left in [(0.9, False), (1.0, False), (1.1, True)]:
+        fetch.heard_by_any(A, 0.9, 2.0)
+        fetch.heard_by_any(A, asked_at, 2.1)
+        fetch.heard_by_any(B, 0.0, 2.2)
+        fetch.expire(2.1 + PATIENCE_S - 0.01)
+        assert (fetch.asked_bytes(A) == 0) is is_left
+
+
+def test_who_waits_for_credit_waits_for_the_source() -> None:
+    """It asks nobody else meanwhile, and leaves a source that is dead with those that have asked it."""
+    fetch = begun([chunk(0)], A, B)
+    now = 5.0
+    for _ in range(3):
+        assert fetch.next_request(now, lambda _: False) is None
+        now += PATIENCE_S * 0.9
+        fetch.heard_by_any(A, now, now)
+        fetch.expire(now)
+    for _ in range(ATTEMPTS_MAX):
+        assert fetch.next_request(now, lambda node: node == B) is None
+        now += PATIENCE_S
+        fetch.expire(now)
+    assert fetch.next_request(now, lambda node: node == B) == (B, [chunk(0).stored_digest])
+
+
 def test_an_unreachable_source_is_tried_for_a_while() -> None:
     """Others are asked meanwhile; alone, it is tried until the patience has ended, then the fetch fails."""
     fetch = begun([chunk(0)], A, B)
@@ -156,9 +193,9 @@ def test_an_unreachable_source_is_tried_for_a_while() -> None:
     assert ask(fetch, 0.0) == [(B, 1)]
     alone = begun([chunk(0)], A)
     alone.unreachable(A, 0.0)
-    assert alone.next_request(0.0) is None
+    assert alone.next_request(0.0, has_credit) is None
     assert not alone.has_failed
-    assert alone.next_request(UNREACHABLE_PAUSE_S) is not None
+    assert alone.next_request(UNREACHABLE_PAUSE_S, has_credit) is not None
     alone.unreachable(A, PATIENCE_S * ATTEMPTS_MAX)
     assert alone.has_failed
 

@@ -1,0 +1,244 @@
+"""Many fetches from one source over a slow link, in virtual time: they share its credit (R18)."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from replicator.codec.chunking import digest_of, seal
+from replicator.core.events import Event, Fetched
+from replicator.model import (
+    Buffer,
+    Chunk,
+    Codec,
+    Digest,
+    Epoch,
+    Generation,
+    Incarnation,
+    Manifest,
+    NodeId,
+    Part,
+    Sequence,
+    StreamName,
+)
+from replicator.settings import Settings
+from replicator.worker import repairer as module
+from replicator.worker.fetch import ATTEMPTS_MAX, PATIENCE_S
+from replicator.worker.repairer import Order, Repairer
+
+ASKER, FIRST, SECOND = NodeId("a"), NodeId("b"), NodeId("c")
+PEERS = {node: ("127.0.0.1", 7400 + 10 * number) for number, node in enumerate((ASKER, FIRST, SECOND))}
+MB, MIB, CHUNK_BYTES = 10**6, 2**20, 2**18
+CONTENT = bytes(CHUNK_BYTES)  # chunks stand for their sizes: digests are not what is tested
+QUEUE_MESSAGES = 32  # what both ends of a connection hold
+STEP_S = 0.002
+AT_ONCE = 16
+
+
+class _TurnOver(Exception):
+    """The repairer would sleep now."""
+
+
+class _Node:
+    """A repairer whose threads, sockets, store and clock are the test's."""
+
+    def __init__(self, world: _World, name: NodeId) -> None:
+        self.world = world
+        self.name = name
+        self.alive = True
+        self.chunks: set[bytes] = set()
+        self.manifests: dict[Digest, Manifest] = {}
+        self.inbox: deque[tuple[NodeId, Ordered[Buffer]]] = deque()
+        self.links: dict[NodeId, deque[tuple[float, Ordered[Buffer]]]] = {peer: deque() for peer in PEERS}
+        self.free_at = 0.0  # when its link has sent what it was given
+        self.sent_bytes = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin with empty queues."""
+        settings = Settings(node=self.name, peers=PEERS)
+        self.repairer = Repairer(settings, Incarnation(bytes(16)), cast(Any, self), cast(Any, self))
+        self.repairer._deliver = self.world.deliver
+        self.inbox.clear()
+        for link in self.links.values():
+            link.clear()
+
+    def turn(self) -> None:
+        """One round of the repairer's loop, and the arrival of what it has sent."""
+        self.turns = 0
+        with pytest.raises(_TurnOver):
+            self.repairer._run()
+        for to, link in self.links.items():
+            while link and link[0][0] <= self.world.now:
+                self.world.nodes[to].inbox.append((self.name, link.popleft()[1]))
+
+    def restart(self) -> None:
+        """What was in its queues is lost."""
+        self.repairer.close()
+        self.start()
+
+    # ── the sockets ──
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def wait(self, *_: object) -> None:
+        """Let one turn pass."""
+        if self.turns:
+            raise _TurnOver
+        self.turns += 1
+
+    def can_send(self, to: NodeId) -> bool:
+        """Whether there is room in the queue."""
+        return len(self.links[to]) < QUEUE_MESSAGES
+
+    def send_frames(self, to: NodeId, frames: Ordered[Buffer]) -> bool:
+        """Queue for the link, which takes its time."""
+        if not self.can_send(to):
+            return False
+        size = sum(len(frame) for frame in frames)
+        self.free_at = max(self.free_at, self.world.now) + size / self.world.bytes_per_s
+        self.links[to].append((self.free_at, [memoryview(frame) for frame in frames]))
+        self.sent_bytes += size
+        return True
+
+    def receive_frames(self) -> Iterator[tuple[NodeId, Ordered[Buffer]]]:
+        """What has arrived."""
+        while self.inbox:
+            yield self.inbox.popleft()
+
+    # ── the store ──
+
+    def read_manifest(self, _: StreamName, digest: Digest) -> Manifest | None:
+        """The manifest of that digest."""
+        return self.manifests.get(digest)
+
+    def read_chunk(self, digest: Digest) -> bytes | None:
+        """The content that all chunks have."""
+        return CONTENT if digest in self.chunks else None
+
+    def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Those that are not here."""
+        return [chunk for chunk in chunks if chunk.stored_digest not in self.chunks]
+
+    def put_chunks(self, *args: Any) -> None:
+        """Keep what was fetched."""
+        self.chunks.update(chunk.stored_digest for chunk, _ in args[-1])
+
+    def discard_chunk(self, digest: Digest) -> None:
+        """Nothing rots here."""
+        assert digest not in self.chunks
+
+
+class _World:
+    """The asker and its sources; as the core does, it fetches so many streams at once, failed ones again."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self.now = 1.0
+        self.bytes_per_s = bytes_per_s
+        self.done: dict[StreamName, float] = {}
+        self.failed: Counter[StreamName] = Counter()
+        self.active: set[StreamName] = set()
+        self.waiting: deque[Order] = deque()
+        self.nodes = {name: _Node(self, name) for name in PEERS}
+        self.asker = self.nodes[ASKER]
+
+    def want(self, name: str, size: int, *sources: NodeId, known: bool = False) -> Manifest:
+        """Have a checkpoint of that size fetched, which all sources hold; *known*: its manifest is here."""
+        digests = [digest_of(f"{name} {number}".encode()) for number in range(size // CHUNK_BYTES)]
+        chunks = [Chunk(digest, CHUNK_BYTES, digest, CHUNK_BYTES, Codec.NONE) for digest in digests]
+        parts = (Part("", tuple(chunks)),)
+        manifest = seal(StreamName(name), Generation(1), Epoch(1), Sequence(1), parts)
+        for source in sources:
+            self.nodes[source].chunks.update(digests)
+            self.nodes[source].manifests[Digest(manifest.digest)] = manifest
+        given = manifest if known else None
+        self.waiting.append(Order(StreamName(name), Digest(manifest.digest), given, sources, True))
+        return manifest
+
+    def deliver(self, event: Event) -> None:
+        """A fetch has ended."""
+        stream = StreamName(cast(Any, event).stream)
+        self.active.remove(stream)
+        if isinstance(event, Fetched):
+            self.done[stream] = self.now
+        else:
+            self.failed[stream] += 1
+
+    def run(self, until: Callable[[], object], seconds: float) -> None:
+        """Let time pass until that is so; it must be so within that time."""
+        deadline = self.now + seconds
+        while not until():
+            assert self.now < deadline, (len(self.done), self.failed)
+            while self.waiting and len(self.active) < AT_ONCE:
+                order = self.waiting.popleft()
+                self.active.add(order.stream)
+                self.asker.repairer.order(order)
+            for node in self.nodes.values():
+                if node.alive:
+                    node.turn()
+            self.now += STEP_S
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[_World]:
+    """A cluster on a link of 10 MB/s."""
+    world = _World(10 * MB)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: world.now))
+    monkeypatch.setattr(module, "verify", lambda *_: None)
+    yield world
+    for node in world.nodes.values():
+        node.repairer.close()
+
+
+def test_a_slow_link_brings_everything_once(world: _World) -> None:
+    """No fetch loses its patience with a source that is busy with the others, so nothing is sent twice."""
+    size = 32 * 8 * MIB
+    for number in range(32):
+        world.want(str(number), 8 * MIB, FIRST)
+    world.run(lambda: len(world.done) == 32, 1.05 * size / world.bytes_per_s)
+    assert not world.failed
+    assert size <= world.nodes[FIRST].sent_bytes < 1.01 * size
+
+
+def test_a_huge_fetch_leaves_the_others_their_share(world: _World) -> None:
+    """It was first, and the small ones are through when each has had its turns."""
+    world.want("huge", 64 * MIB, FIRST)
+    world.run(lambda: len(world.asker.chunks) >= 16, 2.0)
+    for number in range(7):
+        world.want(str(number), 2 * MIB, FIRST)
+    world.run(lambda: len(world.done) == 7, 1.1 * (4 + 8 * 2 + 4) * MIB / world.bytes_per_s)
+    assert "huge" not in world.done
+    world.run(lambda: "huge" in world.done, 64 * MIB / world.bytes_per_s)
+    assert not world.failed
+
+
+def test_what_a_source_has_lost_is_asked_again_while_it_answers_others(world: _World) -> None:
+    """It restarts with some fetches' requests in its queue: answers to younger ones do not hide that."""
+    for number in range(3):
+        world.want(f"lost {number}", MIB // 2, FIRST, known=True)
+    source = world.nodes[FIRST]
+    world.run(lambda: source.inbox or source.links[ASKER], 1.0)
+    source.restart()
+    lost_at = world.now
+    world.want("long", 64 * MIB, FIRST)
+    world.run(lambda: len(world.done) == 3, PATIENCE_S + 8 * MIB / world.bytes_per_s)
+    assert "long" not in world.done
+    assert min(world.done.values()) - lost_at >= PATIENCE_S
+    assert not world.failed
+
+
+def test_a_dead_source_holds_nobody_up_for_longer_than_one_fetch(world: _World) -> None:
+    """Who waits for its credit finds out with those that have asked it."""
+    world.nodes[FIRST].alive = False
+    size = AT_ONCE * MIB
+    for number in range(AT_ONCE):
+        world.want(str(number), MIB, FIRST, SECOND, known=True)
+    seconds = PATIENCE_S * ATTEMPTS_MAX + 1.1 * size / world.bytes_per_s
+    world.run(lambda: len(world.done) == AT_ONCE, seconds)
+    assert not world.failed
+    assert world.nodes[SECOND].sent_bytes < 1.01 * size
