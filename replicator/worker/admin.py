@@ -89,19 +89,20 @@ class AdminServer:
         client = asyncio.current_task()
         assert client is not None
         self._clients.add(client)
+        writer.transport.set_write_buffer_limits(0)  # a reply that is drained is with the kernel
         try:
-            if len(self._clients) > CLIENTS_MAX:
-                reply = _error("too many clients")
-            else:
-                async with asyncio.timeout(REPLY_TIMEOUT_S):
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                if len(self._clients) > CLIENTS_MAX:
+                    reply = _error("too many clients")
+                else:
                     reply = await self._answer(await reader.readuntil(b"\n"))
-            writer.write(reply + b"\n")
-            await writer.drain()
+                writer.write(reply + b"\n")
+                await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a client that asks for nothing, asks too much or is gone gets no answer
+            pass  # a client that asks for nothing, asks too much, reads nothing or is gone gets no answer
         finally:
             self._clients.discard(client)
-            writer.close()
+            writer.transport.abort()  # to close it would wait for a client that does not read
 
     async def _answer(self, line: bytes) -> bytes:
         loop = asyncio.get_running_loop()

@@ -7,6 +7,8 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Po
 from replicator.worker import admin
 from replicator.worker.status import GATHER_TIMEOUT_S, REPORT_BYTES_MAX
 from tests.worker.driver_fakes import B, Bench, C, head
+from tests.worker.nodes import wait_until
 
 ORDERS = StreamName("orders")
 
@@ -152,8 +155,9 @@ def serve() -> Iterator[Serve]:
     servers = []
 
     def handle(request: admin.Request, reply: admin.Reply) -> None:
+        asked = "much " * 500_000 if request.command == "much" else request.command
         if request.command != "silence":
-            threading.Thread(target=reply, args=(json.encode({"asked": request.command}),)).start()
+            threading.Thread(target=reply, args=(json.encode({"asked": asked}),)).start()
 
     def start(data_dir: Path) -> None:
         servers.append(admin.AdminServer(data_dir, handle))
@@ -202,3 +206,27 @@ def test_a_bad_request_harms_nobody(tmp_path: Path, serve: Serve, line: bytes) -
             reply = b""
         assert reply == b"" or b"error" in reply
     assert admin.ask(tmp_path, {"command": "hello"}) == {"asked": "hello"}
+
+
+def test_clients_that_do_not_read_keep_nobody_out(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their places are free again when the time for a reply is over, and their connections are gone."""
+    monkeypatch.setattr(admin, "REPLY_TIMEOUT_S", 0.2)
+    serve(tmp_path)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(admin.CLIENTS_MAX)]
+        for client in clients:
+            client.connect(str(tmp_path / admin.SOCKET_NAME))
+            client.sendall(b'{"command": "much"}\n')
+        wait_until(lambda: _is_served(tmp_path), "a place")
+        for client in clients:
+            client.settimeout(5)
+        assert min(sum(map(len, iter(partial(each.recv, 100_000), b""))) for each in clients) < 2_000_000
+
+
+def _is_served(data_dir: Path) -> bool:
+    try:
+        return admin.ask(data_dir, {"command": "hello"}) == {"asked": "hello"}
+    except Unavailable:  # one too many is not listened to
+        return False
