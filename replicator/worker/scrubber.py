@@ -46,6 +46,8 @@ class Scrubber:
                 self._step()
             except ReplicatorError as error:
                 log.warning("scrub failed reason=%r", str(error))
+            except Exception:  # as the loader does: what nobody foresaw must not end it unseen
+                log.exception("scrub failed")
 
     def _step(self) -> None:
         stored_bytes = self._store.usage()["stored_bytes"]
