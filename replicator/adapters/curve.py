@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from replicator.model import NodeId
 log = logging.getLogger(__name__)
 
 KEY_CHARACTERS = 40
+LOG_INTERVAL_S = 10.0
 PEER_KEYS_NAME = "peers.keys"
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
@@ -100,6 +102,7 @@ class Gate:
         self._socket.linger = 0
         self._socket.bind(_ZAP_ENDPOINT)
         self.refused = 0
+        self._logged_at = -LOG_INTERVAL_S  # for all addresses together: anybody can make up many
         self._thread = threading.Thread(target=self._run, name="replicator-gate", daemon=True)
         self._thread.start()
 
@@ -131,8 +134,10 @@ class Gate:
         if user is not None:
             return [_ZAP_VERSION, request, b"200", b"OK", user, b""]
         self.refused += 1
-        address = question[3].decode(errors="replace") if len(question) > 3 else "?"
-        log.warning("connection refused address=%s reason='unknown key' count=%d", address, self.refused)
+        if (now := time.monotonic()) - self._logged_at >= LOG_INTERVAL_S:
+            self._logged_at = now
+            address = question[3].decode(errors="replace") if len(question) > 3 else "?"
+            log.warning("connection refused address=%s reason='unknown key' count=%d", address, self.refused)
         return [_ZAP_VERSION, request, b"400", b"unknown key", b"", b""]
 
 

@@ -10,7 +10,7 @@ import pytest
 import zmq
 from msgspec.structs import replace
 
-from replicator.adapters.curve import PEER_KEYS_NAME, Gate, Keys, generate_keys, load_keys
+from replicator.adapters.curve import LOG_INTERVAL_S, PEER_KEYS_NAME, Gate, Keys, generate_keys, load_keys
 from replicator.adapters.zeromq import Control, Transport
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
@@ -214,3 +214,21 @@ def test_the_gate_fails_closed(tmp_path: Path) -> None:
         assert receive(one) == [(N2, b"after")]
     one.close()
     transport.close()
+
+
+def test_refused_keys_are_logged_once_in_a_while(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is counted, but a stranger that tries again and again does not fill the log (R28)."""
+    now = time.monotonic()
+    monkeypatch.setattr("replicator.adapters.curve.time.monotonic", lambda: now)
+    with zmq.Context() as context:
+        gate = Gate(context, "domain", {})
+        question = [b"1.0", b"1", b"domain", b"10.0.0.1", b"", b"CURVE", bytes(32)]
+        assert {gate._answer(question)[2] for _ in range(3)} == {b"400"}
+        assert (gate.refused, caplog.text.count("connection refused")) == (3, 1)
+        now += LOG_INTERVAL_S
+        gate._answer(question)
+        gate.close()
+    assert caplog.text.count("connection refused") == 2
+    assert "count=4" in caplog.text
