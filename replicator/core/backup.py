@@ -112,6 +112,7 @@ class Backup:
         """A new epoch: what was wanted for the old one is not wanted any longer."""
         self._told_index = self._seen_index = self._progress_told = 0
         self._next.clear()
+        self._state.forgotten.clear()
         for stream in [s for s in self._wanted if s not in self._rotten]:
             del self._wanted[stream]
             self._state.cancel_fetch(stream)
@@ -208,9 +209,8 @@ class Backup:
         if owner.incarnation != event.incarnation or event.manifest.epoch != event.epoch:
             return
         stream, manifest = StreamName(event.manifest.stream), event.manifest
-        head = state.heads.get(stream)
-        if head is not None and (event.epoch, manifest.sequence) <= head.order:
-            self._ack_if(head, manifest.digest)
+        if state.is_old(stream, event.epoch, manifest.sequence):
+            self._ack_if(state.heads.get(stream), manifest.digest)
         elif stream in self._wanted and stream not in self._rotten:
             self._next[stream] = manifest  # the fetch runs to its end, or it would never end (T20)
         elif self._accepting.get(stream) != manifest.digest:
@@ -220,9 +220,9 @@ class Backup:
         self._accepting[StreamName(manifest.stream)] = Digest(manifest.digest)
         self._state.accept(manifest, epoch)
 
-    def _ack_if(self, head: Head, digest: bytes) -> None:
+    def _ack_if(self, head: Head | None, digest: bytes) -> None:
         """Answer what is held already with the head's acknowledgment, if it counts now (R19)."""
-        if head.digest == digest and head.readable:
+        if head is not None and head.digest == digest and head.readable:
             self._ack(head)
 
     def _ack(self, head: Head) -> None:
@@ -239,9 +239,8 @@ class Backup:
             return
         for theirs in message.heads:
             stream = StreamName(theirs.stream)
-            own = self._state.heads.get(stream)
-            if own is not None and own.order >= (message.epoch, theirs.sequence):
-                self._ack_if(own, theirs.digest)
+            if self._state.is_old(stream, message.epoch, theirs.sequence):
+                self._ack_if(self._state.heads.get(stream), theirs.digest)
             elif stream not in self._accepting:
                 if stream in self._rotten and self._state.fetching.get(stream) != theirs.digest:
                     self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)

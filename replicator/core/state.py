@@ -75,6 +75,7 @@ class State:
         self.founded = durable.founded
         self.heads: dict[StreamName, Head] = {StreamName(h.stream): h for h in durable.heads}
         self.committed: dict[StreamName, tuple[Generation, Sequence]] = dict(durable.committed)
+        self.forgotten: dict[StreamName, Sequence] = {}  # tombstones, since the newest promise was written
         self.counter = durable.counter
         self.remembered: dict[NodeId, tuple[Incarnation, int]] = dict(durable.remembered)
         self.epoch_seen = Epoch(durable.promise.epoch if durable.promise else 0)
@@ -208,6 +209,12 @@ class State:
             if stream not in exceptions and head.accepted_epoch < epoch:
                 self.heads[stream] = structs.replace(head, accepted_epoch=epoch)
 
+    def is_old(self, stream: StreamName, epoch: int, sequence: int) -> bool:
+        """Whether what is held here is not older, or a deletion of the present epoch that is forgotten: late
+        frames of what it deleted do not bring that back (R19, R23)."""
+        head = self.heads.get(stream)
+        return sequence <= self.forgotten.get(stream, 0) or bool(head and (epoch, sequence) <= head.order)
+
     def mark_committed(self, head: Head) -> None:
         """Note a commit point, for retention and status (R15)."""
         stream = StreamName(head.stream)
@@ -216,6 +223,7 @@ class State:
 
     def forget(self, stream: StreamName, generation: Generation, sequence: Sequence) -> None:
         """Every member holds the tombstone: it may go (R23)."""
+        self.forgotten[stream] = max(sequence, self.forgotten.get(stream, sequence))
         head = self.heads.get(stream)
         if head is not None and head.tombstone and head.sequence == sequence:
             del self.heads[stream]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Accept, CancelFetch, Commit, StartTenure
-from replicator.core.events import Fetched
+from replicator.core.effects import Accept, CancelFetch, Commit, Fetch, StartTenure
+from replicator.core.events import Fetched, ManifestReceived
 from replicator.core.messages import Behind, Claim, Forget
 from replicator.core.recovery import Recovery
 from replicator.model import (
@@ -99,6 +99,22 @@ def test_R23_a_mending_does_not_bring_back_what_was_deleted() -> None:
     b.deliver(Fetched(S, Digest(newest.manifest.digest), newest.manifest))
     cluster.do("sync b")
     assert S not in cluster.state("b").heads
+
+
+def test_R23_a_late_frame_does_not_bring_back_what_was_deleted() -> None:
+    """It was published, or told, before the deletion, and comes when that is forgotten everywhere (I11)."""
+    cluster = serving().do("submit a s 1").live(0.3)
+    b, head, image = cluster.node("b"), cluster.state("a").heads[S], cluster.node("b").disk.image
+    (retained,), chunks = image.streams[S], dict(image.chunks)
+    cluster.do("delete a s 2").live(0.5).forget()
+    assert all(S not in cluster.state(name).heads for name in "abc")
+    b.disk.put_chunks(S, Epoch(1), Sequence(1), chunks.items())
+    b.deliver(ManifestReceived(NodeId("a"), cluster.state("a").id[1], Epoch(1), retained.manifest, 1))
+    cluster.hear("b", "a", Behind(1, (head,)))
+    assert not cluster.effects("b", Accept)
+    assert not cluster.effects("b", Fetch)
+    cluster.do("submit a s 3").live(0.3)
+    assert cluster.state("b").heads[S].sequence == 3
 
 
 def test_R18_what_takes_the_place_of_rot_is_fetched_to_its_end() -> None:
