@@ -112,16 +112,12 @@ class Recovery:
         self._lacking[stream] = lack
         self._due[stream] = None
 
-    def _sources(self, stream: StreamName) -> tuple[NodeId, ...]:
-        """Who reported the chosen head as readable, and who may hold it though they were not heard."""
-        chosen = self.chosen[stream]
-        return tuple(
-            node
-            for node, report in sorted(self._reports.items())
-            if node != self._state.me.node
-            and chosen.same_as(report.heads.get(stream))
-            and report.heads[stream].readable
-        )
+    def _sources(self, stream: StreamName) -> list[tuple[bool, NodeId]]:
+        """Who else reported the chosen head, those first that could read it all, and whether it was rotten
+        there: it may be mended by now, and what has rotted there need not be what has rotted elsewhere."""
+        me, chosen = self._state.me.node, self.chosen[stream]
+        heads = [(node, report.heads.get(stream)) for node, report in self._reports.items() if node != me]
+        return sorted((not head.readable, node) for node, head in heads if head and head.same_as(chosen))
 
     def _provably_uncommitted(self, stream: StreamName) -> bool:
         """(heads not older than it) + (members not heard) are no majority: it cannot have committed (R8)."""
@@ -158,11 +154,13 @@ class Recovery:
             del self._due[stream]
             if stream in state.fetching or stream not in self._lacking:
                 continue
-            sources, own = self._sources(stream), state.heads.get(stream)
-            if sources or (own is not None and own.readable and own.same_as(self.chosen[stream])):
-                state.fetch(stream, Digest(self.chosen[stream].digest), None, sources, verify=True)
-            else:
+            chosen, sources, own = self.chosen[stream], self._sources(stream), state.heads.get(stream)
+            holds = own is not None and own.readable and own.same_as(chosen)
+            if not holds and all(is_rotten for is_rotten, _ in sources):
                 self._give_up(stream)
+            if (sources or holds) and chosen is self.chosen.get(stream):
+                nodes = tuple(node for _, node in sources)
+                state.fetch(stream, Digest(chosen.digest), None, nodes, verify=True)
         if self._lacking and self._retry_at == math.inf:
             self._retry_at = state.now + state.config.fetch_retry_s
 

@@ -19,12 +19,14 @@ from replicator.model import (
     Process,
     Promise,
     Role,
+    Sequence,
     StreamName,
 )
 from tests.rules.cluster import Cluster
 from tests.rules.test_idle_streams import page_of, taken_over
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
+from tests.simulation.image import chunk_digests
 
 S = StreamName("s")
 
@@ -70,6 +72,23 @@ def test_R8_what_is_dropped_while_serving_is_withheld_no_longer() -> None:
     assert not reign_of(cluster, "a").recovery.unavailable
     cluster.do("submit a s 5").live(1.0)
     assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [5]
+
+
+def test_R8_what_has_rotted_is_put_together_from_what_is_left_of_it() -> None:
+    """a and c have lost a chunk each, not the same one, and told so in their promises: b, which has nothing,
+    needs neither of them whole, nor another promise."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    cluster.do("cut a b").node("a").engine.submit(S, Sequence(1), bytes(range(192)), deletes=False)
+    cluster.live(0.3).do("crash a", "drop")
+    newest = cluster.node("a").disk.image.newest(S)
+    assert newest is not None
+    first, *_, last = chunk_digests(newest.manifest)
+    cluster.node("a").disk.discard_chunk(first)
+    cluster.node("c").disk.discard_chunk(last)
+    cluster.node("c").deliver(HeadRotten(S, Digest(newest.manifest.digest)))
+    cluster.do("mend a b", "cut a c", "start a").live(1.5).forget().do("grant b").live(3.0)
+    assert [accept.epoch for accept in cluster.effects("b", Accept)] == [2]
+    assert [[head.sequence for head in t.heads] for t in cluster.effects("b", StartTenure)] == [[], [1]]
 
 
 def test_R8_only_a_tombstone_takes_the_place_of_what_was_abandoned_for_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from replicator.core.quorum import majority
 from replicator.model import Role, StreamName
 from tests.simulation.checkers.base import Violation
 from tests.simulation.trace import show
@@ -104,6 +105,24 @@ class Liveness:
                 if theirs is None or theirs.manifest.digest != head.digest:
                     have = show(theirs.head(True)) if theirs else "nothing"
                     return f"{node.name} has {have}, {primaries[0].name} has {show(head)}"
+        return self._withheld_for_nothing(primaries[0])
+
+    def _withheld_for_nothing(self, primary: Node) -> str:
+        """A stream waits for its newest checkpoint only where that may have committed and nobody can read
+        it; everybody has been heard by now (R8)."""
+        nodes = self._world.nodes.values()
+        for stream in sorted(self._lost(primary)):
+            held = [each for node in nodes if (each := node.disk.image.newest(stream)) is not None]
+            newest = max((head.head(True).order for head in held), default=(0, 0))
+            holders = [
+                node
+                for node in nodes
+                if (one := node.disk.image.newest(stream)) is not None and one.head(True).order == newest
+            ]
+            if len(holders) < majority(len(nodes)):
+                return f"{stream} is withheld though its newest checkpoint never committed"
+            if any(node.disk.image.readable_head(stream) for node in holders):
+                return f"{stream} is withheld though it can be read"
         return ""
 
     def _roles(self) -> str:
