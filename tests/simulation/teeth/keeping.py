@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from replicator.adapters import store_plan
 from replicator.core.backup import Backup
-from replicator.core.claim import Pages
+from replicator.core.claim import Claimant, Pages
 from replicator.core.commit import Commits
 from replicator.core.config import Config
 from replicator.core.effects import Accept
@@ -16,15 +17,25 @@ from replicator.core.events import Accepted, HeadRotten, Received
 from replicator.core.founding import Founding
 from replicator.core.lease import Holder, Lender
 from replicator.core.membership import Membership
-from replicator.core.messages import Echo, Hello, LeaseReturned, Message, Reason
+from replicator.core.messages import Claim, Echo, Hello, LeaseReturned, Message, Probe, ProbeAnswer, Reason
 from replicator.core.primary import Primary
 from replicator.core.progress import Progress
 from replicator.core.promise import Promiser
-from replicator.core.quorum import ReplicaId
+from replicator.core.quorum import ReplicaId, is_named
 from replicator.core.reign import Reign
 from replicator.core.replica import _HANDLERS, Replica
 from replicator.core.state import State
-from replicator.model import Epoch, Incarnation, Member, MemberRecord, NodeId, Owner
+from replicator.model import (
+    Epoch,
+    Generation,
+    Incarnation,
+    Member,
+    MemberRecord,
+    NodeId,
+    Owner,
+    Sequence,
+    StreamName,
+)
 from replicator.worker.mesh import Mesh
 from tests.simulation.disk import Disk
 from tests.simulation.disk_faults import DiskFaults
@@ -88,6 +99,41 @@ def compare_early(patch: Patch) -> None:
     patch.setattr(Pages, "forget", lambda self, node: None)
 
 
+def lead_unnamed(patch: Patch) -> None:
+    """A member record of a higher version passes for the newest, though a later epoch adopted another one."""
+    heed = Claimant.on_probe_answer
+
+    def _counts(self: Promiser, owner: Owner, word: Probe | Claim | None) -> bool:
+        record = self._state.record
+        told = word.record_version if word is not None else 0
+        return record is not None and (
+            record.version < told or is_named((NodeId(owner.node), Incarnation(owner.incarnation)), record)
+        )
+
+    def on_probe_answer(self: Claimant, replica: ReplicaId, answer: ProbeAnswer) -> None:
+        own, heard = self._state.record, answer.record
+        if own is not None and heard is not None and heard.version <= own.version:
+            answer = structs.replace(answer, record=None)
+        heed(self, replica, answer)
+
+    patch.setattr(Promiser, "_counts", _counts)
+    patch.setattr(Claimant, "on_probe_answer", on_probe_answer)
+    patch.setattr("replicator.core.claim.is_named", lambda replica, record: True)
+
+
+def forget_what_is_wanted(patch: Patch) -> None:
+    """Rot that is found to be gone takes with it whatever else is wanted of the stream."""
+    honest = Backup.tick
+
+    def tick(self: Backup) -> None:
+        due, rotten = self._state.now >= self.deadline, dict(self._rotten)
+        honest(self)
+        for stream in rotten.keys() - self._rotten.keys() if due else ():
+            self._wanted.pop(stream, None)
+
+    patch.setattr(Backup, "tick", tick)
+
+
 def stay_though_full(patch: Patch) -> None:
     """A primary whose disk is full keeps the leadership that others could use."""
     honest = Primary.end
@@ -106,6 +152,17 @@ def let_rot(patch: Patch) -> None:
         return None
 
     patch.setattr(Backup, "on_rotten", on_rotten)
+
+
+def recall_the_deleted(patch: Patch) -> None:
+    """Once a deletion is forgotten, a late frame brings back what it deleted."""
+    honest = State.forget
+
+    def forget(self: State, stream: StreamName, generation: Generation, sequence: Sequence) -> None:
+        honest(self, stream, generation, sequence)
+        self.forgotten.clear()
+
+    patch.setattr(State, "forget", forget)
 
 
 def forget_early(patch: Patch) -> None:

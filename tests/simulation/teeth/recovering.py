@@ -8,6 +8,7 @@ import pytest
 
 from replicator.core.claim import Claimant, Report
 from replicator.core.commit import Commits
+from replicator.core.primary import Phase, Primary
 from replicator.core.progress import Progress
 from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId
@@ -56,6 +57,36 @@ def recall_the_abandoned(patch: Patch) -> None:
 def abandon_the_adopted(patch: Patch) -> None:
     """What may be adopted already is abandoned in the same epoch, where nothing older can take its place."""
     patch.setattr(Lack, "is_bound", property(lambda self: False))
+
+
+def withhold_the_dropped(patch: Patch) -> None:
+    """A stream whose unreadable head is dropped while others are served is withheld all the same."""
+    honest = Recovery._give_up
+
+    def _give_up(self: Recovery, stream: StreamName) -> None:
+        withheld = self.unavailable.get(stream)
+        honest(self, stream)
+        if withheld is not None:
+            self.unavailable.setdefault(stream, withheld)
+
+    patch.setattr(Recovery, "_give_up", _give_up)
+
+
+def ask_the_whole_only(patch: Patch) -> None:
+    """Who has told that its copy is rotten is not asked for what is left of it, nor once it is mended."""
+    honest = Recovery._sources
+    patch.setattr(Recovery, "_sources", lambda self, stream: [s for s in honest(self, stream) if not s[0]])
+
+
+def drain_for_ever(patch: Patch) -> None:
+    """What was in flight is waited for, over a bump too, though it has rotted and never will commit."""
+    honest = Primary.claim_above
+
+    def claim_above(self: Primary, reason: str) -> None:
+        if self.phase is Phase.SERVING:
+            honest(self, reason)
+
+    patch.setattr(Primary, "claim_above", claim_above)
 
 
 def wait_for_rot(patch: Patch) -> None:
