@@ -43,7 +43,7 @@ from tests.simulation.checkers.liveness import Liveness
 from tests.simulation.data import Fetcher, build_manifest, cut_chunks
 from tests.simulation.elector import Mood
 from tests.simulation.faults import Faults
-from tests.simulation.history import Committed
+from tests.simulation.history import Committed, Tenure
 from tests.simulation.image import Retained
 from tests.simulation.node import Node
 from tests.simulation.world import World, draw_plan
@@ -212,6 +212,32 @@ def test_I8_nobody_serves(world: Doctored) -> None:
     world.world.elector.set_mood(Mood.NOBODY)
     with breaks("I8"):
         Liveness(world.world, faults).require(60.0, 1)
+
+
+def test_I8_a_stream_is_withheld_for_nothing(world: Doctored) -> None:
+    """Its newest checkpoint can be read where it is, or is on too few disks to have committed; what two of
+    three hold and nobody can read is waited for."""
+    liveness, manifest = Liveness(world.world, Faults(world.world)), world.submit(1, 1)
+    world.history.tenures[Epoch(2)] = Tenure(0.0, world.a.name, bytes(16), Epoch(2), {}, frozenset({S}))
+    world.a.engine.epoch = Epoch(2)
+    world.hold(world.b, manifest, 1)
+    assert "never committed" in liveness._withheld_for_nothing(world.a)
+    world.hold(world.c, manifest, 1)
+    assert "can be read" in liveness._withheld_for_nothing(world.a)
+    for node in (world.b, world.c):
+        node.disk.damage(S)
+    assert liveness._withheld_for_nothing(world.a) == ""
+
+
+def test_I8_what_was_dropped_need_not_be_everywhere(world: Doctored) -> None:
+    """A head that was not adopted in the tenure need not be where the rest of it is; one that was must be."""
+    liveness = Liveness(world.world, Faults(world.world))
+    world.history.tenures[Epoch(2)] = Tenure(0.0, world.a.name, bytes(16), Epoch(2), {}, frozenset())
+    world.a.engine.epoch = Epoch(2)
+    world.hold(world.a, world.submit(1, 1), 1)
+    assert not liveness._heads(world.a)
+    world.hold(world.a, world.submit(2, 2), 2)
+    assert liveness._heads(world.a).keys() == {S}
 
 
 def test_I9_two_tenures_are_active(world: Doctored) -> None:

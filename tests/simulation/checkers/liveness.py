@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.core.quorum import majority
-from replicator.model import Role, StreamName
+from replicator.model import Head, Role, StreamName
 from tests.simulation.checkers.base import Violation
 from tests.simulation.trace import show
 
@@ -86,7 +86,7 @@ class Liveness:
         primaries = [node for node in world.nodes.values() if node.engine.is_active]
         if len(primaries) != 1:
             return f"{len(primaries)} active primaries"
-        heads = {stream: one[-1].head(True) for stream, one in primaries[0].disk.image.streams.items()}
+        heads = self._heads(primaries[0])
         for node in world.nodes.values():
             if node.engine.epoch and node.engine.unreleased:
                 return f"payloads {sorted(node.engine.unreleased)} of {node.name} are not released"
@@ -95,8 +95,6 @@ class Liveness:
             if not node.is_running or node.role not in (Role.BACKUP, Role.PRIMARY):
                 return f"{node.name} is {node.role}"
             for stream, head in heads.items():
-                if stream in self._lost(primaries[0]):
-                    continue
                 readable = [each for each in world.nodes.values() if each.disk.image.readable_head(stream)]
                 if node not in readable and readable:  # what nobody can read, nobody can mend
                     return f"{stream} is rotten at {node.name}"
@@ -106,6 +104,19 @@ class Liveness:
                     have = show(theirs.head(True)) if theirs else "nothing"
                     return f"{node.name} has {have}, {primaries[0].name} has {show(head)}"
         return self._withheld_for_nothing(primaries[0])
+
+    def _heads(self, primary: Node) -> dict[StreamName, Head]:
+        """What all must hold: not what the tenure waits for, nor what was dropped and never adopted in it, as
+        a rotten one that never committed (R8)."""
+        tenure = self._world.history.tenures.get(primary.engine.epoch)
+        heads = {stream: kept[-1].head(True) for stream, kept in primary.disk.image.streams.items()}
+        return {
+            stream: head
+            for stream, head in heads.items()
+            if tenure is None
+            or stream in tenure.restored
+            or (head.accepted_epoch == tenure.epoch and stream not in tenure.unavailable)
+        }
 
     def _withheld_for_nothing(self, primary: Node) -> str:
         """A stream waits for its newest checkpoint only where that may have committed and nobody can read
