@@ -87,9 +87,9 @@ class LmdbStore:
     ) -> LmdbStore:
         """Open the store in directory *path*, or make it.
 
-        *keep* older committed checkpoints stay per stream; *loose_bytes_max* bounds what running transfers
-        may hold. Raises `StoreInUse` if another process has it, `StoreDamaged` if a record is damaged or
-        lost, else `StoreError` (other cluster or node, newer format, no permission).
+        *keep* older committed checkpoints stay per stream; *loose_bytes_max* bounds what all running
+        transfers but the first may hold. Raises `StoreInUse` if another process has it, `StoreDamaged` if
+        a record is damaged or lost, else `StoreError` (other cluster or node, newer format, no permission).
         """
         with ExitStack() as undo:
             lock = DirectoryLock(path)

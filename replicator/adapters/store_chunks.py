@@ -1,24 +1,32 @@
 """Which chunks the store holds and who needs them.
 
-A chunk is needed once by each retained manifest that names it, and once by each stream whose running
-transfer brought it; when nobody needs it any longer it is garbage, which is deleted along with a later
-transaction, or comes back to life if it is asked for before (R23). All this is memory, rebuilt at open
-from the retained manifests; what no manifest names then is garbage.
+A chunk is needed once by each retained manifest that names it, and once by each running transfer, that is
+each checkpoint to come, that brought it; when nobody needs it any longer it is garbage, which is deleted
+along with a later transaction, or comes back to life if it is asked for before (R23). All this is memory,
+rebuilt at open from the retained manifests; what no manifest names then is garbage.
 
-A transfer's need ends when a checkpoint of its stream with its sequence or a later one is accepted. All
-transfers together hold at most *transfer_bytes_max*; the oldest give way.
+A transfer's need ends when a checkpoint of its stream with its sequence or a later one is accepted. After
+each batch all transfers but the first together hold at most *transfer_bytes_max*: newcomers give way, so the
+last transfer loses what it brought last (I12). A stream takes its turn when it first brings something, and
+has it until it accepts; within a stream, sequences go in order. But behind all others are transfers that
+have brought nothing while more than the bound was refused to the rest: they may have been abandoned.
+
+So every transfer that goes on is accepted (I8). The streams before it are finitely many, since turns are
+never given twice. Each of them accepts, or is abandoned and costs the others one bound's worth of traffic.
+Then the transfer is the first, which loses nothing however large it is: it lacks nothing at its next try.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
 
 from replicator.adapters.store_record import chunk_key
 from replicator.core.events import Event
 from replicator.model import Digest, Sequence, StreamName
 
+_Transfer = tuple[StreamName, Sequence]
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -59,9 +67,13 @@ class Chunks:
         self.absent: dict[Digest, bool] = {}  # needed, but not there: found rotten, or gone
         self.garbage: dict[Digest, bool] = {}  # there, but not needed
         self._sizes: dict[Digest, int] = {}
-        self._transfers: dict[StreamName, dict[Digest, Sequence]] = {}
-        self._transfer_bytes: dict[StreamName, int] = {}
+        self._transfers: dict[StreamName, dict[Sequence, dict[Digest, bool]]] = {}
+        self._transfer_bytes: dict[_Transfer, int] = {}
         self._transfer_bytes_max = transfer_bytes_max
+        self._turns: dict[StreamName, int] = {}  # kept while it holds nothing, so that its turn does come
+        self._next_turn = count()
+        self._refused_bytes = 0  # a clock, never set back: how much was not even written, for the bound
+        self._brought_at: dict[_Transfer, int] = {}  # by that clock
 
     def is_kept(self, digest: Digest) -> bool:
         """Whether it is there and needed, so that nobody has to bring it."""
@@ -103,24 +115,51 @@ class Chunks:
         """A transfer has brought the chunk: keep it for the transfer, write it unless it is there."""
         if not self.is_stored(digest):
             change.writes[chunk_key(digest)] = stored
-        transfer = self._transfers.setdefault(stream, {})
+        transfer = self._transfers.setdefault(stream, {}).setdefault(sequence, {})
         if digest not in transfer:
             self.need(change, digest, len(stored))
-            self._count(change, stream, len(stored))
-        change.set(transfer, digest, max(sequence, transfer.get(digest, sequence)))
+            self._count(change, (stream, sequence), len(stored))
+            change.set(transfer, digest, True)
+        if stream not in self._turns:
+            change.set(self._turns, stream, next(self._next_turn))
+        change.set(self._brought_at, (stream, sequence), self._refused_bytes)
         change.set(self.absent, digest, None)
 
     def settle(self, change: Change, stream: StreamName, sequence: Sequence) -> None:
         """A checkpoint was accepted: the stream's transfers up to it need nothing any longer."""
-        for digest, claimed in list(self._transfers.get(stream, {}).items()):
-            if claimed <= sequence:
-                self._let_go(change, stream, digest)
+        going_on = None
+        for claimed, transfer in self._transfers.get(stream, {}).items():
+            if claimed > sequence and transfer:
+                going_on = next(self._next_turn)
+            elif claimed <= sequence:
+                for digest in list(transfer):
+                    self._let_go(change, (stream, claimed), digest)
+        change.set(self._turns, stream, going_on)
 
     def limit(self, change: Change) -> None:
-        """Let the oldest transfers go until all together are within their bound (I12)."""
-        while sum(self._transfer_bytes.values()) > self._transfer_bytes_max:
-            stream = next(iter(self._transfer_bytes))
-            self._let_go(change, stream, next(iter(self._transfers[stream])))
+        """Let the last transfers lose what they brought last until all but the first are within the bound."""
+        excess = sum(self._transfer_bytes.values()) - self._transfer_bytes_max
+        if excess <= 0:
+            return
+        first, *others = sorted(self._transfer_bytes, key=self._rank)
+        excess -= self._transfer_bytes[first]
+        while excess > 0:
+            stream, sequence = others.pop()
+            for digest in reversed(list(self._transfers[stream][sequence])):
+                if excess <= 0:
+                    break
+                size = self._sizes[digest]
+                excess -= size
+                self._let_go(change, (stream, sequence), digest)
+                if digest in self.garbage and change.writes.get(chunk_key(digest)):
+                    change.writes[chunk_key(digest)] = None  # it only came with this change
+                    change.set(self.garbage, digest, None)
+                    self._refused_bytes += size
+
+    def _rank(self, transfer: _Transfer) -> tuple[bool, int, Sequence]:
+        stream, sequence = transfer
+        refused_bytes = self._refused_bytes - self._brought_at[transfer]
+        return refused_bytes > self._transfer_bytes_max, self._turns[stream], sequence
 
     def discard(self, change: Change, digest: Digest) -> None:
         """The stored bytes are rotten: delete them; who needs the chunk lacks it from now on."""
@@ -142,13 +181,20 @@ class Chunks:
 
     def tidy(self) -> None:
         """Forget the transfers that ended; after a change is durable, since it cannot be undone."""
-        for stream in [stream for stream, transfer in self._transfers.items() if not transfer]:
-            del self._transfers[stream]
+        for stream, transfers in list(self._transfers.items()):
+            for sequence in [sequence for sequence, transfer in transfers.items() if not transfer]:
+                del transfers[sequence]
+            if not transfers:
+                del self._transfers[stream]
 
-    def _let_go(self, change: Change, stream: StreamName, digest: Digest) -> None:
-        self._count(change, stream, -self._sizes[digest])
-        change.set(self._transfers[stream], digest, None)
+    def _let_go(self, change: Change, transfer: _Transfer, digest: Digest) -> None:
+        stream, sequence = transfer
+        self._count(change, transfer, -self._sizes[digest])
+        change.set(self._transfers[stream][sequence], digest, None)
         self.drop(change, digest)
 
-    def _count(self, change: Change, stream: StreamName, size: int) -> None:
-        change.set(self._transfer_bytes, stream, self._transfer_bytes.get(stream, 0) + size or None)
+    def _count(self, change: Change, transfer: _Transfer, size: int) -> None:
+        held = self._transfer_bytes.get(transfer, 0) + size
+        change.set(self._transfer_bytes, transfer, held or None)
+        if not held:
+            change.set(self._brought_at, transfer, None)

@@ -88,18 +88,6 @@ def test_i12_chunks_of_a_transfer_that_was_overtaken_are_dropped(stores: Stores)
     assert opened.store.missing([chunks[0][0], later_chunks[0][0]]) == [chunks[0][0]]
 
 
-def test_i12_all_transfers_together_are_bounded(stores: Stores) -> None:
-    """The oldest gives way."""
-    opened = stores.open(loose_bytes_max=250)
-    opened.promise(1)
-    given = [checkpoint(stream, 1, stream.encode() * 100) for stream in "abcd"]
-    for manifest, chunks in given:
-        opened.put(manifest, chunks, 1)
-    opened.barrier()
-    assert [not opened.store.missing([chunks[0][0]]) for _, chunks in given] == [False, False, True, True]
-    assert opened.store.usage()["stored_bytes"] == 200
-
-
 def test_loose_chunks_are_gone_after_a_restart(stores: Stores) -> None:
     """What no accepted checkpoint names is swept."""
     opened = stores.open()
