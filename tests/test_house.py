@@ -21,7 +21,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
 CORE_CODE_LINES_MAX = 3_057  # a ratchet, not to grow: 3,050; `Sent`, or a lost window stops publishing
-PACKAGE_CODE_LINES_MAX = 12_600  # 11,600; `submit` by itself; small heads; signals; publications; reviews
+PACKAGE_CODE_LINES_MAX = 12_590  # 11,600; `submit` by itself; small heads; signals; publications; reviews
 SCRIPT_LINES_MAX = 80
 
 # A file imports only from its own layer and from those before it. The package's own `__init__` is the
