@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 BUDGET_S = {
-    "adapters": 60,
+    "adapters": 70,
     "chaos": 75,
     "demo": 40,
     "exploration": 60,
