@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from replicator.core.effects import (
@@ -33,13 +30,6 @@ from replicator.model import (
 from tests.adapters.store_kit import OWNER, Stores, checkpoint, orders
 
 S = StreamName("s")
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
 
 
 # ── the fence ──

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from replicator.model import Digest, Epoch, Promise, Sequence, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
 
 S = StreamName("s")
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
 
 
 def test_a_chunk_is_stored_once_however_many_name_it(stores: Stores) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from replicator.adapters import store_payload, store_writer
+from replicator.adapters import store_writer
 from replicator.adapters.store_payload import Payload
 from replicator.core.effects import Accept, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
@@ -17,20 +15,13 @@ from replicator.model import Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import MIB, OWNER, Stores, checkpoint
 
 
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
-
-
 def test_r21_a_small_change_of_a_large_state_needs_little_room(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is what was lacking of the refused one, not how large it is."""
     monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
     free = 100 * MIB
-    monkeypatch.setattr(store_payload.Payload, "has_room", lambda self, needed: needed <= free)
+    monkeypatch.setattr(Payload, "has_room", lambda self, needed: needed <= free)
     opened = stores.open(transaction_bytes_max=MIB)
     opened.promise(1)
     pieces = [os.urandom(2**18) for _ in range(20)]
@@ -50,7 +41,7 @@ def test_r21_a_large_checkpoint_keeps_no_small_one_out(
     """Not even of the batch that it shares; and when its stream has moved on, nobody waits for its room."""
     monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
     free = 4 * MIB
-    monkeypatch.setattr(store_payload.Payload, "has_room", lambda self, needed: needed <= free)
+    monkeypatch.setattr(Payload, "has_room", lambda self, needed: needed <= free)
     opened = stores.open(start=False, transaction_bytes_max=MIB)
     large, _ = checkpoint("large", 1, *[os.urandom(2**18) for _ in range(20)])
     small, chunks = checkpoint("small", 1, b"x" * 100)

@@ -25,13 +25,6 @@ from tests.adapters.store_kit import Opened, Stores, checkpoint
 ME = Incarnation(b"i" * 16)
 
 
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
-
-
 def crashed(opened: Opened, to: Path) -> Stores:
     """The store's files as they are now, somewhere else: as after the death of the process."""
     shutil.copytree(opened.path, to)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from errno import EACCES, EINVAL, EIO, EROFS
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,6 @@ from replicator.adapters.store_reader import StoreReader
 from replicator.errors import StoreError, StoreInUse
 from replicator.model import Incarnation, NodeId
 from tests.adapters.store_kit import Stores
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
 
 
 @pytest.mark.parametrize("name", FILES + DIRECTORIES)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
@@ -23,13 +22,6 @@ from replicator.model import Digest, Epoch, NodeId, StreamName
 from tests.adapters.store_kit import DEADLINE_S, MIB, Opened, Stores, checkpoint, orders
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
 
 
 def python(script: str, *arguments: object) -> subprocess.Popen[str]:

@@ -33,13 +33,6 @@ from tests.adapters.store_kit import DEADLINE_S, MIB, Opened, Stores, checkpoint
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
-
-
-@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 32 MiB; skipped where none can be mounted."""
     path = tmp_path / "disk"

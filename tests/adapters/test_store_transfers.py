@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +13,6 @@ from tests.adapters.store_kit import Opened, Stores, checkpoint
 
 BOUND = 16_000
 PIECE = 1000
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    """Opens the test's store; whatever is open at the end is closed."""
-    with Stores(tmp_path / "store") as stores:
-        yield stores
 
 
 def test_i12_all_transfers_but_the_first_are_bounded(stores: Stores) -> None:
