@@ -205,7 +205,7 @@ class Plan:
         if effect.epoch != self._fence.promised:
             return
         lower = set()
-        for stream in sorted(effect.exceptions & self._streams.keys()):
+        for stream in effect.exceptions & self._streams.keys():
             record = self._streams[stream]
             present = accepted_epoch_of(record, self.bulk)
             if present < effect.epoch:

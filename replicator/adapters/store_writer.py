@@ -63,7 +63,7 @@ class Writer:
         self._queued: dict[Digest, int] = {}
         self._suspects: set[Digest] = set()
         self.queued_bytes = 0
-        self._parked: list[Item] = []  # adoptions that found no room, tried again when there is some
+        self._parked: list[Item] = []  # what the core does not ask for again: adoptions, tombstones to forget
         self._is_full = False
         self._refused: dict[StreamName, int] = {}  # for want of room; the bytes that each lacks
         self._one_by_one = 0  # so many items go each by itself, since together they found no room
