@@ -12,6 +12,8 @@ from typing import Protocol
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
+    CancelFetch,
+    Fetch,
     ForgetTombstone,
     MarkCommitted,
     RememberCounters,
@@ -174,17 +176,10 @@ class DataPath(Protocol):
     def allow_publish(self, epoch: Epoch, publish_index: int) -> None:
         """Raise (or for a new epoch set) the index up to which publications may leave."""
 
-    def fetch(
-        self,
-        stream: StreamName,
-        digest: Digest,
-        manifest: Manifest | None,
-        sources: tuple[NodeId, ...],
-        verify: bool,
-    ) -> None:
+    def fetch(self, effect: Fetch) -> None:
         """Fetch what is lacking; answered by Fetched or FetchFailed. Replaces the stream's earlier fetch."""
 
-    def cancel_fetch(self, stream: StreamName) -> None: ...
+    def cancel_fetch(self, effect: CancelFetch) -> None: ...
 
     def restore(self, head: Head) -> Payload:
         """Read, verify and decompress a checkpoint held here; raises CheckpointUnreadable. Any thread."""

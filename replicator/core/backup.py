@@ -242,7 +242,8 @@ class Backup:
             if self._state.is_old(stream, message.epoch, theirs.sequence):
                 self._ack_if(self._state.heads.get(stream), theirs.digest)
             elif stream not in self._accepting:
-                if stream in self._rotten and self._state.fetching.get(stream) != theirs.digest:
+                fetch = self._state.fetching.get(stream)
+                if stream in self._rotten and fetch is not None and fetch.digest != theirs.digest:
                     self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
                 self._want(stream, Digest(theirs.digest), None, Epoch(message.epoch))
 

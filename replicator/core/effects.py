@@ -113,10 +113,11 @@ class AllowPublish(Struct, frozen=True, gc=False):
 
 class Fetch(Struct, frozen=True, gc=False):
     """Bring the head's manifest and all chunks that are lacking here into the store, from *sources* in
-    that order, with bounded credit; answered by Fetched or FetchFailed. One per stream: a new one
-    replaces an old one. *manifest* is given when it is known already. If *verify* is set, the chunks
-    present here are read and checked too (R22)."""
+    that order, with bounded credit; answered by Fetched or FetchFailed of the same *number*. One per
+    stream: a new one replaces an old one. *manifest* is given when it is known already. If *verify* is
+    set, the chunks present here are read and checked too (R22)."""
 
+    number: int
     stream: StreamName
     digest: Digest
     manifest: Manifest | None

@@ -162,16 +162,16 @@ class Sent(Struct, frozen=True, gc=False):
 class Fetched(Struct, frozen=True, gc=False):
     """The head's manifest and all chunks are in the store, verified, not yet accepted."""
 
+    number: int
     stream: StreamName
-    digest: Digest
     manifest: Manifest
 
 
 class FetchFailed(Struct, frozen=True, gc=False):
     """None of the sources could give what is lacking."""
 
+    number: int
     stream: StreamName
-    digest: Digest
 
 
 # ── what the engine asks ──

@@ -286,19 +286,17 @@ class Replica:
     # ── the data path ──
 
     def _on_fetched(self, event: events.Fetched) -> None:
-        if self._state.fetching.get(event.stream) != event.digest:
-            return  # cancelled meanwhile: what it was for may be deleted (R23)
-        del self._state.fetching[event.stream]
+        if (digest := self._state.end_fetch(event.stream, event.number)) is None:
+            return
         # Recovery may wait for the very stream whose rot is being mended: both are told.
-        self._backup.on_fetched(event.stream, event.digest, event.manifest)
-        self._primary.on_fetched(event.stream, event.digest, event.manifest)
+        self._backup.on_fetched(event.stream, digest, event.manifest)
+        self._primary.on_fetched(event.stream, digest, event.manifest)
 
     def _on_fetch_failed(self, event: events.FetchFailed) -> None:
-        if self._state.fetching.get(event.stream) != event.digest:
-            return  # of one that has ended: another may be under way in its place
-        del self._state.fetching[event.stream]
+        if (digest := self._state.end_fetch(event.stream, event.number)) is None:
+            return
         self._backup.on_fetch_failed(event.stream)
-        self._primary.on_fetched(event.stream, event.digest, None)
+        self._primary.on_fetched(event.stream, digest, None)
 
     # ── the elector and the engine ──
 

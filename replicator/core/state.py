@@ -82,7 +82,8 @@ class State:
         self.role = Role.BACKUP if self.is_member else Role.JOINING if self.founded else Role.FOUNDING
         self.full = False
         self.has_engine = config.has_engine
-        self.fetching: dict[StreamName, Digest] = {}
+        self.fetching: dict[StreamName, effects.Fetch] = {}
+        self._fetches_begun = 0
         self._adopting: list[tuple[Epoch, frozenset[StreamName]]] = []  # bulk adoptions queued to the store
         self.effects: list[Effect] = []
 
@@ -174,14 +175,24 @@ class State:
         """Start bringing a checkpoint here; False while too much is under way or the stream is busy."""
         if stream in self.fetching or len(self.fetching) >= self.config.fetches_max:
             return False
-        self.fetching[stream] = digest
-        self.effects.append(effects.Fetch(stream, digest, manifest, sources, verify))
+        self._fetches_begun += 1
+        fetch = effects.Fetch(self._fetches_begun, stream, digest, manifest, sources, verify)
+        self.fetching[stream] = fetch
+        self.effects.append(fetch)
         return True
 
     def cancel_fetch(self, stream: StreamName) -> None:
         """Stop bringing the stream's checkpoint here, if one is being brought."""
         if self.fetching.pop(stream, None) is not None:
             self.emit(effects.CancelFetch(stream))
+
+    def end_fetch(self, stream: StreamName, number: int) -> Digest | None:
+        """A fetch is over: what it was for, or None if it was cancelled before. Another may be under way in
+        its place, for the same digest even, and what a cancelled one has brought may be deleted (R23)."""
+        fetch = self.fetching.get(stream)
+        if fetch is None or fetch.number != number:
+            return None
+        return self.fetching.pop(stream).digest
 
     def cancel_fetches(self) -> None:
         for stream in list(self.fetching):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from replicator.adapters.ports import Deliver, Store
 from replicator.adapters.zeromq import PublishSocket, RepairSockets, SubscribeSockets, Transport
 from replicator.codec.assembly import assemble
+from replicator.core.effects import CancelFetch, Fetch
 from replicator.core.events import FetchFailed
 from replicator.errors import CheckpointUnreadable
 from replicator.model import (
@@ -22,8 +23,6 @@ from replicator.model import (
     Generation,
     Head,
     Incarnation,
-    Manifest,
-    NodeId,
     Payload,
     Sequence,
     StreamName,
@@ -31,7 +30,7 @@ from replicator.model import (
 from replicator.settings import Settings
 from replicator.worker.datathread import DataThread
 from replicator.worker.publisher import Publisher, Task
-from replicator.worker.repairer import Order, Repairer
+from replicator.worker.repairer import Repairer
 from replicator.worker.subscriber import Subscriber
 
 SMALL_BYTES = 16 * 2**10  # of a checkpoint that is restored along with others
@@ -108,24 +107,17 @@ class DataPath:
         """Raise (or for a new epoch set) the index up to which publications may leave (R16)."""
         self._publisher.allow(epoch, publish_index)
 
-    def fetch(
-        self,
-        stream: StreamName,
-        digest: Digest,
-        manifest: Manifest | None,
-        sources: tuple[NodeId, ...],
-        verify: bool,
-    ) -> None:
+    def fetch(self, effect: Fetch) -> None:
         """Fetch what is lacking; answered by Fetched or FetchFailed. Replaces the stream's earlier fetch."""
         if self._repairer:
-            self._repairer.order(Order(stream, digest, manifest, sources, verify))
+            self._repairer.order(effect)
         elif self._deliver:
-            self._deliver(FetchFailed(stream, digest))
+            self._deliver(FetchFailed(effect.number, effect.stream))
 
-    def cancel_fetch(self, stream: StreamName) -> None:
+    def cancel_fetch(self, effect: CancelFetch) -> None:
         """Stop the stream's fetch, if there is one."""
         if self._repairer:
-            self._repairer.order(Order(stream, None))
+            self._repairer.order(effect)
 
     def restore(self, head: Head) -> Payload:
         """Read, verify and expand a checkpoint held here; any thread. Raises CheckpointUnreadable."""

@@ -320,8 +320,8 @@ class Driver:
             effects.MarkCommitted: self._mark_committed,
             effects.Publish: self._publish,
             effects.AllowPublish: lambda effect, _: data.allow_publish(effect.epoch, effect.publish_index),
-            effects.Fetch: self._fetch,
-            effects.CancelFetch: lambda effect, _: data.cancel_fetch(effect.stream),
+            effects.Fetch: lambda effect, _: data.fetch(effect),
+            effects.CancelFetch: lambda effect, _: data.cancel_fetch(effect),
             effects.Release: tenancy.released,
             effects.StartTenure: tenancy.start,
             effects.EndTenure: tenancy.end,
@@ -361,10 +361,6 @@ class Driver:
         payload = None if effect.tombstone else self._tenancy.payload(effect.handle)
         what = (effect.stream, effect.generation, effect.epoch, effect.sequence)
         self._parts.data.publish(effect.handle, *what, payload)
-
-    def _fetch(self, effect: effects.Fetch, _: float) -> None:
-        what = (effect.stream, effect.digest, effect.manifest)
-        self._parts.data.fetch(*what, effect.sources, effect.verify)
 
     def _changed(self, effect: effects.Changed, now: float) -> None:
         self.operator.role = effect.new

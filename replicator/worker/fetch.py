@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
+from replicator.core import effects
 from replicator.model import Chunk, Digest, Manifest, NodeId, StreamName
 
 PATIENCE_S = 0.5
@@ -39,19 +40,17 @@ class _Source(Struct):
 
 
 class Fetch:
-    """The state of one stream's fetch. *number* names it in requests and answers."""
+    """The state of one stream's fetch. Its *number* names it in requests and answers, too."""
 
-    def __init__(
-        self, number: int, stream: StreamName, digest: Digest, sources: Iterable[NodeId], verify: bool
-    ) -> None:
-        self.number = number
-        self.stream = stream
-        self.digest = digest
+    def __init__(self, order: effects.Fetch) -> None:
+        self.number = order.number
+        self.stream = StreamName(order.stream)
+        self.digest = Digest(order.digest)
         self.manifest: Manifest | None = None
         self.unchecked: deque[Chunk] = deque()  # present here, but to be read once (R22)
-        self._verify = verify
-        self._sources = {node: _Source(set(), {}) for node in sources}
-        self._wanted: dict[Digest, Chunk | None] = {digest: None}  # the manifest itself has no chunk
+        self._verify = order.verify
+        self._sources = {node: _Source(set(), {}) for node in order.sources}
+        self._wanted: dict[Digest, Chunk | None] = {self.digest: None}  # the manifest itself has no chunk
 
     def begin(self, manifest: Manifest, missing: Iterable[Chunk], present: Iterable[Chunk]) -> None:
         """The manifest is known, and which of its chunks are missing: from now on it is about chunks."""

@@ -12,8 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence as Ordered
 
-from msgspec import Struct
-
 from replicator.adapters.ports import Store
 from replicator.adapters.zeromq import MESSAGES_PER_TURN, RepairSockets
 from replicator.codec.compression import verify
@@ -26,6 +24,7 @@ from replicator.codec.frames import (
     WantManifest,
     decode_repair,
 )
+from replicator.core import effects
 from replicator.core.events import Fetched, FetchFailed
 from replicator.core.messages import PROTOCOL_VERSION
 from replicator.errors import MessageError
@@ -53,16 +52,6 @@ CHECKS_PER_TURN = 8
 ANY_EPOCH = Epoch(COUNT_MAX)
 
 
-class Order(Struct, frozen=True):
-    """What a stream's fetch is to bring; without a digest: nothing any longer."""
-
-    stream: StreamName
-    digest: Digest | None
-    manifest: Manifest | None = None
-    sources: tuple[NodeId, ...] = ()
-    verify: bool = False
-
-
 class Repairer(DataThread):
     """Serves and fetches, on a thread of its own."""
 
@@ -75,12 +64,11 @@ class Repairer(DataThread):
         self._store = store
         self._sockets = sockets
         self._serving = Serving(settings, incarnation, store, sockets, self.counters)
-        self._orders: deque[Order] = deque()
+        self._orders: deque[effects.Fetch | effects.CancelFetch] = deque()
         self._fetches: dict[StreamName, Fetch] = {}
-        self._number = 0
         self._is_asking = False  # there may be credit for more
 
-    def order(self, order: Order) -> None:
+    def order(self, order: effects.Fetch | effects.CancelFetch) -> None:
         """Begin, replace or cancel the fetch of a stream; any thread."""
         self._orders.append(order)
         self._ring()
@@ -112,15 +100,14 @@ class Repairer(DataThread):
             return 0.0
         return TICK_S if self._fetches else None
 
-    def _begin(self, order: Order) -> None:
-        self._fetches.pop(order.stream, None)
-        if order.digest is None:
+    def _begin(self, order: effects.Fetch | effects.CancelFetch) -> None:
+        stream = StreamName(order.stream)
+        self._fetches.pop(stream, None)
+        if isinstance(order, effects.CancelFetch):
             return
-        self._number += 1
-        fetch = Fetch(self._number, order.stream, order.digest, order.sources, order.verify)
-        self._fetches[order.stream] = fetch
-        manifest = order.manifest or self._store.read_manifest(order.stream, order.digest)
-        if manifest is not None and manifest.digest == order.digest:
+        fetch = self._fetches[stream] = Fetch(order)
+        manifest = order.manifest or self._store.read_manifest(stream, fetch.digest)
+        if manifest is not None and manifest.digest == fetch.digest:
             self._unfold(fetch, manifest)
 
     def _unfold(self, fetch: Fetch, manifest: Manifest) -> None:
@@ -148,10 +135,10 @@ class Repairer(DataThread):
             self._is_asking = True
         if fetch.is_done and fetch.manifest is not None:
             del self._fetches[fetch.stream]
-            self._deliver(Fetched(fetch.stream, fetch.digest, fetch.manifest))
+            self._deliver(Fetched(fetch.number, fetch.stream, fetch.manifest))
         elif fetch.has_failed:
             del self._fetches[fetch.stream]
-            self._deliver(FetchFailed(fetch.stream, fetch.digest))
+            self._deliver(FetchFailed(fetch.number, fetch.stream))
 
     def _has_credit(self, node: NodeId) -> bool:
         """Whether all fetches together may ask that node for more: what waits there delays every answer."""

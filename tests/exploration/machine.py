@@ -200,11 +200,11 @@ class Machine:
         stream, manifest = subject
         effect = self.fetches.pop(stream)
         self._put(manifest, Epoch(self.disk.image.promised_epoch))
-        self._handle(events.Fetched(stream, Digest(effect.digest), manifest))
+        self._handle(events.Fetched(effect.number, stream, manifest))
 
     def _do_unfetched(self, stream: StreamName) -> None:
         effect = self.fetches.pop(stream)
-        self._handle(events.FetchFailed(stream, Digest(effect.digest)))
+        self._handle(events.FetchFailed(effect.number, stream))
 
     def _submit(self, stream: StreamName, deletes: bool) -> None:
         engine = self.engine
@@ -248,7 +248,7 @@ class Machine:
                 self.payload.append(effect)
             case effects.Publish():
                 self._publish(effect)
-            case effects.Fetch(stream):
+            case effects.Fetch(_, stream):
                 self.fetches[stream] = effect
             case effects.CancelFetch(stream):
                 self.fetches.pop(stream, None)

@@ -346,7 +346,7 @@ def test_R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer() -> None
     stream, digest = StreamName("s"), Digest(reign.recovery.chosen[StreamName("s")].digest)
     for _ in range(5):
         cluster.state("b").fetch(stream, digest, None, ())  # as the mending of rot may
-        cluster.node("b").deliver(FetchFailed(stream, digest))
+        cluster.node("b").deliver(FetchFailed(cluster.state("b").fetching[stream].number, stream))
     assert reign.recovery.chosen[StreamName("s")].sequence == 2
     cluster.live(0.5)
     (tenure,) = cluster.effects("b", StartTenure)

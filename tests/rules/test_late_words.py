@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from replicator.core.effects import (
     Abort,
+    Accept,
     Commit,
+    Fetch,
     ForgetTombstone,
     HeldByAll,
     Notice,
@@ -14,6 +16,8 @@ from replicator.core.effects import (
 )
 from replicator.core.events import (
     AcceptRefused,
+    Fetched,
+    FetchFailed,
     Published,
     RecordWritten,
     ResignAsked,
@@ -38,13 +42,21 @@ from replicator.core.messages import (
     StatusRequest,
 )
 from replicator.core.reign import Reign
-from replicator.model import Epoch, Incarnation, MemberRecord, NodeId, Role, Sequence, StreamName
+from replicator.model import Digest, Epoch, Incarnation, MemberRecord, NodeId, Role, Sequence, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
 from tests.rules.test_publishing import serving
 
 S = StreamName("s")
 STRANGER = Incarnation(b"somebody else's!")
+
+
+def behind() -> Cluster:
+    """c has not got what a and b have committed, and has begun to fetch it."""
+    cluster = serving().do("cut a c", "submit a s 1").live(0.2).do("mend a c")
+    while not cluster.effects("c", Fetch):
+        cluster.do("advance 0.02", "deliver")
+    return cluster
 
 
 def reign_of(cluster: Cluster, name: str) -> Reign:
@@ -223,3 +235,19 @@ def test_R14_what_is_said_to_be_held_by_all_was_committed_here() -> None:
     cluster = serving().do("submit a s 1").live(0.3)
     assert [held.holders for held in cluster.effects("a", HeldByAll)] == [("a", "b", "c")]
     assert len(cluster.effects("a", Commit)) == len(cluster.effects("a", StoredLocally)) == 1
+
+
+def test_R18_a_late_word_of_an_older_fetch_does_not_end_a_newer_one() -> None:
+    """Its end was on its way when the stream was asked for anew, even for the same: that fetch goes on."""
+    cluster = behind()
+    state, older = cluster.state("c"), cluster.state("c").fetching[S]
+    state.cancel_fetch(S)
+    assert state.fetch(S, Digest(older.digest), None, older.sources)
+    newer = state.fetching[S]
+    cluster.node("c").deliver(FetchFailed(older.number, S))
+    cluster.node("c").deliver(Fetched(older.number, S, manifest()))
+    assert state.fetching == {S: newer}
+    assert cluster.core("c")._backup._wanted[S][1] == newer.digest
+    assert not cluster.effects("c", Accept)
+    cluster.live(0.3)
+    assert not cluster.core("c").is_behind

@@ -7,7 +7,6 @@ from replicator.core.events import Fetched, ManifestReceived
 from replicator.core.messages import Behind, Claim, Forget
 from replicator.core.recovery import Recovery
 from replicator.model import (
-    Digest,
     Epoch,
     NodeId,
     Sequence,
@@ -93,10 +92,11 @@ def test_R23_a_mending_does_not_bring_back_what_was_deleted() -> None:
     cluster.do("rot b s", "delete a s 2", "publish a", "sync", "deliver", "sync", "deliver")
     while not cluster.sent("a", Forget):
         cluster.do("advance 0.01", "deliver", "sync")
+    fetch = cluster.effects("b", Fetch)[-1]
     cluster.do("deliver", "sync").forget()
     assert all(S not in cluster.state(name).heads for name in "abc")
     b.disk.put_chunks(S, Epoch(1), Sequence(newest.manifest.sequence), chunks.items())
-    b.deliver(Fetched(S, Digest(newest.manifest.digest), newest.manifest))
+    b.deliver(Fetched(fetch.number, S, newest.manifest))
     cluster.do("sync b")
     assert S not in cluster.state("b").heads
 

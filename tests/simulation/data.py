@@ -183,15 +183,13 @@ class Fetcher:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._world = node.world
-        self._running: dict[StreamName, tuple[int, Fetch]] = {}
-        self._last = 0
+        self._running: dict[StreamName, Fetch] = {}
 
     def fetch(self, effect: Fetch) -> None:
         """Start a fetch in place of the stream's earlier one."""
-        self._last += 1
-        self._running[StreamName(effect.stream)] = (self._last, effect)
+        self._running[StreamName(effect.stream)] = effect
         delay = self._world.network.delay() * 2 + self._world.random.expovariate(1.0) * 0.002
-        self._node.later(delay, self._gather, self._last, effect)
+        self._node.later(delay, self._gather, effect)
 
     def cancel(self, stream: StreamName) -> None:
         """Stop the stream's fetch, if there is one."""
@@ -201,22 +199,22 @@ class Fetcher:
         """How many of other streams are under way."""
         return len(self._running.keys() - {StreamName(effect.stream)})
 
-    def _gather(self, number: int, effect: Fetch) -> None:
-        if self._running.get(StreamName(effect.stream), (0, None))[0] != number:
+    def _gather(self, effect: Fetch) -> None:
+        if self._running.get(StreamName(effect.stream)) is not effect:
             return
         sources = [self._world.nodes[name] for name in effect.sources if name in self._world.nodes]
         sources = [source for source in sources if self._reaches(source)]
         manifest = effect.manifest or self._find_manifest(effect, [self._node, *sources])
         if manifest is None or not self._take(manifest, sources, effect.verify):
-            self._node.later(FETCH_TIMEOUT_S, self._fail, number, effect)
+            self._node.later(FETCH_TIMEOUT_S, self._fail, effect)
             return
         del self._running[StreamName(effect.stream)]
-        self._node.deliver(Fetched(effect.stream, effect.digest, manifest))
+        self._node.deliver(Fetched(effect.number, effect.stream, manifest))
 
-    def _fail(self, number: int, effect: Fetch) -> None:
-        if self._running.get(StreamName(effect.stream), (0, None))[0] == number:
+    def _fail(self, effect: Fetch) -> None:
+        if self._running.get(StreamName(effect.stream)) is effect:
             del self._running[StreamName(effect.stream)]
-            self._node.deliver(FetchFailed(effect.stream, effect.digest))
+            self._node.deliver(FetchFailed(effect.number, effect.stream))
 
     def _reaches(self, source: Node) -> bool:
         if source is self._node or not source.is_running or source.is_paused:

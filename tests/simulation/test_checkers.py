@@ -277,10 +277,10 @@ def test_I11_a_tombstone_is_forgotten_too_early(world: Doctored) -> None:
 def test_I12_more_is_under_way_than_allowed(world: Doctored) -> None:
     """Fetches beyond their number, and a queue beyond its length."""
     world.a.fetcher = Fetcher(world.a)
-    fetch = Fetch(S, world.submit(1, 1).digest, None, ())  # type: ignore[arg-type]
+    fetch = Fetch(1, S, world.submit(1, 1).digest, None, ())  # type: ignore[arg-type]
     world.do(world.a, fetch)
     for index in range(world.a.config.fetches_max):
-        world.a.fetcher._running[StreamName(str(index))] = (0, fetch)
+        world.a.fetcher._running[StreamName(str(index))] = fetch
     with breaks("I12"):
         world.do(world.a, fetch)
     manifest = world.submit(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -17,6 +18,7 @@ from replicator.adapters.curve import Keys
 from replicator.adapters.store import LmdbStore
 from replicator.adapters.zeromq import Transport
 from replicator.addresses import PORTS_PER_NODE, Address
+from replicator.core import effects
 from replicator.core.events import Event, Fetched, FetchFailed, ManifestReceived, Published
 from replicator.model import (
     Digest,
@@ -78,6 +80,7 @@ class Node:
         self.store = store if isinstance(store, MemoryStore) else MemoryStore(self.name, incarnation)
         self.events: list[Event] = []
         self._changed = threading.Condition()
+        self._numbers = itertools.count(1)
         self.transport = Transport(settings, keys) if settings.peers else None
         self.path = DataPath(settings, incarnation, store or self.store, self.transport)
         self.path.start(self._deliver)
@@ -130,6 +133,19 @@ class Node:
         if accept:
             self.store.accept(published.manifest)
         return published
+
+    def fetch(
+        self,
+        stream: StreamName,
+        digest: Digest | bytes,
+        *sources: NodeId,
+        manifest: Manifest | None = None,
+        verify: bool = False,
+    ) -> int:
+        """Begin a fetch and return its number."""
+        number = next(self._numbers)
+        self.path.fetch(effects.Fetch(number, stream, Digest(digest), manifest, sources, verify))
+        return number
 
     def restore(self, manifest: Manifest) -> Payload:
         """What `DataPath.restore` gives for the head of that manifest."""
@@ -189,11 +205,17 @@ def fetch(
     node: Node, manifest: Manifest, *sources: NodeId, known: bool = False, verify: bool = False
 ) -> Fetched | FetchFailed:
     """Fetch a checkpoint and return how it ended."""
-    seen = len(node.all(Fetched)) + len(node.all(FetchFailed))
-    stream = StreamName(manifest.stream)
-    node.path.fetch(stream, Digest(manifest.digest), manifest if known else None, sources, verify)
-    wait_until(lambda: len(node.all(Fetched)) + len(node.all(FetchFailed)) > seen, "the fetch's end")
-    return next(event for event in reversed(node.events) if isinstance(event, Fetched | FetchFailed))
+    given = manifest if known else None
+    number = node.fetch(StreamName(manifest.stream), manifest.digest, *sources, manifest=given, verify=verify)
+    ended: list[Fetched | FetchFailed] = []
+
+    def has_ended() -> bool:
+        events = [event for event in node.events if isinstance(event, Fetched | FetchFailed)]
+        ended.extend(event for event in events if event.number == number)
+        return bool(ended)
+
+    wait_until(has_ended, "the fetch's end")
+    return ended[0]
 
 
 def bring(

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from replicator.codec.chunking import digest_of, seal
+from replicator.core.effects import Fetch
 from replicator.core.events import Event, Fetched
 from replicator.model import (
     Buffer,
@@ -28,7 +29,7 @@ from replicator.model import (
 from replicator.settings import Settings
 from replicator.worker import repairer as module
 from replicator.worker.fetch import ATTEMPTS_MAX, PATIENCE_S
-from replicator.worker.repairer import Order, Repairer
+from replicator.worker.repairer import Repairer
 
 ASKER, FIRST, SECOND = NodeId("a"), NodeId("b"), NodeId("c")
 PEERS = {node: ("127.0.0.1", 7400 + 10 * number) for number, node in enumerate((ASKER, FIRST, SECOND))}
@@ -143,7 +144,8 @@ class _World:
         self.done: dict[StreamName, float] = {}
         self.failed: Counter[StreamName] = Counter()
         self.active: set[StreamName] = set()
-        self.waiting: deque[Order] = deque()
+        self._last = 0
+        self.waiting: deque[Fetch] = deque()
         self.nodes = {name: _Node(self, name) for name in PEERS}
         self.asker = self.nodes[ASKER]
 
@@ -157,7 +159,9 @@ class _World:
             self.nodes[source].chunks.update(digests)
             self.nodes[source].manifests[Digest(manifest.digest)] = manifest
         given = manifest if known else None
-        self.waiting.append(Order(StreamName(name), Digest(manifest.digest), given, sources, True))
+        self._last += 1
+        digest = Digest(manifest.digest)
+        self.waiting.append(Fetch(self._last, StreamName(name), digest, given, sources, True))
         return manifest
 
     def deliver(self, event: Event) -> None:
@@ -176,7 +180,7 @@ class _World:
             assert self.now < deadline, (len(self.done), self.failed)
             while self.waiting and len(self.active) < AT_ONCE:
                 order = self.waiting.popleft()
-                self.active.add(order.stream)
+                self.active.add(StreamName(order.stream))
                 self.asker.repairer.order(order)
             for node in self.nodes.values():
                 if node.alive:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from replicator.adapters.curve import PEER_KEYS_NAME, Keys, generate_keys, load_keys
 from replicator.adapters.zeromq import PUBLISH
 from replicator.core.events import Fetched, FetchFailed, ManifestReceived
-from replicator.model import Digest, NodeId
+from replicator.model import NodeId
 from tests.worker.nodes import ORDERS, Node, connect, make_settings, running, wait_until
 from tests.worker.payloads import noise
 
@@ -35,7 +35,7 @@ def test_publications_and_repair_work_with_keys(tmp_path: Path) -> None:
         backup.store.accept(manifest)
         assert backup.restore(manifest).parts[""] == content
         backup.store.chunks.clear()
-        backup.path.fetch(ORDERS, Digest(manifest.digest), manifest, (N1,), False)
+        backup.fetch(ORDERS, manifest.digest, N1, manifest=manifest)
         backup.wait_for(Fetched)
         assert backup.restore(manifest).parts[""] == content
 
@@ -52,7 +52,7 @@ def test_a_stranger_gets_nothing(tmp_path: Path) -> None:
         connect(primary, backup)
         manifest = primary.publish(noise(1000)).manifest
         backup.received(manifest.digest)
-        stranger.path.fetch(ORDERS, Digest(manifest.digest), manifest, (N1, N2), False)
+        stranger.fetch(ORDERS, manifest.digest, N1, N2, manifest=manifest)
         stranger.wait_for(FetchFailed)
         assert not stranger.all(ManifestReceived)
         assert not stranger.store.chunks

@@ -8,6 +8,7 @@ import pytest
 
 from replicator.codec.chunking import seal
 from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
+from replicator.core import effects
 from replicator.model import (
     Chunk,
     Codec,
@@ -40,7 +41,7 @@ def manifest_of(chunks: Iterable[Chunk]) -> Manifest:
 def begun(chunks: list[Chunk], *sources: NodeId, verify: bool = False) -> Fetch:
     """A fetch of chunks, all of them missing, or with *verify* all of them present."""
     manifest = manifest_of(chunks)
-    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), sources, verify)
+    fetch = Fetch(effects.Fetch(1, StreamName("s"), Digest(manifest.digest), None, sources, verify))
     fetch.begin(manifest, [] if verify else chunks, chunks if verify else [])
     return fetch
 
@@ -66,7 +67,7 @@ def ask(fetch: Fetch, now: float = 0.0) -> list[tuple[NodeId, int]]:
 def test_the_manifest_comes_first() -> None:
     """As long as it is not known, nothing else is asked for."""
     manifest = manifest_of([chunk(1)])
-    fetch = Fetch(1, StreamName("s"), Digest(manifest.digest), [A], False)
+    fetch = Fetch(effects.Fetch(1, StreamName("s"), Digest(manifest.digest), None, (A,)))
     assert fetch.next_request(0.0, has_credit) == (A, [manifest.digest])
     assert ask(fetch) == [(A, 1)]
     fetch.begin(manifest, [chunk(1)], [])

@@ -183,11 +183,22 @@ def fetch_without_bound(patch: Patch) -> None:
         sources: tuple[NodeId, ...],
         verify: bool = False,
     ) -> bool:
-        self.fetching[stream] = digest
-        self.emit(effects.Fetch(stream, digest, manifest, sources, verify))
+        self._fetches_begun += 1
+        self.fetching[stream] = effects.Fetch(self._fetches_begun, stream, digest, manifest, sources, verify)
+        self.emit(self.fetching[stream])
         return True
 
     patch.setattr(State, "fetch", fetch)
+
+
+def take_late_ends(patch: Patch) -> None:
+    """The end of a cancelled fetch is taken for that of the one in its place."""
+
+    def end_fetch(self: State, stream: StreamName, _: int) -> Digest | None:
+        fetch = self.fetching.pop(stream, None)
+        return fetch.digest if fetch is not None else None
+
+    patch.setattr(State, "end_fetch", end_fetch)
 
 
 def accept_stale(patch: Patch) -> None:

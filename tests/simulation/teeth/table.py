@@ -132,6 +132,7 @@ TEETH = (
     Tooth("R17a", publishing.call_it_superseded),
     Tooth("R18", publishing.leave_holes),
     Tooth("R18", publishing.fetch_without_bound, Simulator()),
+    Tooth("R18", publishing.take_late_ends, Guard("tests.rules.test_late_words:test_R18_a_late_word_of_an_older_fetch_does_not_end_a_newer_one")),
     Tooth("R19", publishing.accept_stale),
     Tooth("R20", keeping.amnesia),
     Tooth("R20", keeping.found_early, Guard(f"{DISK}R20_the_record_is_durable_on_all_before_it_is_declared")),
