@@ -150,7 +150,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     transaction_bytes_max: Annotated[int, _bytes(KIB, 64 * MIB,
         "chunks in one disk transaction; a promise waits for at most one")] = MIB
     fetch_credit: Annotated[int, _count(1, 64,
-        "chunks asked for at a time, from each node")] = 4
+        "MiB asked for at a time, from each node")] = 4
+    fetch_bytes_per_s: Annotated[int, _bytes(0, 64 * GIB,
+        "while others commit, a node that lags fetches no more in a second; 0: as much as it can")] = 64 * MIB
     publish_queue_messages: Annotated[int, _count(1, 65_536,
         "messages that wait for one subscriber; more are dropped and fetched later")] = 64
     disk_reserve_bytes: Annotated[int, _bytes(0, 64 * GIB,

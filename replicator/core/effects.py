@@ -115,7 +115,8 @@ class Fetch(Struct, frozen=True, gc=False):
     """Bring the head's manifest and all chunks that are lacking here into the store, from *sources* in
     that order, with bounded credit; answered by Fetched or FetchFailed of the same *number*. One per
     stream: a new one replaces an old one. *manifest* is given when it is known already. If *verify* is
-    set, the chunks present here are read and checked too (R22)."""
+    set, the chunks present here are read and checked too (R22). If it is *urgent*, a claim waits for it;
+    else it leaves those their time who commit meanwhile."""
 
     number: int
     stream: StreamName
@@ -123,6 +124,7 @@ class Fetch(Struct, frozen=True, gc=False):
     manifest: Manifest | None
     sources: tuple[NodeId, ...]
     verify: bool = False
+    urgent: bool = False
 
 
 class CancelFetch(Struct, frozen=True, gc=False):

@@ -160,7 +160,7 @@ class Recovery:
                 self._give_up(stream)
             if (sources or holds) and chosen is self.chosen.get(stream):
                 nodes = tuple(node for _, node in sources)
-                state.fetch(stream, Digest(chosen.digest), None, nodes, verify=True)
+                state.fetch(stream, Digest(chosen.digest), None, nodes, verify=True, urgent=True)
         if self._lacking and self._retry_at == math.inf:
             self._retry_at = state.now + state.config.fetch_retry_s
 

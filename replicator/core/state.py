@@ -170,13 +170,15 @@ class State:
         digest: Digest,
         manifest: Manifest | None,
         sources: tuple[NodeId, ...],
+        *,
         verify: bool = False,
+        urgent: bool = False,
     ) -> bool:
         """Start bringing a checkpoint here; False while too much is under way or the stream is busy."""
         if stream in self.fetching or len(self.fetching) >= self.config.fetches_max:
             return False
         self._fetches_begun += 1
-        fetch = effects.Fetch(self._fetches_begun, stream, digest, manifest, sources, verify)
+        fetch = effects.Fetch(self._fetches_begun, stream, digest, manifest, sources, verify, urgent)
         self.fetching[stream] = fetch
         self.effects.append(fetch)
         return True

@@ -63,9 +63,10 @@ class DataPath:
             self._publisher = Publisher(settings, incarnation, store, socket)
             self._threads.append(self._publisher)
             if transport:
-                self._subscriber = Subscriber(settings, store, SubscribeSockets(transport))
+                subscriber = self._subscriber = Subscriber(settings, store, SubscribeSockets(transport))
                 self._threads.append(self._subscriber)
-                self._repairer = Repairer(settings, incarnation, store, RepairSockets(transport))
+                sockets = RepairSockets(transport)
+                self._repairer = Repairer(settings, incarnation, store, sockets, lambda: subscriber.heard)
                 self._threads.append(self._repairer)
         except BaseException:
             self.close()

@@ -17,8 +17,8 @@ from msgspec import Struct
 from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
 from replicator.core import effects
 from replicator.model import Chunk, Digest, Manifest, NodeId, StreamName
+from replicator.worker.patience import PATIENCE_S
 
-PATIENCE_S = 0.5
 ATTEMPTS_MAX = 2
 UNREACHABLE_PAUSE_S = 0.02
 CHUNK_COST_MIN = REQUEST_BYTES_MAX // CHUNKS_PER_REQUEST
@@ -47,7 +47,9 @@ class Fetch:
         self.stream = StreamName(order.stream)
         self.digest = Digest(order.digest)
         self.manifest: Manifest | None = None
+        self.asked_at = 0.0  # when a request left last
         self.unchecked: deque[Chunk] = deque()  # present here, but to be read once (R22)
+        self.is_urgent = order.urgent
         self._verify = order.verify
         self._sources = {node: _Source(set(), {}) for node in order.sources}
         self._wanted: dict[Digest, Chunk | None] = {self.digest: None}  # the manifest itself has no chunk
@@ -99,14 +101,21 @@ class Fetch:
                 break
         return None
 
-    def asked(self, node: NodeId, digests: Iterable[Digest], now: float) -> None:
-        """The request has left."""
+    def rest(self) -> None:
+        """Nothing more is asked for now: only those are waited for who have been asked."""
+        for source in self._sources.values():
+            source.no_credit = False
+
+    def asked(self, node: NodeId, digests: Iterable[Digest], now: float) -> int:
+        """The request has left; how many bytes it asks for."""
+        self.asked_at = now
         source = self._sources[node]
         source.unreachable_since, source.no_credit = None, False
         if not source.asked:
             source.silent_since = now
-        for digest in digests:
-            source.asked[digest] = now, self._wanted.pop(digest)
+        chunks = {digest: self._wanted.pop(digest) for digest in digests}
+        source.asked.update((digest, (now, chunk)) for digest, chunk in chunks.items())
+        return sum(map(_cost, chunks.values()))
 
     def unreachable(self, node: NodeId, now: float) -> None:
         """The request could not be sent: try others, and this one again a little later, for a while."""
@@ -154,10 +163,10 @@ class Fetch:
         source.lacks.add(digest)
         return True
 
-    def expire(self, now: float) -> None:
+    def expire(self, now: float, patience_of: Callable[[NodeId], float]) -> None:
         """Ask silent sources once more, then leave them alone."""
         for node, source in list(self._sources.items()):
-            if _is_waited_for(source) and now - source.silent_since >= PATIENCE_S:
+            if _is_waited_for(source) and now - source.silent_since >= patience_of(node):
                 source.attempts += 1
                 self._take_back(source)
                 if source.attempts == ATTEMPTS_MAX:

@@ -3,14 +3,15 @@
 Late joiner, restarted node, lagging node, claimant and scrubber all use this one mechanism: want and have
 chunks, by digest. Fetched chunks go to the store, verified, as they come; when none is lacking any longer
 the core is told and accepts. The fetches share each source's credit, which bounds memory and what waits
-at the source, and take turns with it, so that none waits for all of a large one.
+at the source, and take turns with it, so that none waits for all of a large one. While others commit, they
+keep a pace that leaves those their time.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence as Ordered
+from collections.abc import Callable, Iterable, Sequence as Ordered
 
 from replicator.adapters.ports import Store
 from replicator.adapters.zeromq import MESSAGES_PER_TURN, RepairSockets
@@ -43,10 +44,13 @@ from replicator.model import (
 from replicator.settings import Settings
 from replicator.worker.datathread import DataThread
 from replicator.worker.fetch import Fetch
+from replicator.worker.pace import Pace
+from replicator.worker.patience import Patience
 from replicator.worker.serving import Serving
 
 TICK_S = 0.02
 CHECKS_PER_TURN = 8
+OVER_MAX = 1024  # ended fetches whose late answers are known
 # A fetched chunk counts by its digest only, whatever the epoch of its checkpoint, which may be an old one
 # that is being adopted. The fence is checked when the checkpoint is accepted (R4).
 ANY_EPOCH = Epoch(COUNT_MAX)
@@ -56,7 +60,12 @@ class Repairer(DataThread):
     """Serves and fetches, on a thread of its own."""
 
     def __init__(
-        self, settings: Settings, incarnation: Incarnation, store: Store, sockets: RepairSockets
+        self,
+        settings: Settings,
+        incarnation: Incarnation,
+        store: Store,
+        sockets: RepairSockets,
+        publications: Callable[[], int],
     ) -> None:
         super().__init__("repairer")
         self._settings = settings
@@ -66,6 +75,10 @@ class Repairer(DataThread):
         self._serving = Serving(settings, incarnation, store, sockets, self.counters)
         self._orders: deque[effects.Fetch | effects.CancelFetch] = deque()
         self._fetches: dict[StreamName, Fetch] = {}
+        self._publications = publications  # how many were heard
+        self._pace = Pace(settings.fetch_bytes_per_s)
+        self._patience = Patience()
+        self._over: dict[int, tuple[StreamName, float]] = {}  # fetches that ended: whose, and last asked when
         self._is_asking = False  # there may be credit for more
 
     def order(self, order: effects.Fetch | effects.CancelFetch) -> None:
@@ -90,9 +103,10 @@ class Repairer(DataThread):
             self._serving.serve()
             now = time.monotonic()
             self._is_asking = False
+            self._pace.heard(self._publications(), now)
             for fetch in list(self._fetches.values()):
                 if taken < MESSAGES_PER_TURN:  # else an answer may be waiting still
-                    fetch.expire(now)
+                    fetch.expire(now, self._patience.of)
                 self._advance(fetch, now)
 
     def _timeout_s(self) -> float | None:
@@ -102,7 +116,8 @@ class Repairer(DataThread):
 
     def _begin(self, order: effects.Fetch | effects.CancelFetch) -> None:
         stream = StreamName(order.stream)
-        self._fetches.pop(stream, None)
+        if stream in self._fetches:
+            self._end_fetch(self._fetches[stream])
         if isinstance(order, effects.CancelFetch):
             return
         fetch = self._fetches[stream] = Fetch(order)
@@ -124,26 +139,36 @@ class Repairer(DataThread):
             if self._store.read_chunk(Digest(chunk.stored_digest)) is None:
                 self._store.discard_chunk(Digest(chunk.stored_digest))
                 fetch.want(chunk)
-        if (request := fetch.next_request(now, self._has_credit)) is not None:
+        if not fetch.is_urgent and self._pace.rests(now):
+            fetch.rest()
+        elif (request := fetch.next_request(now, self._has_credit)) is not None:
             node, digests = request
             want = WantChunks(tuple(digests)) if fetch.manifest else WantManifest(fetch.stream, fetch.digest)
             if self._serving.send(node, fetch.number, want):
-                fetch.asked(node, digests, now)
+                self._pace.asked(fetch.asked(node, digests, now), now)
+                self._patience.asked(node, now)
             else:
                 fetch.unreachable(node, now)
             self._fetches[fetch.stream] = self._fetches.pop(fetch.stream)  # the others' turn is first now
             self._is_asking = True
         if fetch.is_done and fetch.manifest is not None:
-            del self._fetches[fetch.stream]
+            self._end_fetch(fetch)
             self._deliver(Fetched(fetch.number, fetch.stream, fetch.manifest))
         elif fetch.has_failed:
-            del self._fetches[fetch.stream]
+            self._end_fetch(fetch)
             self._deliver(FetchFailed(fetch.number, fetch.stream))
+
+    def _end_fetch(self, fetch: Fetch) -> None:
+        del self._fetches[fetch.stream]
+        self._over[fetch.number] = fetch.stream, fetch.asked_at
+        if len(self._over) > OVER_MAX:
+            del self._over[next(iter(self._over))]
 
     def _has_credit(self, node: NodeId) -> bool:
         """Whether all fetches together may ask that node for more: what waits there delays every answer."""
         asked_bytes = sum(fetch.asked_bytes(node) for fetch in self._fetches.values())
-        return asked_bytes + REQUEST_BYTES_MAX <= self._settings.fetch_credit * REQUEST_BYTES_MAX
+        credit = self._settings.fetch_credit if self._patience.knows(node) else 1
+        return asked_bytes + REQUEST_BYTES_MAX <= credit * REQUEST_BYTES_MAX
 
     def _take(self, key_node: NodeId | None, frames: Ordered[Buffer]) -> None:
         """Look at one message; a peer is who its key says, or without keys who it says it is."""
@@ -166,21 +191,23 @@ class Repairer(DataThread):
             self._take_answer(node, header, chunks)
 
     def _take_answer(self, node: NodeId, header: Repair, chunks: Ordered[Buffer]) -> None:
+        """Take what is of use. An answer that comes after its fetch has ended is that, too: the stream's next
+        fetch may want the same, and it shows that the source answers still what is older (see `Fetch`)."""
         fetch = next((fetch for fetch in self._fetches.values() if fetch.number == header.job), None)
-        if fetch is None:
-            return  # it is over; what comes late is not needed
-        message = header.message
-        useful = False
-        if isinstance(message, HaveManifest):
-            useful = self._take_manifest(fetch, node, message.manifest)
-        elif isinstance(message, HaveChunks):
-            absent = [fetch.lacks(node, Digest(digest)) for digest in message.absent]
-            useful = self._take_chunks(fetch, node, zip(message.present, chunks, strict=True)) or any(absent)
+        stream, asked_at = self._over.get(header.job, (None, 0.0))
+        heir = fetch or (self._fetches.get(stream) if stream is not None else None)
+        message, useful, now = header.message, stream is not None, time.monotonic()
+        if heir is not None and isinstance(message, HaveManifest):
+            useful |= self._take_manifest(heir, node, message.manifest)
+        elif heir is not None and isinstance(message, HaveChunks):
+            absent = [heir.lacks(node, Digest(digest)) for digest in message.absent if heir is fetch]
+            useful |= self._take_chunks(heir, node, zip(message.present, chunks, strict=True)) or any(absent)
         if useful:  # a peer that only says what nobody asked for is as good as silent
-            now = time.monotonic()
-            asked_at = fetch.heard(node, now)
+            asked_at = fetch.heard(node, now) if fetch is not None else asked_at
             for other in self._fetches.values():
                 other.heard_by_any(node, asked_at, now)
+        owes = any(each.asked_bytes(node) for each in self._fetches.values())
+        self._patience.answered(node, now, owes=owes)
 
     def _take_manifest(self, fetch: Fetch, node: NodeId, manifest: Manifest | None) -> bool:
         """Go on with the chunks, if it is the manifest that is looked for."""

@@ -45,6 +45,7 @@ class Subscriber(DataThread):
         self._sockets = sockets
         self._changed = threading.Condition()
         self._queue: deque[_Message] = deque()  # the thread removes a message when it has taken it
+        self.heard = 0  # messages, of any kind
         self.has_room = True  # so that there is a use in receiving
         self._unsaid: Seen | None = None  # taken by the thread, and not told yet
         self._unsaid_count = 0
@@ -59,6 +60,7 @@ class Subscriber(DataThread):
     def receive(self) -> Iterator[None]:
         """Take what has come, a message at each step, and at most a bounded number."""
         for message in self._sockets.receive():
+            self.heard += 1
             if self._queue or self._store.is_crowded() or _size_bytes(message) > IN_CALL_BYTES_MAX:
                 self._hand_over(message)
             else:

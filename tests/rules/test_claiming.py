@@ -109,6 +109,7 @@ def test_R8_what_is_chosen_is_fetched_before_it_is_served() -> None:
     (fetch,) = cluster.effects("b", Fetch)
     assert fetch.sources == ("c",)
     assert fetch.verify
+    assert fetch.urgent  # nobody commits meanwhile: nobody's time is to be spared
     order = cluster.order("b")
     assert order.index(Fetch) < order.index(StartTenure)
     assert cluster.effects("b", StartTenure)[0].heads[0].sequence == 1

@@ -66,6 +66,7 @@ def test_R18_what_was_wanted_for_an_old_epoch_is_not_wanted_in_a_new_one() -> No
     cluster.do("sync c")
     assert cluster.effects("c", CancelFetch) == [CancelFetch(S)]
     assert cluster.state("c").fetching == {}
+    assert not cluster.effects("c", Fetch)[0].urgent
 
 
 def test_R15_a_commit_point_below_the_own_head_lacks_nothing() -> None:

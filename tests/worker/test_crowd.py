@@ -28,7 +28,9 @@ from replicator.model import (
 )
 from replicator.settings import Settings
 from replicator.worker import repairer as module
-from replicator.worker.fetch import ATTEMPTS_MAX, PATIENCE_S
+from replicator.worker.fetch import ATTEMPTS_MAX
+from replicator.worker.pace import BURST_S
+from replicator.worker.patience import PATIENCE_S
 from replicator.worker.repairer import Repairer
 
 ASKER, FIRST, SECOND = NodeId("a"), NodeId("b"), NodeId("c")
@@ -62,7 +64,9 @@ class _Node:
     def start(self) -> None:
         """Begin with empty queues."""
         settings = Settings(node=self.name, peers=PEERS)
-        self.repairer = Repairer(settings, Incarnation(bytes(16)), cast(Any, self), cast(Any, self))
+        self.repairer = Repairer(
+            settings, Incarnation(bytes(16)), cast(Any, self), cast(Any, self), lambda: self.world.published
+        )
         self.repairer._deliver = self.world.deliver
         self.inbox.clear()
         for link in self.links.values():
@@ -145,11 +149,15 @@ class _World:
         self.failed: Counter[StreamName] = Counter()
         self.active: set[StreamName] = set()
         self._last = 0
+        self.published = 0  # heard by everybody
+        self.is_published = False  # all the time
         self.waiting: deque[Fetch] = deque()
         self.nodes = {name: _Node(self, name) for name in PEERS}
         self.asker = self.nodes[ASKER]
 
-    def want(self, name: str, size: int, *sources: NodeId, known: bool = False) -> Manifest:
+    def want(
+        self, name: str, size: int, *sources: NodeId, known: bool = False, urgent: bool = False
+    ) -> Manifest:
         """Have a checkpoint of that size fetched, which all sources hold; *known*: its manifest is here."""
         digests = [digest_of(f"{name} {number}".encode()) for number in range(size // CHUNK_BYTES)]
         chunks = [Chunk(digest, CHUNK_BYTES, digest, CHUNK_BYTES, Codec.NONE) for digest in digests]
@@ -161,7 +169,7 @@ class _World:
         given = manifest if known else None
         self._last += 1
         digest = Digest(manifest.digest)
-        self.waiting.append(Fetch(self._last, StreamName(name), digest, given, sources, True))
+        self.waiting.append(Fetch(self._last, StreamName(name), digest, given, sources, True, urgent))
         return manifest
 
     def deliver(self, event: Event) -> None:
@@ -182,6 +190,7 @@ class _World:
                 order = self.waiting.popleft()
                 self.active.add(StreamName(order.stream))
                 self.asker.repairer.order(order)
+            self.published += self.is_published
             for node in self.nodes.values():
                 if node.alive:
                     node.turn()
@@ -223,6 +232,8 @@ def test_a_huge_fetch_leaves_the_others_their_share(world: _World) -> None:
 
 def test_what_a_source_has_lost_is_asked_again_while_it_answers_others(world: _World) -> None:
     """It restarts with some fetches' requests in its queue: answers to younger ones do not hide that."""
+    world.want("first", MIB, FIRST)  # a source that has never answered is asked for little
+    world.run(lambda: world.done.pop(StreamName("first"), None), 1.0)
     for number in range(3):
         world.want(f"lost {number}", MIB // 2, FIRST, known=True)
     source = world.nodes[FIRST]
@@ -246,3 +257,30 @@ def test_a_dead_source_holds_nobody_up_for_longer_than_one_fetch(world: _World) 
     world.run(lambda: len(world.done) == AT_ONCE, seconds)
     assert not world.failed
     assert world.nodes[SECOND].sent_bytes < 1.01 * size
+
+
+@pytest.mark.parametrize("urgent", [False, True], ids=["lagging", "claiming"])
+def test_who_lags_leaves_those_who_commit_their_time(world: _World, urgent: bool) -> None:
+    """It keeps the pace that is set while it hears publications; what a claim waits for does not."""
+    world.bytes_per_s, world.is_published = 1000 * MB, True
+    rate, size = Settings().fetch_bytes_per_s, 128 * MIB
+    world.want("large", size, FIRST, urgent=urgent)
+    began = world.now
+    world.run(lambda: world.done, 1.2 * size / rate)
+    assert (world.now - began > size / rate - BURST_S) != urgent
+    assert not world.failed
+    assert world.nodes[FIRST].sent_bytes < 1.01 * size
+
+
+def test_a_link_slower_than_patience_brings_everything_in_the_end(world: _World) -> None:
+    """Each answer of 1 MiB takes 4 s: what comes late teaches how long the next may take."""
+    world.bytes_per_s = MB // 4
+    world.want("large", 16 * MIB, FIRST)
+    size = 0
+    while not world.done:
+        world.run(lambda: world.done or world.failed, 300.0)
+        if world.failed:  # as the core does: nobody has it, and a little later it is tried again
+            world.failed.clear()
+            world.want("large", 16 * MIB, FIRST)
+    size = world.nodes[FIRST].sent_bytes
+    assert size < 2 * 16 * MIB

@@ -21,7 +21,8 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
-from replicator.worker.fetch import ATTEMPTS_MAX, PATIENCE_S, UNREACHABLE_PAUSE_S, Fetch
+from replicator.worker.fetch import ATTEMPTS_MAX, UNREACHABLE_PAUSE_S, Fetch
+from replicator.worker.patience import PATIENCE_S
 
 A, B = NodeId("a"), NodeId("b")
 CREDIT = 4
@@ -49,6 +50,11 @@ def begun(chunks: list[Chunk], *sources: NodeId, verify: bool = False) -> Fetch:
 def has_credit(_: NodeId) -> bool:
     """Nothing else is asked of anybody."""
     return True
+
+
+def patience_of(_: NodeId) -> float:
+    """Nothing is known of anybody."""
+    return PATIENCE_S
 
 
 def ask(fetch: Fetch, now: float = 0.0) -> list[tuple[NodeId, int]]:
@@ -125,11 +131,11 @@ def test_a_silent_source_is_asked_again_and_then_left() -> None:
     """One attempt more, in case a message was lost; then the next source gets all of it."""
     fetch = begun([chunk(0)], A, B)
     assert ask(fetch, 0.0) == [(A, 1)]
-    fetch.expire(PATIENCE_S * 0.9)
+    fetch.expire(PATIENCE_S * 0.9, patience_of)
     assert ask(fetch, PATIENCE_S * 0.9) == []
-    fetch.expire(PATIENCE_S)
+    fetch.expire(PATIENCE_S, patience_of)
     assert ask(fetch, PATIENCE_S) == [(A, 1)]
-    fetch.expire(PATIENCE_S * ATTEMPTS_MAX)
+    fetch.expire(PATIENCE_S * ATTEMPTS_MAX, patience_of)
     assert ask(fetch, PATIENCE_S * ATTEMPTS_MAX) == [(B, 1)]
 
 
@@ -142,7 +148,7 @@ def test_a_slow_source_that_answers_is_not_left() -> None:
         now = number * PATIENCE_S * 0.9
         fetch.got(Digest(each.stored_digest))
         fetch.heard(A, now)
-        fetch.expire(now)
+        fetch.expire(now, patience_of)
         assert ask(fetch, now) == []
 
 
@@ -152,10 +158,10 @@ def test_silence_counts_only_while_something_is_asked() -> None:
     fetch = begun(chunks[:1], A)
     ask(fetch, 0.0)
     fetch.got(Digest(chunks[0].stored_digest))
-    fetch.expire(100.0)
+    fetch.expire(100.0, patience_of)
     fetch.want(chunks[1])
     assert ask(fetch, 100.0) == [(A, 1)]
-    fetch.expire(100.1)
+    fetch.expire(100.1, patience_of)
     assert not fetch.has_failed
 
 
@@ -167,7 +173,7 @@ def test_an_answer_to_another_fetch_is_a_sign_of_life_to_younger_requests() -> N
         fetch.heard_by_any(A, 0.9, 2.0)
         fetch.heard_by_any(A, asked_at, 2.1)
         fetch.heard_by_any(B, 0.0, 2.2)
-        fetch.expire(2.1 + PATIENCE_S - 0.01)
+        fetch.expire(2.1 + PATIENCE_S - 0.01, patience_of)
         assert (fetch.asked_bytes(A) == 0) is is_left
 
 
@@ -179,11 +185,11 @@ def test_who_waits_for_credit_waits_for_the_source() -> None:
         assert fetch.next_request(now, lambda _: False) is None
         now += PATIENCE_S * 0.9
         fetch.heard_by_any(A, now, now)
-        fetch.expire(now)
+        fetch.expire(now, patience_of)
     for _ in range(ATTEMPTS_MAX):
         assert fetch.next_request(now, lambda node: node == B) is None
         now += PATIENCE_S
-        fetch.expire(now)
+        fetch.expire(now, patience_of)
     assert fetch.next_request(now, lambda node: node == B) == (B, [chunk(0).stored_digest])
 
 
@@ -220,3 +226,12 @@ def test_nothing_to_fetch_is_done_at_once(count: int) -> None:
     fetch = begun([], *[A] * count)
     assert fetch.is_done
     assert not fetch.has_failed
+
+
+def test_a_rest_is_no_silence() -> None:
+    """While nothing more may be asked for, those who have answered everything are not waited for."""
+    fetch = begun([chunk(number) for number in range(8)], A)
+    assert fetch.next_request(0.0, lambda _: False) is None
+    fetch.rest()
+    fetch.expire(100.0, patience_of)
+    assert ask(fetch, 100.0) == [(A, 4), (A, 4)]

@@ -181,10 +181,10 @@ def fetch_without_bound(patch: Patch) -> None:
         digest: Digest,
         manifest: Manifest | None,
         sources: tuple[NodeId, ...],
-        verify: bool = False,
+        **how: bool,
     ) -> bool:
         self._fetches_begun += 1
-        self.fetching[stream] = effects.Fetch(self._fetches_begun, stream, digest, manifest, sources, verify)
+        self.fetching[stream] = effects.Fetch(self._fetches_begun, stream, digest, manifest, sources, **how)
         self.emit(self.fetching[stream])
         return True
 
