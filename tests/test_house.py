@@ -20,7 +20,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
-CORE_CODE_LINES_MAX = 3_080  # a ratchet, not to grow: 3,050; `Sent`, or a lost window stops; fetches; handover
+CORE_CODE_LINES_MAX = (
+    3_080  # a ratchet, not to grow: 3,050; `Sent`, or a lost window stops; fetches; handover
+)
 PACKAGE_CODE_LINES_MAX = (
     12_800  # 11,600; `submit` by itself; small heads; signals; publications; reviews; pace
 )

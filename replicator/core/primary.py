@@ -138,6 +138,7 @@ class Primary:
         assert reign is not None
         self._change(Phase.SERVING)
         self._lapsed_since = None
+        self.window.refuse_held("goes on unchanged in a newer epoch")
         self.tenure.end("goes on unchanged in a newer epoch")
         chosen, lost = reign.recovery.chosen, reign.recovery.unavailable
         heads = [h for s, h in state.heads.items() if self._unchanged or (s in chosen and s not in lost)]

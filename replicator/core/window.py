@@ -101,6 +101,13 @@ class Window:
             for flight in held:
                 self.submit(flight)
 
+    def refuse_held(self, reason: str) -> None:
+        """The tenure that held it back ends: the next one gives its positions to contents of its own (I4)."""
+        if self._held:
+            held, self._held = self._held, []
+            for flight in held:
+                self.refuse(flight, reason)
+
     def submit(self, flight: Flight) -> None:
         """Take a checkpoint: publish it, or let it wait, replacing an older one that waits (R17)."""
         state, stream = self._state, flight.stream

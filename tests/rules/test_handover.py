@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import Abort, Commit, EndTenure, HandoverRefused, Publish, Transfer
+from replicator.core.effects import Abort, Commit, EndTenure, HandoverRefused, Publish, StartTenure, Transfer
+from replicator.core.events import Tick
 from tests.rules.cluster import Cluster
 
 
@@ -120,3 +121,24 @@ def test_R26_what_was_held_back_is_published_when_the_handover_comes_to_nothing(
     assert _refusals(cluster) == ["c lacks the newest checkpoint of 1 streams"]
     assert [effect.stream for effect in cluster.effects("a", Publish)] == ["s", "t"]
     assert not cluster.effects("a", Abort)
+
+
+def test_R26_what_was_held_back_ends_with_its_tenure() -> None:
+    """A claim above ends it amid a handover; the next gives the same position to content of its own (I4)."""
+    cluster = _serving().do(
+        "submit a s 2", "publish a", "sync a b", "deliver b->a", "drop a->c", "handover a c"
+    )
+    cluster.do("advance 0.001", "deliver a->c Heartbeat", "deliver c->a HeartbeatAnswer", "submit a t 1")
+    cluster.core("a")._primary.claim_above("for the test")
+    cluster.node("a").deliver(Tick())
+    cluster.do("deliver a->c Probe", "deliver c->a ProbeAnswer", "sync a")
+    cluster.do("deliver a->c Claim", "sync c", "deliver c->a Promised")
+    assert cluster.core("a")._primary.phase.name == "RECOVERING"
+    cluster.do("deliver a->c Heartbeat", "deliver c->a HeartbeatAnswer", "submit a u 1")
+    while not cluster.effects("a", StartTenure):
+        cluster.do("deliver a->b", "sync b", "deliver b->a", "sync a", "publish a")
+    (abort,) = cluster.effects("a", Abort)
+    cluster.do("submit a u 1", "drop", "cut a c").live(0.8)
+    assert _refusals(cluster) == ["c lacks the newest checkpoint of 2 streams"]
+    assert [each.handle for each in cluster.effects("a", Publish) if each.stream == "u"] == [abort.handle + 1]
+    assert cluster.effects("a", Abort) == [abort]

@@ -25,6 +25,7 @@ from replicator.core.quorum import ReplicaId, is_named
 from replicator.core.reign import Reign
 from replicator.core.replica import _HANDLERS, Replica
 from replicator.core.state import State
+from replicator.core.window import Window
 from replicator.model import (
     Epoch,
     Generation,
@@ -258,6 +259,15 @@ def never_end(patch: Patch) -> None:
             honest(self, reason, hand_over)
 
     patch.setattr(Primary, "end", end)
+
+
+def hand_on_what_was_held(patch: Patch) -> None:
+    """What a handover held back in one tenure is published in the next."""
+
+    def refuse_held(self: Window, reason: str) -> None:
+        return None
+
+    patch.setattr(Window, "refuse_held", refuse_held)
 
 
 def keep_the_lease(patch: Patch) -> None:
