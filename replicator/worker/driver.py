@@ -311,13 +311,14 @@ class Driver:
     def _make_performers(self) -> dict[type, Callable[[Any, float], object]]:
         """How each effect is performed."""
         store, data, tenancy = self._parts.store, self._parts.data, self._tenancy
-        kept = (effects.WriteRecord, effects.Accept, effects.ForgetTombstone, effects.RememberCounters)
+        kept = (effects.WriteRecord, effects.Accept, effects.RememberCounters)
         return {
             effects.Send: lambda effect, _: self._mesh.send(effect.to, effect.message),
             **{kind: lambda effect, _: store.perform(effect) for kind in kept},
             effects.WritePromise: self._promise,
             effects.AdoptHeads: self._adopt,
             effects.MarkCommitted: self._mark_committed,
+            effects.ForgetTombstone: self._forget,
             effects.Publish: self._publish,
             effects.AllowPublish: lambda effect, _: data.allow_publish(effect.epoch, effect.publish_index),
             effects.Fetch: lambda effect, _: data.fetch(effect),
@@ -355,6 +356,10 @@ class Driver:
 
     def _mark_committed(self, effect: effects.MarkCommitted, _: float) -> None:
         self._parts.census.committed(effect)
+        self._parts.store.perform(effect)
+
+    def _forget(self, effect: effects.ForgetTombstone, _: float) -> None:
+        self._parts.census.forgotten(effect)
         self._parts.store.perform(effect)
 
     def _publish(self, effect: effects.Publish, _: float) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from heapq import nsmallest
 from typing import Protocol
 
 from msgspec import Struct, json
 
 from replicator.adapters.ports import DataPath, Elector, Store
-from replicator.core.effects import MarkCommitted
+from replicator.core.effects import ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted
 from replicator.core.messages import StatusReport, StatusRequest
 from replicator.core.replica import ReplicaStatus
@@ -134,6 +135,11 @@ class Census:
         """A stream's commit point has moved."""
         self._committed[effect.stream] = effect.position
 
+    def forgotten(self, effect: ForgetTombstone) -> None:
+        """A deleted stream leaves nothing behind."""
+        self._arrived.pop(StreamName(effect.stream), None)
+        self._committed.pop(StreamName(effect.stream), None)
+
     # ── asking and answering ──
 
     def ask(self, reply: Reply, now: float) -> None:
@@ -193,7 +199,7 @@ class Census:
     def _own(self, now: float) -> MemberReport:
         known = self._core.status()
         heads, committed = known["heads"], known["committed"]
-        shown = sorted(heads)[:STREAMS_MAX]
+        shown = nsmallest(STREAMS_MAX, heads)
         usage = {**self._store.usage(), **self._data.usage(), "messages_refused": self._mesh.refused}
         return MemberReport(
             node=self._settings.node,

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from msgspec import json
 
-from replicator.core.effects import MarkCommitted
+from replicator.core.effects import ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted
 from replicator.core.messages import StatusReport, StatusRequest
 from replicator.errors import Unavailable
 from replicator.link import messages as link
-from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Position, StreamName
+from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Position, Sequence, StreamName
 from replicator.worker import admin
 from replicator.worker.status import GATHER_TIMEOUT_S, REPORT_BYTES_MAX
 from tests.worker.driver_fakes import B, Bench, C, head
@@ -109,6 +109,17 @@ def test_lag_is_what_a_member_lacks_of_the_newest_head(bench: Bench) -> None:
     assert (mine["lag_bytes"], mine["lag_s"], mine["bytes"]) == (0, 0.0, 100)
     assert (theirs["head"], theirs["lag_bytes"], theirs["lag_s"]) == ({"epoch": 3, "sequence": 1}, 100, 2.0)
     assert (lacking["head"], lacking["lag_bytes"], lacking["lag_s"]) == (None, 100, 2.0)
+
+
+def test_a_deleted_stream_leaves_nothing_behind(bench: Bench) -> None:
+    """Its tombstone is forgotten: so are its arrival and commit, and a new stream of the name begins anew."""
+    bench.inbox.deliver(accepted(2))
+    bench.turn()
+    bench.emit(MarkCommitted(ORDERS, Generation(1), Position(3, 2)))
+    bench.emit(ForgetTombstone(ORDERS, Generation(1), Sequence(2)))
+    bench.core.streams = {ORDERS: (head(sequence=2), None)}
+    (stream,) = json.decode(own_report(bench))["streams"]
+    assert (stream["age_s"], stream["commit"]) == (None, None)
 
 
 def test_a_report_has_a_bound(bench: Bench) -> None:
