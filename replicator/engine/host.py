@@ -5,7 +5,8 @@ becomes readable when the worker has ended, and both can say why it did.
 
 A child is spawned, never forked, inherits nothing but the descriptors of the lease words and of the direct
 line, and is in a session of its own, so that the terminal's Ctrl-C reaches the engine alone, which then hands
-over in good order. It finds modules where the engine does. What it writes goes on to the engine's standard
+over in good order. It finds modules where the engine does. It gets its settings by a pipe that stays open for
+as long as the engine's program runs, and ends when that ends. What it writes goes on to the engine's standard
 error; the last lines are kept for the case that it dies before it can say why.
 """
 
@@ -22,6 +23,7 @@ import traceback
 from collections import deque
 from typing import Protocol
 
+from replicator.engine.fork import guard
 from replicator.errors import WorkerFailed
 from replicator.link.endpoint import Context
 from replicator.link.lease import LeaseWords
@@ -63,26 +65,30 @@ class ChildProcess:
         self.line: EngineLine | None = EngineLine()
         command += ["--line-fds", *map(str, self.line.worker_fds)]
         self._lines: deque[bytes] = deque(maxlen=LAST_LINES_MAX)
+        self._lifeline = -1  # closed by an exec, as by any end; nobody else may have it
+        guard(self)
         try:
-            self._child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(words.fd, *self.line.worker_fds, *keep_fds),
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-            )
+            stdin, self._lifeline = os.pipe()
+            with open(stdin, "rb"):
+                self._child = subprocess.Popen(
+                    command,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(words.fd, *self.line.worker_fds, *keep_fds),
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+                )
             self._pidfd = os.pidfd_open(self._child.pid)
         except OSError as error:
+            self._let_go()
             self.line.close()
             raise WorkerFailed(f"cannot start a worker with {sys.executable}: {error}") from error
         self.line.admit(self._child.pid)
         self._reader = threading.Thread(target=self._pass_on, name="replicator-worker-log", daemon=True)
         self._reader.start()
-        assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._child.stdin as stdin:
-            stdin.write(settings.to_json() + b"\n")
+        with contextlib.suppress(BrokenPipeError), open(self._lifeline, "wb", closefd=False) as pipe:
+            pipe.write(settings.to_json() + b"\n")
 
     def fileno(self) -> int:
         return self._pidfd
@@ -100,8 +106,18 @@ class ChildProcess:
         self._reader.join(END_TIMEOUT_S)
         if self.line is not None:
             self.line.close()
+        self._let_go()
         os.close(self._pidfd)
         return True
+
+    def disown(self) -> None:
+        """In a forked child: the worker is the parent's, and lives no longer than that."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        lifeline, self._lifeline = self._lifeline, -1
+        if lifeline >= 0:
+            os.close(lifeline)
 
     def _pass_on(self) -> None:
         assert self._child.stdout is not None

@@ -115,13 +115,12 @@ class WorkerLine:
         return self._ring.fds[1]
 
     def can_read(self) -> bool:
-        """Whether the engine's memory can be read: that of a process which has the same ring."""
-        found = bytearray(self._ring.words.itemsize)
+        """Whether the engine's memory can be read."""
         try:
-            self._memory.read(self._ring.words[ADDRESS] + NONCE * len(found), found)
+            self._recognise()
         except (OSError, AttributeError):  # forbidden; a C library that does not know the call
             return False
-        return int.from_bytes(found, sys.byteorder) == self._ring.words[NONCE]
+        return True
 
     def send(self, message: ShortToEngine) -> bool:
         """Say that to the engine; whether it has gone."""
@@ -148,6 +147,7 @@ class WorkerLine:
                 if not reading.go_on(self._memory):
                     self._ring.keep_ringing()
                     return
+                self._recognise()  # not before it has been read: an exec may have come at any piece
             except MemoryError:
                 found = Aborted(reading.submit.handle, "the worker has no memory for the payload")
             except OSError as error:
@@ -162,6 +162,13 @@ class WorkerLine:
         """Close the socket and the ring."""
         self._socket.close()
         self._ring.close()
+
+    def _recognise(self) -> None:
+        """Raise OSError unless what can be read is memory of the engine's program: it has the same ring."""
+        found = bytearray(self._ring.words.itemsize)
+        self._memory.read(self._ring.words[ADDRESS] + NONCE * len(found), found)
+        if int.from_bytes(found, sys.byteorder) != self._ring.words[NONCE]:
+            raise ProcessLookupError("another program runs in the engine's process")
 
     def _next(self) -> _Reading | None:
         """What is being read, or else comes next; raises `MessageError`."""

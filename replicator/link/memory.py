@@ -80,7 +80,10 @@ def admit_reader(pid: int) -> None:
 
 
 class EngineMemory:
-    """The memory of the process that has started this one. Raises OSError if it cannot be read."""
+    """The memory of the process that has started this one. Raises OSError if it cannot be read.
+
+    Which program runs there by now is not known: whoever reads has to look for something that he knows.
+    """
 
     def __init__(self, engine_pid: int) -> None:
         self._pid = engine_pid

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable
 
@@ -67,7 +68,7 @@ class Leisure:
     async def _serve(self) -> None:
         watch = None
         if self._engine_pid is not None:
-            watch = EngineWatch(self._loop, self._engine_pid, self._engine_is_gone)
+            watch = EngineWatch(self._loop, self._engine_pid, sys.stdin.fileno(), self._engine_is_gone)
         for each in self._stop_signals:
             self._loop.add_signal_handler(each, self._inbox.post, self._driver.leave)
         try:

@@ -202,6 +202,32 @@ with Replicator(settings) as replicator:
     assert run_engine(code, tmp_path) == "7 Committed True\n"
 
 
+def test_only_the_engines_program_keeps_its_worker(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """The pipe by which it does is closed in a forked child at once, and by an exec as by any other end."""
+    child("serve")
+    code = """
+import fcntl
+
+def pipes():
+    found = 0
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if fd > 2 and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                found += fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+                assert not os.get_inheritable(fd)
+        except OSError:  # the one that lists them
+            pass
+    return found
+
+with Replicator(settings) as replicator:
+    child = os.fork()
+    if child == 0:
+        os._exit(pipes())
+    print(pipes(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_engine(code, tmp_path) == "1 0\n"
+
+
 def test_an_engine_that_just_ends_hands_over(child: Callable[..., Settings], tmp_path: Path) -> None:
     """Without `with` or close(): the end of the interpreter closes what is open, and leaves no process."""
     child("serve")

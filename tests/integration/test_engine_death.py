@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,22 @@ LONG_LEASE: dict[str, Any] = {
     "election_timeout_min_s": "2.5",
     "election_timeout_max_s": "3",
 }
+
+
+ENGINE = """
+import os, sys
+from pathlib import Path
+from replicator import Replicator, Settings
+
+_, program, directory, *again = sys.argv
+replicator = Replicator(Settings(data_dir=Path(directory))).__enter__()
+tenure = next(replicator.tenures(20))
+print(os.getpid(), tenure.epoch, *(each.payload.decode() for each in tenure.restored.values()), flush=True)
+if not again:
+    tenure.submit("s", b"state").result(20)
+    os.execv(sys.executable, [sys.executable, "-c", program, program, directory, "again"])
+replicator.close()
+"""
 
 
 def _sockets(node: Node) -> list[str]:
@@ -40,6 +58,16 @@ def test_the_worker_follows_its_killed_engine(tmp_path: Path) -> None:
         node.start()  # the store is free
         cluster.wait(lambda: cluster.entries("started", node.name, since), what="a new life")
         assert cluster.lost() == []
+
+
+def test_an_engine_that_starts_itself_anew_has_its_store_back(tmp_path: Path) -> None:
+    """By exec, in the same process: the former program's worker is gone before the new one gives up."""
+    command = [sys.executable, "-c", ENGINE, ENGINE, str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    (first_pid, *first), (second_pid, *second) = map(str.split, done.stdout.splitlines())
+    assert first_pid == second_pid
+    assert (first, second) == (["1"], ["2", "state"])
+    assert not list(tmp_path.glob("*.sock"))
 
 
 def test_the_engine_hears_of_its_killed_worker(tmp_path: Path) -> None:

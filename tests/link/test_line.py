@@ -15,7 +15,7 @@ from replicator.errors import MessageError
 from replicator.link import memory, messages as link
 from replicator.link.endpoint import Context, EngineEnd, WorkerEnd
 from replicator.link.line import SLICE_BYTES, EngineLine, WorkerFds, WorkerLine
-from replicator.link.ring import CAPACITY_BYTES, NONCE, Ring
+from replicator.link.ring import ADDRESS, CAPACITY_BYTES, NONCE, Ring
 from replicator.model import META_BYTES_MAX, Buffer, Position
 from tests.link.test_endpoint import take
 
@@ -169,10 +169,25 @@ def test_memory_that_looks_different_is_not_the_engines(monkeypatch: pytest.Monk
     worker_line = WorkerLine(inherited(line), os.getpid())
     assert worker_line.can_read()
     elsewhere.words[NONCE] = line._ring.words[NONCE] ^ 1
-    line._ring.words[1 + NONCE] = memory.address_of(elsewhere.words)
+    line._ring.words[ADDRESS] = memory.address_of(elsewhere.words)
     assert not worker_line.can_read()
     for each in (line, worker_line, elsewhere):
         each.close()
+
+
+def test_a_payload_is_dropped_if_another_program_runs_there_by_the_end(ends: Ends) -> None:
+    """An exec while it was read: its last pieces would be those of whatever lies there now."""
+    large = memoryview(bytearray(LARGE))
+    assert ends.submit(1, a=large)
+    assert list(ends.worker.receive()) == []
+    assert ends.worker_line.is_reading
+    other_program = Ring.create()
+    ends.line._ring.words[ADDRESS] = memory.address_of(other_program.words)
+    while ends.worker_line.is_reading:
+        assert list(ends.worker.receive()) == []
+    assert "another program" in take(ends.hear).reason
+    assert ends.line.passed[0] == 0
+    other_program.close()
 
 
 def test_no_memory_for_a_payload_is_said_of_that_payload(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,12 +28,13 @@ from tests.worker.nodes import free_addresses
 
 DEADLINE_S = 10.0
 SPAWNER = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 worker = subprocess.Popen([sys.executable, "-c", sys.argv[5], *sys.argv[1:5],
-    "--engine-pid", str(__import__("os").getpid())], stdin=subprocess.PIPE, pass_fds=(int(sys.argv[4]),))
-worker.stdin.write(sys.stdin.buffer.readline()); worker.stdin.close()
+    "--engine-pid", str(os.getpid())], stdin=subprocess.PIPE, pass_fds=(int(sys.argv[4]),))
+worker.stdin.write(sys.stdin.buffer.readline()); worker.stdin.flush()
 print(worker.pid, flush=True)
-time.sleep(60)
+if sys.stdin.buffer.readline().strip() == b"exec":
+    os.execvp("sleep", ["sleep", "60"])
 """
 WORKER = "import sys; from replicator.worker.main import main; sys.exit(main())"
 STUCK_WORKER = f"""
@@ -57,12 +58,16 @@ class Spawned:
             stdout=subprocess.PIPE,
             pass_fds=(self.words.fd,),
         )
-        assert self.parent.stdin is not None
         assert self.parent.stdout is not None
-        self.parent.stdin.write(self.settings.to_json() + b"\n")
-        self.parent.stdin.close()
+        self.tell_parent(self.settings.to_json())
         self.pid = int(self.parent.stdout.readline())
         self.pidfd = os.pidfd_open(self.pid)
+
+    def tell_parent(self, line: bytes) -> None:
+        """Write that to its standard input."""
+        assert self.parent.stdin is not None
+        self.parent.stdin.write(line + b"\n")
+        self.parent.stdin.flush()
 
     def wait(self, kind: type[object]) -> None:
         """Wait for a message of that kind."""
@@ -83,8 +88,9 @@ class Spawned:
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self.parent.kill()
         self.parent.wait()
-        assert self.parent.stdout is not None
-        self.parent.stdout.close()
+        for pipe in (self.parent.stdin, self.parent.stdout):
+            assert pipe is not None
+            pipe.close()
         os.close(self.pidfd)
         self.end.close()
         self.context.destroy(linger=0)
@@ -117,6 +123,15 @@ def test_the_worker_follows_a_killed_engine(spawned: Spawned) -> None:
     spawned.parent.kill()
     assert spawned.wait_ended() < 2
     assert not (spawned.settings.data_dir / "admin.sock").exists()
+
+
+def test_the_worker_follows_an_engine_that_becomes_another_program(spawned: Spawned) -> None:
+    """After an exec the process lives on, and has the worker for a child; but nobody serves there."""
+    spawned.end.send(link.Ready(True))
+    spawned.wait(link.TenureStarted)
+    spawned.tell_parent(b"exec")
+    spawned.wait_ended()
+    assert spawned.parent.poll() is None
 
 
 def test_a_worker_that_is_stuck_at_its_end_does_not_outlive_its_engine(tmp_path: Path) -> None:
@@ -188,9 +203,10 @@ def test_the_watch_works_without_pidfds(monkeypatch: pytest.MonkeyPatch) -> None
 def _watch(pid: int, then: Callable[[], None] = lambda: None) -> bool:
     """Whether a watch on *pid* says within a moment that it is gone."""
     gone = asyncio.Event()
+    pipe, other_end = os.pipe()
 
     async def watch() -> bool:
-        each = EngineWatch(asyncio.get_running_loop(), pid, gone.set)
+        each = EngineWatch(asyncio.get_running_loop(), pid, pipe, gone.set)
         then()
         try:
             await asyncio.wait_for(gone.wait(), 0.3)
@@ -200,4 +216,8 @@ def _watch(pid: int, then: Callable[[], None] = lambda: None) -> bool:
             each.close()
         return True
 
-    return asyncio.run(watch())
+    try:
+        return asyncio.run(watch())
+    finally:
+        os.close(pipe)
+        os.close(other_end)
