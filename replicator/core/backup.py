@@ -13,6 +13,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from replicator.core import effects
+from replicator.core.arrivals import Arrivals
 from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.events import AcceptRefused, HeadRotten, ManifestReceived, Seen, Why
 from replicator.core.lease import Lender
@@ -66,9 +67,7 @@ class Backup:
         self._lease_until = lease_until
         self._heard_at = -math.inf
         self._too_long_for: Owner | None = None  # whose lease was refused for its length, and said so
-        self._told_index = 0  # the publish index of the newest heartbeat
-        self._seen_index = 0
-        self._progress_told = 0
+        self._arrivals = Arrivals(state)
         self._accepting: dict[StreamName, Digest] = {}
         self._wanted: dict[StreamName, tuple[Epoch, Digest]] = {}  # fetches, and for which epoch
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
@@ -110,7 +109,7 @@ class Backup:
 
     def on_promise_written(self) -> None:
         """A new epoch: what was wanted for the old one is not wanted any longer."""
-        self._told_index = self._seen_index = self._progress_told = 0
+        self._arrivals.begin()
         self._next.clear()
         self._state.forgotten.clear()
         for stream in [s for s in self._wanted if s not in self._rotten]:
@@ -152,14 +151,13 @@ class Backup:
         echo = self._lender.echo(state.now)
         able = (state.full, state.can_lead)
         state.send(
-            node, HeartbeatAnswer(message.epoch, message.question, lends, echo, *able, self._seen_index)
+            node,
+            HeartbeatAnswer(message.epoch, message.question, lends, echo, *able, self._arrivals.seen_index),
         )
         for point in message.commits:
             self._take_point(point)
-        if message.publish_index > self._seen_index and message.publish_index == self._told_index:
-            self._seen_index = message.publish_index  # the tail was lost: a fetch's part
+        if self._arrivals.told(message.publish_index):
             self._tell_progress(node, message.epoch)
-        self._told_index = message.publish_index
 
     def on_lease_returned(self, epoch: int, owner: Owner) -> None:
         """The owner has ended its tenure by itself (R26)."""
@@ -187,14 +185,13 @@ class Backup:
 
     def on_seen(self, event: Seen | ManifestReceived) -> None:
         if self._follows(event.node, event.epoch):
-            self._seen_index = max(self._seen_index, event.publish_index)
+            self._arrivals.came(event.publish_index)
             # A quarter of the window is soon enough for it never to stand still, and spares most messages.
-            if self._seen_index - self._progress_told >= self._state.config.window_frames_max // 4:
+            if self._arrivals.untold >= self._state.config.window_frames_max // 4:
                 self._tell_progress(event.node, event.epoch)
 
     def _tell_progress(self, node: NodeId, epoch: int) -> None:
-        self._progress_told = self._seen_index
-        self._state.send(node, Progress(epoch, self._seen_index))
+        self._state.send(node, Progress(epoch, self._arrivals.tell()))
 
     def on_manifest(self, event: ManifestReceived) -> None:
         """A checkpoint has been published (R3, R19)."""
@@ -241,7 +238,7 @@ class Backup:
             stream = StreamName(theirs.stream)
             if self._state.is_old(stream, message.epoch, theirs.sequence):
                 self._ack_if(self._state.heads.get(stream), theirs.digest)
-            elif stream not in self._accepting:
+            elif stream not in self._accepting and not self._arrivals.is_coming(theirs, message.epoch):
                 fetch = self._state.fetching.get(stream)
                 if stream in self._rotten and fetch is not None and fetch.digest != theirs.digest:
                     self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
@@ -250,6 +247,7 @@ class Backup:
     def _want(self, stream: StreamName, digest: Digest, manifest: Manifest | None, epoch: Epoch) -> None:
         if self._state.fetch(stream, digest, manifest, self._sources(), verify=stream in self._rotten):
             self._wanted[stream] = (epoch, digest)
+            self._arrivals.settled(stream)
 
     def _sources(self) -> tuple[NodeId, ...]:
         """Whom to ask: the primary first."""
@@ -277,6 +275,7 @@ class Backup:
         """Durable: now it may be acknowledged (R13)."""
         stream = StreamName(head.stream)
         self._accepting.pop(stream, None)
+        self._arrivals.settled(stream)
         self._ack(head)
         point = self._points.get(stream)
         if point is not None:

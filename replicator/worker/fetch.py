@@ -50,7 +50,7 @@ class Fetch:
         self.asked_at = 0.0  # when a request left last
         self.unchecked: deque[Chunk] = deque()  # present here, but to be read once (R22)
         self.is_urgent = order.urgent
-        self._verify = order.verify
+        self.verifies = order.verify
         self._sources = {node: _Source(set(), {}) for node in order.sources}
         self._wanted: dict[Digest, Chunk | None] = {self.digest: None}  # the manifest itself has no chunk
 
@@ -59,7 +59,7 @@ class Fetch:
         self.manifest = manifest
         self.got(self.digest)
         self._wanted = {Digest(chunk.stored_digest): chunk for chunk in missing}
-        if self._verify:
+        if self.verifies:
             self.unchecked.extend(present)
 
     def take_unchecked(self, count: int) -> list[Chunk]:

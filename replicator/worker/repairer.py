@@ -9,6 +9,7 @@ keep a pace that leaves those their time.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence as Ordered
@@ -78,6 +79,7 @@ class Repairer(DataThread):
         self._publications = publications  # how many were heard
         self._pace = Pace(settings.fetch_bytes_per_s)
         self._patience = Patience()
+        self._job_base = secrets.randbits(48)  # so that no answer to a former life of this node fits
         self._over: dict[int, tuple[StreamName, float]] = {}  # fetches that ended: whose, and last asked when
         self._is_asking = False  # there may be credit for more
 
@@ -142,13 +144,8 @@ class Repairer(DataThread):
         if not fetch.is_urgent and self._pace.rests(now):
             fetch.rest()
         elif (request := fetch.next_request(now, self._has_credit)) is not None:
-            node, digests = request
-            want = WantChunks(tuple(digests)) if fetch.manifest else WantManifest(fetch.stream, fetch.digest)
-            if self._serving.send(node, fetch.number, want):
-                self._pace.asked(fetch.asked(node, digests, now), now)
-                self._patience.asked(node, now)
-            else:
-                fetch.unreachable(node, now)
+            if digests := self._still_lacking(fetch, request[1]):
+                self._ask(fetch, request[0], digests, now)
             self._fetches[fetch.stream] = self._fetches.pop(fetch.stream)  # the others' turn is first now
             self._is_asking = True
         if fetch.is_done and fetch.manifest is not None:
@@ -157,6 +154,24 @@ class Repairer(DataThread):
         elif fetch.has_failed:
             self._end_fetch(fetch)
             self._deliver(FetchFailed(fetch.number, fetch.stream))
+
+    def _still_lacking(self, fetch: Fetch, digests: list[Digest]) -> list[Digest]:
+        """Those that no publication has brought meanwhile; what is rotten is there all the same."""
+        if fetch.manifest is None or fetch.verifies:
+            return digests
+        chunks = [chunk for digest in digests if (chunk := fetch.needs(digest)) is not None]
+        missing = [Digest(chunk.stored_digest) for chunk in self._store.missing(chunks)]
+        for digest in set(digests).difference(missing):
+            fetch.got(digest)
+        return missing
+
+    def _ask(self, fetch: Fetch, node: NodeId, digests: list[Digest], now: float) -> None:
+        want = WantChunks(tuple(digests)) if fetch.manifest else WantManifest(fetch.stream, fetch.digest)
+        if self._serving.send(node, self._job_base + fetch.number, want):
+            self._pace.asked(fetch.asked(node, digests, now), now)
+            self._patience.asked(node, now)
+        else:
+            fetch.unreachable(node, now)
 
     def _end_fetch(self, fetch: Fetch) -> None:
         del self._fetches[fetch.stream]
@@ -193,12 +208,14 @@ class Repairer(DataThread):
     def _take_answer(self, node: NodeId, header: Repair, chunks: Ordered[Buffer]) -> None:
         """Take what is of use. An answer that comes after its fetch has ended is that, too: the stream's next
         fetch may want the same, and it shows that the source answers still what is older (see `Fetch`)."""
-        fetch = next((fetch for fetch in self._fetches.values() if fetch.number == header.job), None)
-        stream, asked_at = self._over.get(header.job, (None, 0.0))
+        number = header.job - self._job_base
+        fetch = next((fetch for fetch in self._fetches.values() if fetch.number == number), None)
+        stream, asked_at = self._over.get(number, (None, 0.0))
         heir = fetch or (self._fetches.get(stream) if stream is not None else None)
         message, useful, now = header.message, stream is not None, time.monotonic()
         if heir is not None and isinstance(message, HaveManifest):
-            useful |= self._take_manifest(heir, node, message.manifest)
+            if message.digest == heir.digest and (message.manifest is not None or heir is fetch):
+                useful |= self._take_manifest(heir, node, message.manifest)
         elif heir is not None and isinstance(message, HaveChunks):
             absent = [heir.lacks(node, Digest(digest)) for digest in message.absent if heir is fetch]
             useful |= self._take_chunks(heir, node, zip(message.present, chunks, strict=True)) or any(absent)

@@ -8,6 +8,7 @@ and is discarded so that a good one can take its place.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 
 from replicator.adapters.ports import Store
 from replicator.adapters.zeromq import RepairSockets
@@ -54,12 +55,14 @@ class Serving:
         return list(self._waiting)
 
     def add(self, node: NodeId, job: int, message: WantManifest | WantChunks) -> bool:
-        """Queue a request; false if too many of that peer wait, who will ask again."""
-        waiting = self._waiting.setdefault(node, deque())
-        if len(waiting) >= REQUESTS_PER_PEER_MAX:
-            return False
-        waiting.append((job, message))
-        return True
+        """Queue a request; false if too many of that peer wait, who will ask again. What it asks for anew it
+        gets once: while nothing reached it, it has asked again and again."""
+        waiting = deque(_without(message, self._waiting.get(node, ())))
+        is_taken = len(waiting) < REQUESTS_PER_PEER_MAX
+        if is_taken:
+            waiting.append((job, message))
+        self._waiting[node] = waiting
+        return is_taken
 
     def serve(self) -> None:
         """Send one answer to every peer that has requests and takes an answer now."""
@@ -99,3 +102,13 @@ class Serving:
         self._counters["served_bytes"] += sum(map(len, chunks))
         self.send(node, job, HaveChunks(tuple(present), tuple(absent)), chunks)
         return digests[len(present) + len(absent) :]
+
+
+def _without(newer: WantManifest | WantChunks, requests: Iterable[_Request]) -> Iterator[_Request]:
+    """The older requests, without what the newer one asks for."""
+    for job, message in requests:
+        if isinstance(message, WantManifest) or isinstance(newer, WantManifest):
+            if message != newer:
+                yield job, message
+        elif rest := tuple(digest for digest in message.digests if digest not in newer.digests):
+            yield job, WantChunks(rest)

@@ -156,7 +156,13 @@ class _World:
         self.asker = self.nodes[ASKER]
 
     def want(
-        self, name: str, size: int, *sources: NodeId, known: bool = False, urgent: bool = False
+        self,
+        name: str,
+        size: int,
+        *sources: NodeId,
+        known: bool = False,
+        urgent: bool = False,
+        verify: bool = True,
     ) -> Manifest:
         """Have a checkpoint of that size fetched, which all sources hold; *known*: its manifest is here."""
         digests = [digest_of(f"{name} {number}".encode()) for number in range(size // CHUNK_BYTES)]
@@ -169,7 +175,7 @@ class _World:
         given = manifest if known else None
         self._last += 1
         digest = Digest(manifest.digest)
-        self.waiting.append(Fetch(self._last, StreamName(name), digest, given, sources, True, urgent))
+        self.waiting.append(Fetch(self._last, StreamName(name), digest, given, sources, verify, urgent))
         return manifest
 
     def deliver(self, event: Event) -> None:
@@ -284,3 +290,38 @@ def test_a_link_slower_than_patience_brings_everything_in_the_end(world: _World)
             world.want("large", 16 * MIB, FIRST)
     size = world.nodes[FIRST].sent_bytes
     assert size < 2 * 16 * MIB
+
+
+def test_what_publications_bring_meanwhile_is_not_asked_for(world: _World) -> None:
+    """Chunks that have come in by another way since the fetch has begun are not sent once more."""
+    manifest = world.want("large", 64 * MIB, FIRST, verify=False)
+    world.run(lambda: len(world.asker.chunks) >= 16, 2.0)
+    world.asker.chunks.update(chunk.stored_digest for part in manifest.parts for chunk in part.chunks)
+    world.run(lambda: world.done, 1.0)
+    assert world.nodes[FIRST].sent_bytes < 16 * MIB
+
+
+def test_what_piles_up_at_a_source_is_answered_once(world: _World) -> None:
+    """No answer gets through for a while, and the same is asked for again and again: it is sent once then."""
+    source = world.nodes[FIRST]
+    world.want("large", 4 * MIB, FIRST, known=True)
+    world.run(lambda: world.done.pop(StreamName("large"), None), 2.0)
+    before = source.sent_bytes
+    can_send, source.can_send = source.can_send, lambda to: False  # type: ignore[method-assign]
+    for _ in range(5):
+        world.want("again", 4 * MIB, FIRST, known=True)
+        world.run(lambda: world.failed, 30.0)
+        world.failed.clear()
+    source.can_send = can_send  # type: ignore[method-assign]
+    world.run(lambda: not source.repairer._serving.peers and not source.inbox, 10.0)
+    assert source.sent_bytes - before < 5 * MIB
+
+
+def test_a_late_manifest_says_nothing_of_the_newer_one(world: _World) -> None:
+    """The stream has moved on: that the source gives the older one does not mean that it lacks the newer."""
+    source = world.nodes[FIRST]
+    world.want("moving", MIB, FIRST)
+    world.run(lambda: source.links[ASKER], 1.0)
+    world.want("moving", 2 * MIB, FIRST)
+    world.run(lambda: world.done, 5.0)
+    assert not world.failed

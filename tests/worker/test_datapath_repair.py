@@ -290,3 +290,11 @@ def test_serving_and_publishing_go_on_side_by_side() -> None:
             third.received(published.manifest.digest)
         third.wait_for(Fetched)
         assert third.store.read_chunk(chunks_of(manifest)[-1])
+
+
+def test_answers_to_a_former_life_fit_no_job() -> None:
+    """Jobs count from another number in every process."""
+    with running(2) as (first, second):
+        assert first.path._repairer is not None
+        assert second.path._repairer is not None
+        assert first.path._repairer._job_base != second.path._repairer._job_base

@@ -1,0 +1,69 @@
+"""R18: what is on its way is not fetched besides, as long as something comes."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from replicator.core.effects import Fetch
+from replicator.core.events import Seen
+from replicator.core.messages import Behind, Heartbeat
+from replicator.model import Epoch, Head, NodeId
+from tests.rules.cluster import Cluster
+from tests.rules.test_publishing import serving
+
+
+def _told(cluster: Cluster, index: int) -> Head:
+    """b hears how much a has published, all of it on its way still; a head of it."""
+    cluster.live(0.3).do("cut a b")
+    head = next(iter(cluster.state("a").heads.values()))
+    cluster.hear("b", "a", Heartbeat(1, 99, 0.3, None, index, ()))
+    return structs.replace(head, stream="large", sequence=1, digest=b"not yet here".ljust(32))
+
+
+def _fetches(cluster: Cluster, head: Head) -> bool:
+    """Whether b, told once more that it lacks the head, fetches it."""
+    cluster.forget().hear("b", "a", Behind(1, (head,)))
+    return bool(cluster.effects("b", Fetch))
+
+
+def _comes(cluster: Cluster, index: int) -> None:
+    cluster.node("b").deliver(Seen(NodeId("a"), Epoch(1), index))
+
+
+def test_R18_what_is_on_its_way_is_not_fetched_besides() -> None:
+    """A link that takes 0.5 s for a publication: only the first such pause is taken for a loss."""
+    cluster = serving().do("submit a s 1")
+    head = _told(cluster, 40)
+    for index in range(3, 40):
+        cluster.do("advance 0.15")
+        assert not _fetches(cluster, head)
+        cluster.do("advance 0.35")
+        if index > 3:
+            assert not _fetches(cluster, head)
+        _comes(cluster, index)
+    cluster.do("advance 1.9")
+    assert not _fetches(cluster, head)
+    cluster.do("advance 0.2")
+    assert _fetches(cluster, head)
+
+
+def test_R18_what_was_lost_is_fetched_while_others_come() -> None:
+    """Everything that had been published when it was first missed has come: it has not."""
+    cluster = serving().do("submit a s 1")
+    head = _told(cluster, 40)
+    _comes(cluster, 20)
+    assert not _fetches(cluster, head)
+    cluster.hear("b", "a", Heartbeat(1, 100, 0.3, None, 80, ()))
+    _comes(cluster, 39)
+    assert not _fetches(cluster, head)
+    _comes(cluster, 40)
+    assert _fetches(cluster, head)
+
+
+def test_R18_what_an_older_epoch_published_is_fetched_at_once() -> None:
+    """Nobody publishes it any longer."""
+    cluster = serving().do("submit a s 1")
+    head = _told(cluster, 40)
+    _comes(cluster, 20)
+    assert not _fetches(cluster, head)
+    assert _fetches(cluster, structs.replace(head, epoch=0, stream="older"))
