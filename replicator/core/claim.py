@@ -75,12 +75,15 @@ class _Answer(Struct):
     heads: dict[StreamName, Head] = {}
     differs: set[StreamName] = set()
 
-    def add(self, page: Promised, own: dict[StreamName, Head]) -> None:
-        if page.page not in self.digests:
-            heads = {StreamName(head.stream): head for head in page.heads}
-            self.digests[page.page] = page_digest(page.heads)
-            self.heads.update(heads)
-            self.differs |= {s for s, h in heads.items() if not h.readable or not h.same_as(own.get(s))}
+    def add(self, page: Promised, own: dict[StreamName, Head]) -> bool:
+        """Take a page; whether it is new."""
+        if page.page in self.digests:
+            return False
+        heads = {StreamName(head.stream): head for head in page.heads}
+        self.digests[page.page] = page_digest(page.heads)
+        self.heads.update(heads)
+        self.differs |= {s for s, h in heads.items() if not h.readable or not h.same_as(own.get(s))}
+        return True
 
 
 class Pages:
@@ -89,19 +92,20 @@ class Pages:
 
     def __init__(self) -> None:
         self._answers: dict[NodeId, _Answer] = {}
-        self._moving: dict[NodeId, bool] = {}
+        self._moved_at: dict[NodeId, float] = {}
+        self.moved_at = -math.inf  # when anybody's last new page came
 
-    def is_moving(self, node: NodeId) -> bool:
-        """Whether pages have come since this was asked last: then the node need not be asked again."""
-        return self._moving.pop(node, False)
+    def is_moving(self, node: NodeId, since: float) -> bool:
+        """Whether new pages have come since then, and more are to come: the node need not be asked again."""
+        return self._moved_at.get(node, -math.inf) >= since
 
     def forget(self, node: NodeId) -> None:
         """Drop the node's unfinished answer."""
         self._answers.pop(node, None)
-        self._moving.pop(node, None)
+        self._moved_at.pop(node, None)
 
     def add(
-        self, replica: ReplicaId, process: Process, page: Promised, own: dict[StreamName, Head]
+        self, replica: ReplicaId, process: Process, page: Promised, own: dict[StreamName, Head], now: float
     ) -> Report | None:
         """The whole report, when *page* was the last one that was lacking."""
         # Another process of the node may tell its heads in another order: their pages are no one answer.
@@ -111,11 +115,11 @@ class Pages:
         answer = self._answers.get(node)
         if answer is None or answer.key != key:
             answer = self._answers[node] = _Answer(key)
-        answer.add(page, own)
-        self._moving[node] = True
+        if answer.add(page, own):
+            self.moved_at = self._moved_at[node] = now
         if len(answer.digests) < page.page_count:
             return None
-        del self._answers[node], self._moving[node]
+        del self._answers[node], self._moved_at[node]
         lacks = {stream for stream in own if stream not in answer.heads}
         digest = digest_of(answer.digests[index] for index in range(page.page_count))
         what = (page.record, page.record_epoch, page.echo)
@@ -345,7 +349,7 @@ class Claimant:
         """
         if anew:
             self._pages.forget(node)
-        if not self._pages.is_moving(node):
+        if not self._pages.is_moving(node, self._state.now - self._state.config.claim_timeout_s):
             epoch, version = self._record_order
             self._state.send(node, Claim(self.epoch, self._nonce, version, epoch))
 
@@ -353,9 +357,14 @@ class Claimant:
         """Take a page of a promise; a whole report that comes after the claim is won is handed back."""
         if page.epoch != self.epoch or self.phase not in (Phase.CLAIMING, Phase.WON):
             return None
-        report = self._pages.add(replica, process, page, self._state.heads)
-        if report is None or self.phase is Phase.WON:
+        state = self._state
+        report = self._pages.add(replica, process, page, state.heads, state.now)
+        if self.phase is Phase.WON:
             return report
+        # Silence is what times out: an answer of many pages may take a slow link much longer.
+        self._give_up_at = max(self._give_up_at, self._pages.moved_at + state.config.claim_timeout_s)
+        if report is None:
+            return None
         self._reports[replica[0]] = report
         self._try_win()
         return None

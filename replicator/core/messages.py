@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from replicator.model import Head, MemberRecord, Position, Promise
 
 PROTOCOL_VERSION = 1
-HEADS_PER_PAGE = 2048
+HEADS_PER_PAGE = 1024
 NAMES_PER_PAGE = 2048
 ACKS_PER_MESSAGE = 2048
 PAGES_MAX = 65_536

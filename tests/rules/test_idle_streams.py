@@ -11,6 +11,7 @@ from types import CodeType, FrameType
 from msgspec import structs
 
 import replicator
+from replicator.core.claim import Phase
 from replicator.core.effects import AdoptHeads, Effect, Send, StartTenure
 from replicator.core.messages import Adopted, Claim, Echo, Promised
 from replicator.model import NodeId, StreamName
@@ -55,13 +56,13 @@ def test_R10_a_takeover_costs_a_comparison_for_each_idle_stream() -> None:
     assert more == {"same_as": 100}
 
 
-def page_of(cluster: Cluster, claim: Claim, page: int, *streams: str) -> Promised:
+def page_of(cluster: Cluster, claim: Claim, page: int, *streams: str, pages: int = 2) -> Promised:
     """One of two pages with which c answers, with heads of c's of these streams."""
     record, heads = cluster.state("c").record, cluster.state("c").heads
     assert record is not None
     echo = Echo(cluster.owner("c").process, 0.0)
     told = tuple(heads[StreamName(stream)] for stream in streams)
-    return Promised(claim.epoch, claim.nonce, page, 2, told, record, 1, echo)
+    return Promised(claim.epoch, claim.nonce, page, pages, told, record, 1, echo)
 
 
 def taken_over() -> tuple[Cluster, Claim]:
@@ -80,6 +81,7 @@ def test_R6_a_claim_is_not_repeated_while_its_answer_is_coming() -> None:
     for _ in range(2):
         cluster.core("b")._claimant.claim_again(NodeId("c"))
         asked.append(list(cluster.state("b").effects))
+        cluster.state("b").now += cluster.state("b").config.claim_timeout_s + 0.01
     again = structs.replace(claim, record_epoch=2)  # in which the member record is adopted by now
     assert asked == [[], [Send(NodeId("c"), again)]]
 
@@ -111,3 +113,20 @@ def test_R9_what_others_have_adopted_is_not_served_before_the_own_adoption() -> 
     assert not cluster.effects("b", StartTenure)
     cluster.do("settle")
     assert cluster.effects("b", StartTenure)
+
+
+def test_R5_a_claim_is_given_up_for_silence_not_for_length() -> None:
+    """Pages that come slower than all of them may take keep it alive; when they stop, it ends."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1", "submit a t 1")
+    cluster.live(0.3).do("crash a").live(0.6).forget().do("grant b")
+    cluster.do("deliver b->c Probe", "deliver c->b ProbeAnswer", "sync b")
+    claim = cluster.sent("b", Claim)[0]
+    for page in range(6):
+        cluster.hear("b", "c", page_of(cluster, claim, page, "s", pages=20))
+        cluster.do("advance 0.4")
+        assert cluster.core("b")._claimant.phase is Phase.CLAIMING
+    asked = [send.to for send in cluster.effects("b", Send) if isinstance(send.message, Claim)]
+    assert asked.count(NodeId("c")) == 1 < asked.count(NodeId("a"))
+    cluster.hear("b", "c", page_of(cluster, claim, 5, "s", pages=20))  # once more: nothing new
+    cluster.do("advance 0.2")
+    assert cluster.core("b")._claimant.phase is not Phase.CLAIMING
