@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -144,7 +145,7 @@ class Gate:
 def _is_key(text: str) -> bool:
     try:
         return len(text) == KEY_CHARACTERS and len(z85.decode(text.encode())) == KEY_CHARACTERS * 4 // 5
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, struct.error):  # no ASCII, no Z85, or more than its bytes can hold
         return False
 
 

@@ -10,7 +10,15 @@ import pytest
 import zmq
 from msgspec.structs import replace
 
-from replicator.adapters.curve import LOG_INTERVAL_S, PEER_KEYS_NAME, Gate, Keys, generate_keys, load_keys
+from replicator.adapters.curve import (
+    KEY_CHARACTERS,
+    LOG_INTERVAL_S,
+    PEER_KEYS_NAME,
+    Gate,
+    Keys,
+    generate_keys,
+    load_keys,
+)
 from replicator.adapters.zeromq import Control, Transport
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
@@ -65,6 +73,7 @@ def test_keys_in_use_are_never_overwritten(tmp_path: Path) -> None:
         (lambda d: drop_line(d / PEER_KEYS_NAME, "n1="), "another public key for 'n1'"),
         (lambda d: drop_line(d / PEER_KEYS_NAME, "n3="), "no public key for n3"),
         (lambda d: add_line(d / PEER_KEYS_NAME, "n4=short"), "no public key for 'n4'"),
+        (lambda d: add_line(d / PEER_KEYS_NAME, f"n4={'#' * KEY_CHARACTERS}"), "no public key for 'n4'"),
         (lambda d: double_key(d / PEER_KEYS_NAME), "one public key for two nodes"),
     ],
     ids=[
@@ -77,6 +86,7 @@ def test_keys_in_use_are_never_overwritten(tmp_path: Path) -> None:
         "own missing",
         "peer missing",
         "no key",
+        "damaged key",
         "key twice",
     ],
 )
