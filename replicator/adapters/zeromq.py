@@ -68,6 +68,9 @@ class Transport:
         self._keys = keys
         self._domain = settings.cluster
         self._nodes = {key: node for node, key in keys.allowed.items()} if keys else {}
+        # A first frame that is shared opens the descriptors of all later ones. When a stranger's connections
+        # have taken all that there are, a publication needs none any more.
+        zmq.Frame(bytes(1), copy=False)
         self._context: zmq.Context[_Socket] = zmq.Context(io_threads=2)
         self._gate = Gate(self._context, self._domain, keys.allowed) if keys else None
 

@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(each, signal.SIG_IGN)
     settings = Settings.from_json(sys.stdin.buffer.readline())
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _set_limits()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     words = LeaseWords.attach(options.lease_fd)
     line = None
@@ -95,7 +96,7 @@ def run(
     """Run a worker for the engine at the other end of the link until it says Close or is gone; 0 or 1.
 
     With *engine_pid* this is the main thread of a process of its own. Without, it is a thread of the
-    engine's process, whose switch interval and signals are left alone.
+    engine's process, whose switch interval, limits and signals are left alone.
     """
     end = WorkerEnd(link_address, context, line)
     worker = Worker(settings, end, lease_words, reads_memory=line is not None)
@@ -118,9 +119,17 @@ def run(
 
 def run_node(settings: Settings) -> int:
     """Run a node without an engine in the foreground until SIGINT or SIGTERM; raises ReplicatorError."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _set_limits()
     Worker(settings, Silence(), LeaseWords.create(), has_engine=False).run()
     return 0
+
+
+def _set_limits() -> None:
+    """What only a process of its own may set: its switch interval, and all descriptors that it may have, so
+    that strangers' connections, which need no key to be accepted, do not soon take the last."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Worker:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +21,21 @@ from replicator.settings import Settings
 from tests.worker.nodes import DEADLINE_S, make_settings
 
 N1, N2, N3 = NodeId("n1"), NodeId("n2"), NodeId("n3")
+PUBLISHES_WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+from replicator.adapters.zeromq import ZERO_COPY_ABOVE_BYTES, PublishSocket, Transport
+from replicator.settings import Settings
+transport = Transport(Settings.from_json(sys.stdin.buffer.read()))
+publisher = PublishSocket(transport)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+first_free = os.dup(0)
+os.close(first_free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+publisher.send([bytes(ZERO_COPY_ABOVE_BYTES)])
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+publisher.close()
+transport.close()
+"""
 
 
 @contextmanager
@@ -128,6 +145,13 @@ def test_strangers_on_the_port_disturb_nobody() -> None:
             stranger.sendall(noise)
         send(one, N2, b"still here")
         assert receive(two) == [(None, b"still here")]
+
+
+def test_publishing_needs_no_more_descriptors() -> None:
+    """A stranger may open connections until the node has no descriptor left: it publishes all the same."""
+    (settings, _) = make_settings(2)
+    command = [sys.executable, "-c", PUBLISHES_WITHOUT_DESCRIPTORS]
+    subprocess.run(command, input=settings.to_json(), timeout=DEADLINE_S, check=True)
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -145,6 +146,21 @@ def test_a_worker_that_is_stuck_at_its_end_does_not_outlive_its_engine(tmp_path:
         LmdbStore.open(spawned.settings.data_dir, cluster="replicator", node=NodeId("alone")).close()
     finally:
         spawned.close()
+
+
+def test_the_worker_may_have_all_descriptors_that_there_are(tmp_path: Path) -> None:
+    """A worker's soft limit is its hard one; a process that has started one keeps its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = (min(soft, 256), hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, low)
+    try:
+        spawned = Spawned(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    spawned.wait(link.Started)
+    assert resource.prlimit(spawned.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    assert resource.prlimit(spawned.parent.pid, resource.RLIMIT_NOFILE) == low
+    spawned.close()
 
 
 def test_the_worker_ends_when_it_is_told_to(spawned: Spawned) -> None:
