@@ -42,9 +42,22 @@ CONNECT_TIMEOUT_MS = 1000  # the kernel alone would wait for minutes, also after
 HANDSHAKE_TIMEOUT_MS = 3000
 BACKLOG = 128
 ENCRYPTION_BYTES = 64  # what CURVE adds to a frame, rounded up
-# How long a silent connection lives. A ping queues behind the payload that is under way, so the data
-# channels need more patience than control, or a slow link would be cut again and again.
+# How long a dead connection lives. On control ZeroMQ's own pings find out. They queue behind the payload that
+# is under way, and whole frames alone count: on a slow link they would cut a data channel in the middle of a
+# frame, again and again. There the kernel watches, for which every byte counts that the other end takes.
 PING_MS, CONTROL_SILENCE_MS, DATA_SILENCE_MS = 500, 2000, 15_000
+KEEPALIVE_S = 1
+CONTROL_WATCH = (
+    (zmq.HEARTBEAT_IVL, PING_MS),
+    (zmq.HEARTBEAT_TIMEOUT, CONTROL_SILENCE_MS),
+    (zmq.HEARTBEAT_TTL, CONTROL_SILENCE_MS),
+)
+DATA_WATCH = (
+    (zmq.TCP_KEEPALIVE, 1),
+    (zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S),
+    (zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S),
+    (zmq.TCP_MAXRT, DATA_SILENCE_MS),  # for what is not acknowledged, and for keep-alive: TCP_USER_TIMEOUT
+)
 
 _Socket = zmq.Socket[bytes]
 
@@ -140,7 +153,6 @@ class Transport:
 
     def _socket(self, kind: int, channel: int, queue_messages: int) -> _Socket:
         socket = self._context.socket(kind)
-        silence = CONTROL_SILENCE_MS if channel == CONTROL else DATA_SILENCE_MS
         frame_bytes_max = ENVELOPE_BYTES_MAX if channel == CONTROL else CHUNK_BYTES_MAX
         for option, value in (
             (zmq.LINGER, 0),
@@ -152,10 +164,8 @@ class Transport:
             (zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS),
             (zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
-            (zmq.HEARTBEAT_IVL, PING_MS),
-            (zmq.HEARTBEAT_TIMEOUT, silence),
-            (zmq.HEARTBEAT_TTL, silence),
             (zmq.BACKLOG, BACKLOG),
+            *(CONTROL_WATCH if channel == CONTROL else DATA_WATCH),
         ):
             socket.setsockopt(option, value)
         socket.copy_threshold = ZERO_COPY_ABOVE_BYTES
