@@ -12,10 +12,12 @@ import select
 import threading
 import time
 from itertools import count
+from math import inf
 from typing import Any
 
 from replicator.engine.life import Failure, Life
 from replicator.engine.session import Session
+from replicator.engine.ticket import Latch
 from replicator.errors import ReplicatorError, StoreInUse, WorkerFailed
 from replicator.link import messages as link
 from replicator.link.endpoint import EngineEnd
@@ -35,6 +37,7 @@ class Keeper:
         self._session = session
         self._stop_at: float | None = None  # when a worker that was told to close is killed
         self._failures = 0  # in a row
+        self._ended = Latch()  # a thread whose join was interrupted may be taken for one that has ended
         self._thread = threading.Thread(target=self._run, name="replicator-link", daemon=True)
         self._thread.start()
 
@@ -44,17 +47,27 @@ class Keeper:
         return threading.current_thread() is self._thread
 
     def stop(self, timeout_s: float) -> None:
-        """Have the worker close, and end the thread; the worker is killed when the time is over."""
-        self._stop_at = time.monotonic() + timeout_s
+        """Have the worker close, and the thread then close the session, and wait for it; the worker is killed
+        when the time is over. Any thread, again and again."""
+        stop_at = time.monotonic() + timeout_s
+        self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
         self._session.call(link.Close())
-        self._thread.join(timeout_s + EXIT_TIMEOUT_S)
-        if self._thread.is_alive():
-            log.error("the link's thread does not end: one of the tickets' callbacks does not return")
+        if self._ended.wait(timeout_s + EXIT_TIMEOUT_S):
+            self._thread.join()
         else:
-            self._session.close()
+            log.error("the link's thread does not end: one of the tickets' callbacks does not return")
 
     def _run(self) -> None:
-        EngineEnd.warm_up()
+        try:
+            EngineEnd.warm_up()
+            self._keep_alive()
+            self._sleep(inf)  # given up: whoever calls is told of it, until he closes
+            self._session.close()
+        finally:
+            self._ended.set()
+
+    def _keep_alive(self) -> None:
+        """One worker after the other, until the thread has to stop or they are given up."""
         born_at = time.monotonic()
         for number in count(1):
             failure = self._live(number)
@@ -103,7 +116,7 @@ class Keeper:
         while self._stop_at is None and (left_s := until - time.monotonic()) > 0:
             bell.doze()
             if self._stop_at is None:
-                poll.poll(left_s * 1000)
+                poll.poll(left_s * 1000 if left_s < inf else None)
             bell.wake()
 
 

@@ -55,22 +55,27 @@ class FrontDoor(Generic[TenureT]):
         return tenure.delete(stream)
 
     def _shut(self, timeout_s: float) -> None:
-        """Last commit, handover, end: what `close` does, on the caller's thread."""
+        """Last commit, handover, end: what `close` does, on the caller's thread.
+
+        Nobody does it for another: whoever comes while one is at it, or after one whom a signal's handler
+        interrupted, waits for the same and returns when all has ended, at most the limit of the shortest.
+        """
         session, until = self._session, time.monotonic() + timeout_s
         if session.is_forked:
             return  # nothing here is this process's
         if self._keeper.is_own_thread:
             raise WrongState("close() waits for tickets, so no ticket's callback may call it")
-        if not session.close_up():
-            return
+        session.close_up()
+        try:
+            session.settled.wait_for(lambda: not session.open_tickets() or None, timeout_s)
+            if (tenure := session.present_tenure()) is not None:
+                session.resign(tenure.epoch, None)
+                session.changed.wait_for(
+                    lambda: session.present_tenure() is None or None, until - time.monotonic()
+                )
+        finally:
+            self._keeper.stop(max(until - time.monotonic(), EXIT_TIMEOUT_S))
         atexit.unregister(self._shut)
-        session.settled.wait_for(lambda: not session.open_tickets() or None, timeout_s)
-        if (tenure := session.present_tenure()) is not None:
-            session.resign(tenure.epoch, None)
-            session.changed.wait_for(
-                lambda: session.present_tenure() is None or None, until - time.monotonic()
-            )
-        self._keeper.stop(max(until - time.monotonic(), EXIT_TIMEOUT_S))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.node} {self._session.state}>"
@@ -141,7 +146,8 @@ class Replicator(FrontDoor[Tenure]):
 
     def close(self, timeout: float | None = None) -> None:
         """Commit the last checkpoints within *timeout* seconds (``REPLICATOR_CLOSE_TIMEOUT_S``), hand over,
-        and end the worker. Takes about a second longer at most; safe to call twice.
+        and end the worker. Takes about a second longer at most; safe to call twice, from several threads, and
+        again after it was interrupted: it returns when the worker has ended.
 
         On SIGTERM, have the handler raise SystemExit, and ``with`` does this: a handler runs in the midst of
         whatever the main thread does, and must not wait itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ from replicator import (
     WrongState,
 )
 from replicator.engine import keeper, life
+from replicator.engine.ticket import Latch
 from replicator.link import messages as link
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
@@ -277,6 +279,47 @@ def test_close_commits_hands_over_and_ends(
     for call in (replicator.status, lambda: replicator.delete("s")):
         with pytest.raises(WrongState, match="closed"):
             call()
+
+
+def test_who_closes_second_waits_too(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
+    """Two threads close: neither returns before the last checkpoint has committed and all has ended."""
+    tenure.submit("s", b"last")
+    closers = [threading.Thread(target=replicator.close, args=(DEADLINE_S,)) for _ in range(2)]
+    for closer in closers:
+        closer.start()
+    soon(lambda: len(replicator._session.settled.next().waiters or ()) == 2)
+    worker.commit(worker.hear(link.Submit)[0])
+    worker.hear(link.Resign)
+    soon(lambda: len(replicator._session.changed.next().waiters or ()) == 2)
+    worker.say(link.TenureEnded(1, "resigned"))
+    worker.hear(link.Close)
+    for closer in closers:
+        closer.join(DEADLINE_S)
+        assert not closer.is_alive()
+
+
+def test_a_close_that_is_interrupted_is_finished_by_the_next(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C, wherever it waits: the worker is told to end all the same, and is gone when a close returns,
+    if only that at the interpreter's exit."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ticket = tenure.submit("s", b"last")
+    done_with: list[Callable[..., object]] = []
+    monkeypatch.setattr(atexit, "unregister", done_with.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Latch, "wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            replicator.close(DEADLINE_S)
+    worker.hear(link.Close)
+    assert not done_with
+    replicator.close(DEADLINE_S)
+    assert done_with == [replicator._shut]
+    assert isinstance(ticket.exception(0), CommitUnknown)
+    assert not replicator._keeper._thread.is_alive()
 
 
 def test_close_ends_in_time_without_a_quorum(
