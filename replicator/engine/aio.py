@@ -97,7 +97,11 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
         await asyncio.to_thread(self._shut, limit_s)
 
     async def __aenter__(self) -> AsyncReplicator:
-        await _found(self._session.changed, self._session.is_started)
+        try:
+            await _found(self._session.changed, self._session.is_started)
+        except BaseException:
+            await self.close(0)
+            raise
         return self
 
     async def __aexit__(

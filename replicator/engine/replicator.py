@@ -156,7 +156,11 @@ class Replicator(FrontDoor[Tenure]):
         self._shut(self._session.settings.close_timeout_s if timeout is None else timeout)
 
     def __enter__(self) -> Replicator:
-        self._session.changed.wait_for(self._session.is_started)
+        try:
+            self._session.changed.wait_for(self._session.is_started)
+        except BaseException:
+            self._shut(0)
+            raise
         return self
 
     def __exit__(

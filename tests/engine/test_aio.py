@@ -12,6 +12,7 @@ import uvloop
 
 from replicator import AsyncReplicator, AsyncTenure, Committed, CommitUnknown, Position, Settings, StoreInUse
 from replicator.engine import keeper
+from replicator.engine.session import Session
 from replicator.link import messages as link
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker
 
@@ -169,3 +170,19 @@ def test_what_keeps_the_worker_from_starting_is_raised(
 
     with pytest.raises(StoreInUse, match="process 7"):
         asyncio.run(main())
+
+
+def test_a_start_that_is_cancelled_leaves_nothing_behind(
+    worker: FakeWorker, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`async with` has opened nothing then: no worker, no descriptor, no thread."""
+    monkeypatch.setattr(Session, "is_started", lambda _: None)
+
+    async def main() -> None:
+        replicator = AsyncReplicator(make_settings())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(replicator.__aenter__(), 0.01)
+        assert repr(replicator) == "<AsyncReplicator local closed>"
+        assert replicator._session.words.fd < 0
+
+    asyncio.run(main())

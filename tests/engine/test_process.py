@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
@@ -24,6 +25,7 @@ from replicator import (
     WorkerFailed,
 )
 from replicator.engine import host, keeper, life
+from replicator.engine.session import Session
 from tests.engine.fake_worker import DEADLINE_S, soon
 
 LARGE = 8 << 20
@@ -117,6 +119,28 @@ def test_a_child_says_why_it_refuses(child: Callable[..., Settings]) -> None:
     """Its word arrives although it exits right after it."""
     with pytest.raises(StoreInUse, match="process 7 has it open"), Replicator(child("refuse")):
         pass
+
+
+@pytest.mark.parametrize("role", ["refuse", "hang"])
+def test_a_start_that_fails_leaves_nothing_behind(
+    child: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """Whether the worker refuses or Ctrl-C comes: `with` has opened nothing then, as often as it is tried."""
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    if role == "hang":
+        monkeypatch.setattr(Session, "is_started", interrupt)
+
+    def fail() -> tuple[int, int]:
+        with pytest.raises((StoreInUse, KeyboardInterrupt)), Replicator(child(role)):
+            pass
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), sum(isinstance(each, Session) for each in gc.get_objects())
+
+    first = fail()
+    assert fail() == first
 
 
 def test_a_child_that_never_starts_is_killed(
