@@ -11,7 +11,7 @@ import logging
 import select
 import threading
 import time
-from itertools import count
+from itertools import count, takewhile
 from math import inf
 from typing import Any
 
@@ -69,7 +69,7 @@ class Keeper:
     def _keep_alive(self) -> None:
         """One worker after the other, until the thread has to stop or they are given up."""
         born_at = time.monotonic()
-        for number in count(1):
+        for number in takewhile(lambda _: self._stop_at is None, count(1)):
             failure = self._live(number)
             if self._stop_at is not None:
                 return

@@ -322,6 +322,17 @@ def test_a_close_that_is_interrupted_is_finished_by_the_next(
     assert not replicator._keeper._thread.is_alive()
 
 
+def test_no_worker_is_started_to_be_closed(
+    replicator: Replicator, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close while the next worker waits for its turn ends the wait, and the thread."""
+    monkeypatch.setattr(keeper, "BACK_OFF_MIN_S", DEADLINE_S)
+    worker.die()
+    soon(lambda: replicator._keeper._failures and replicator._session.bell._dozing)
+    replicator.close()
+    assert worker.starts == 1
+
+
 def test_close_ends_in_time_without_a_quorum(
     replicator: Replicator, tenure: Tenure, worker: FakeWorker
 ) -> None:
