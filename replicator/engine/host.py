@@ -7,7 +7,8 @@ A child is spawned, never forked, inherits nothing but the descriptors of the le
 line, and is in a session of its own, so that the terminal's Ctrl-C reaches the engine alone, which then hands
 over in good order. It finds modules where the engine does. It gets its settings by a pipe that stays open for
 as long as the engine's program runs, and ends when that ends. What it writes goes on to the engine's standard
-error; the last lines are kept for the case that it dies before it can say why.
+error, or is lost if that takes no more; the last lines are kept for the case that it dies before it can say
+why.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from replicator.settings import Settings
 
 log = logging.getLogger(__name__)
 
+STDERR = 2
 WORKER_MODULE = "replicator.worker"
 LAST_LINES_MAX = 20
 END_TIMEOUT_S = 0.5
@@ -124,8 +127,25 @@ class ChildProcess:
         with self._child.stdout as lines:
             for line in lines:
                 self._lines.append(line)
-                with contextlib.suppress(OSError):
-                    os.write(2, line)
+                _write_to_stderr(line)
+
+
+def _write_to_stderr(line: bytes) -> None:
+    """Write a line to the standard error, as far as it takes it at once, if there is one.
+
+    Nobody may be reading it: whoever waited for that would take no more lines from the worker, whose control
+    thread would then wait to write one. And a process that has none gives its number to a file that it opens;
+    but that is not inherited by children, as a standard error is.
+    """
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    with contextlib.suppress(OSError):
+        if sys.__stderr__ is None or not os.get_inheritable(STDERR):
+            return
+        for start in range(0, len(line), select.PIPE_BUF):  # so much goes into a pipe that takes anything
+            if not any(found & select.POLLOUT for _, found in poll.poll(0)):
+                return
+            os.write(STDERR, line[start : start + select.PIPE_BUF])
 
 
 def _signal_name(number: int) -> str:

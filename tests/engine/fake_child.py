@@ -16,6 +16,7 @@ from replicator.model import Position
 from replicator.settings import Settings
 
 END_OF_TEST_S = 60.0
+MANY = 50_000  # lines, more than a few pipes hold
 
 
 def serve(end: WorkerEnd, words: LeaseWords, settings: Settings) -> None:
@@ -54,6 +55,9 @@ def main() -> None:
     settings = Settings.from_json(sys.stdin.buffer.readline())
     assert options.engine_pid == os.getppid()
     role = os.environ["FAKE_CHILD"]
+    if role == "talk":
+        print("a word\n" * MANY, "the last word")
+        sys.exit(1)
     if role == "crash":
         sys.exit("no such library: libexample.so")
     if role == "hang":

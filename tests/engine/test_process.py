@@ -25,6 +25,7 @@ from replicator import (
     WorkerFailed,
 )
 from replicator.engine import host, keeper, life
+from replicator.engine.host import STDERR
 from replicator.engine.session import Session
 from tests.engine.fake_worker import DEADLINE_S, soon
 
@@ -115,6 +116,39 @@ def test_a_child_that_cannot_start_is_given_up(
     assert capfd.readouterr().err.count("no such library: libexample.so") == 3
 
 
+def test_nobody_waits_for_a_standard_error_that_nobody_reads(child: Callable[..., Settings]) -> None:
+    """The worker goes on writing, whatever becomes of it; its last lines are kept all the same."""
+    stderr, (reader, writer) = os.dup(STDERR), os.pipe()
+    os.dup2(writer, STDERR)
+    try:
+        with pytest.raises(WorkerFailed, match="the last word"):
+            Replicator(child("talk", restarts=0)).__enter__()
+    finally:
+        os.dup2(stderr, STDERR)
+        for fd in (stderr, reader, writer):
+            os.close(fd)
+
+
+def test_a_file_that_has_the_number_of_standard_error_is_not_written_to(
+    child: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """A daemon without the first three descriptors gives their numbers to what it opens next."""
+    child("crash")
+    code = """
+import logging
+
+logging.disable()
+os.close(2)
+with open(Path(sys.argv[1], "file"), "wb") as file:
+    print(file.fileno())
+    try:
+        Replicator(settings).status()
+    except Exception as error:
+        print("no such library" in str(error), os.fstat(2).st_size)
+"""
+    assert run_engine(code, tmp_path, restarts=0) == "2\nTrue 0\n"
+
+
 def test_a_child_says_why_it_refuses(child: Callable[..., Settings]) -> None:
     """Its word arrives although it exits right after it."""
     with pytest.raises(StoreInUse, match="process 7 has it open"), Replicator(child("refuse")):
@@ -196,14 +230,14 @@ from replicator import Replicator, Settings
 from replicator.engine import host
 
 host.WORKER_MODULE = "fake_child"
-settings = Settings(data_dir=Path(sys.argv[1]))
+settings = Settings(data_dir=Path(sys.argv[1]), worker_restarts_max=int(sys.argv[2]))
 """
 
 
-def run_engine(code: str, data_dir: Path) -> str:
+def run_engine(code: str, data_dir: Path, restarts: int = 1) -> str:
     """What an engine's process prints; it must end well, without a word on standard error."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    command = [sys.executable, "-c", PREAMBLE + code, str(data_dir)]
+    command = [sys.executable, "-c", PREAMBLE + code, str(data_dir), str(restarts)]
     env = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
