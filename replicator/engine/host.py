@@ -80,7 +80,7 @@ class ChildProcess:
                     stderr=subprocess.STDOUT,
                     pass_fds=(words.fd, *self.line.worker_fds, *keep_fds),
                     start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+                    env={**os.environ, "PYTHONPATH": _module_path()},
                 )
             self._pidfd = os.pidfd_open(self._child.pid)
         except OSError as error:
@@ -128,6 +128,11 @@ class ChildProcess:
             for line in lines:
                 self._lines.append(line)
                 _write_to_stderr(line)
+
+
+def _module_path() -> str:
+    """Where this process finds modules: what is no string there counts for nothing, as with an import."""
+    return os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str))
 
 
 def _write_to_stderr(line: bytes) -> None:

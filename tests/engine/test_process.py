@@ -149,6 +149,15 @@ with open(Path(sys.argv[1], "file"), "wb") as file:
     assert run_engine(code, tmp_path, restarts=0) == "2\nTrue 0\n"
 
 
+def test_what_is_no_string_in_the_module_path_counts_for_nothing(
+    child: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an import: a path, that somebody took for an entry, does no harm."""
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/no/such/place"), b"/nor/this"])
+    with Replicator(child("serve")):
+        pass
+
+
 def test_a_child_says_why_it_refuses(child: Callable[..., Settings]) -> None:
     """Its word arrives although it exits right after it."""
     with pytest.raises(StoreInUse, match="process 7 has it open"), Replicator(child("refuse")):
