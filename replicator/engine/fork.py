@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
+
+from replicator.engine.ticket import Latch
 
 
 class Disowned(Protocol):
@@ -23,6 +26,7 @@ def guard(handle: Disowned) -> None:
 
 
 def _disown_all() -> None:
+    Latch.lock = threading.Lock()  # the one lock of all latches; a thread that held it is not here to let go
     for handle in tuple(_guarded):
         handle.disown()
 

@@ -269,6 +269,27 @@ with Replicator(settings) as replicator:
     assert run_engine(code, tmp_path) == "7 Committed True\n"
 
 
+def test_a_forked_child_may_have_a_replicator_of_its_own(
+    child: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Whatever lock a thread of its parent held that moment."""
+    child("serve")
+    code = """
+import signal
+from replicator.engine.ticket import Latch
+
+with Latch.lock:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        with Replicator(settings):
+            pass
+        os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_engine(code, tmp_path) == "7\n"
+
+
 def test_only_the_engines_program_keeps_its_worker(child: Callable[..., Settings], tmp_path: Path) -> None:
     """The pipe by which it does is closed in a forked child at once, and by an exec as by any other end."""
     child("serve")
