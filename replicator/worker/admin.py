@@ -134,7 +134,8 @@ def ask(data_dir: Path, request: dict[str, Any], timeout_s: float = REPLY_TIMEOU
             client.settimeout(timeout_s)
             with _reachable(data_dir) as path:
                 client.connect(path)
-            client.sendall(json.encode(request) + b"\n")
+            with suppress(BrokenPipeError):  # refused unheard, as one too many: it is said all the same
+                client.sendall(json.encode(request) + b"\n")
             with client.makefile("rb") as lines:
                 line = lines.readline(REPLY_BYTES_MAX)
     except OSError as error:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,23 @@ def test_clients_that_do_not_read_keep_nobody_out(
         for client in clients:
             client.settimeout(5)
         assert min(sum(map(len, iter(partial(each.recv, 100_000), b""))) for each in clients) < 2_000_000
+
+
+def test_a_client_that_is_one_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if its connection is closed before it has asked."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / admin.SOCKET_NAME))
+    listener.listen()
+
+    @contextmanager
+    def refuse(data_dir: Path) -> Iterator[str]:
+        yield str(data_dir / admin.SOCKET_NAME)
+        with listener.accept()[0] as client:
+            client.sendall(admin._error("too many clients") + b"\n")
+
+    monkeypatch.setattr(admin, "_reachable", refuse)
+    with listener:
+        assert admin.ask(tmp_path, {"command": "hello"}) == {"error": "too many clients"}
 
 
 def _is_served(data_dir: Path) -> bool:
