@@ -38,7 +38,7 @@ def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
 
     *payload* is any C-contiguous buffer, or a mapping of part name (at most 255 bytes) to such buffers.
     """
-    meta_bytes = bytes(meta)
+    meta_bytes = meta if type(meta) is bytes else _bytes(meta)
     if len(meta_bytes) > META_BYTES_MAX:
         raise ValueError(f"meta has {len(meta_bytes)} bytes; at most {META_BYTES_MAX} are allowed")
     if isinstance(payload, _PLAIN) or not isinstance(payload, Mapping):
@@ -76,6 +76,13 @@ def _part_name(name: str) -> str:
     if len(name.encode()) > NAME_BYTES_MAX:
         raise ValueError(f"a part's name has at most {NAME_BYTES_MAX} bytes of UTF-8: {name[:40]!r}")
     return name
+
+
+def _bytes(meta: Buffer) -> bytes:
+    try:
+        return bytes(memoryview(meta))  # not of itself: a number would be as many zero bytes
+    except TypeError:
+        raise TypeError(f"meta must be bytes-like, not {type(meta).__name__}") from None
 
 
 def _view(part: Buffer, what: str) -> View:

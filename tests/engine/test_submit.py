@@ -38,6 +38,10 @@ LARGE = 1 << 20  # sent from where it lies; small payloads are copied by ZeroMQ
         (("s", dict.fromkeys(map(str, range(4097)), b"")), ValueError, "4097 parts"),
         (("s", memoryview(bytes(8))[::2]), ValueError, "not C-contiguous"),
         (("s", b"", b"m" * 4097), ValueError, "meta has 4097 bytes"),
+        (("s", b"", 7), TypeError, "meta must be bytes-like, not int"),
+        (("s", b"", 1 << 62), TypeError, "meta must be bytes-like, not int"),
+        (("s", b"", [7]), TypeError, "meta must be bytes-like, not list"),
+        (("s", b"", "7"), TypeError, "meta must be bytes-like, not str"),
         ((b"s", b""), TypeError, "a stream's name is a str"),
         (("", b""), ValueError, "1 to 255 bytes"),
         (("é" * 128, b""), ValueError, "1 to 255 bytes"),
@@ -84,6 +88,13 @@ def test_numpy_arrays_are_taken(tenure: Tenure, worker: FakeWorker) -> None:
     assert worker.hear(link.Submit)[1] == [b""]
     with pytest.raises(ValueError, match="not C-contiguous"):
         tenure.submit("s", state.T)
+
+
+@pytest.mark.parametrize("meta", [b"offset 7", bytearray(b"offset 7"), memoryview(b"offset 7")])
+def test_any_buffer_is_a_meta(tenure: Tenure, worker: FakeWorker, meta: Any) -> None:
+    """Its bytes are what comes back; they are the caller's to change at once."""
+    tenure.submit("s", b"", meta)
+    assert worker.hear(link.Submit)[0].meta == b"offset 7"
 
 
 def test_a_payload_is_released_when_the_worker_has_let_go_of_it(tenure: Tenure, worker: FakeWorker) -> None:
