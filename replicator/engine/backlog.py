@@ -5,13 +5,17 @@ reference; a newer one replaces the waiting one. A replaced one is let go of at 
 open until a later checkpoint of the stream commits (then it is superseded) or the tenure ends (unknown).
 
 Decides and does nothing: no lock, thread, clock or socket. The session calls it under its lock, sends
-what is in `outbox`, tells the settled tickets and opens the released ones outside of it.
+what is in `outbox`, and tells the settled tickets and lets go of what is `free` outside of it. Under the lock
+the tickets that end are only set apart, however many they are: what each ends as is made when it is told.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -43,10 +47,7 @@ class Entry(Struct, eq=False):
     sent_at: float
     position: int = 0  # on the direct line, once it has been written there
     committed: Committed | None = None  # the outcome of a ticket that waits for all members
-
-    @property
-    def sequence(self) -> int:
-        return self.ticket.position.sequence
+    has_ended: bool = False  # before its commit: it was stored, and that was enough
 
     @property
     def place(self) -> tuple[int, str, int, int]:
@@ -55,16 +56,36 @@ class Entry(Struct, eq=False):
         return position.epoch, self.ticket.stream, position.sequence, self.handle
 
 
-class Lane:
-    """One stream's: the newest sequence given, the one with the worker, the one that waits."""
+_handle = attrgetter("handle")
 
-    __slots__ = ("flying", "last", "open", "waiting")
+MakeOutcome = Callable[[Entry], Outcome | CommitUnknown]
+
+
+class Lane:
+    """One stream's checkpoints that have not ended, and the newest sequence given."""
+
+    __slots__ = ("awaited", "flying", "last", "older", "replaced", "waiting")
 
     def __init__(self) -> None:
+        # Of very many streams most need no list: each would be one more object for the garbage collector.
         self.last = 0
-        self.flying: Entry | None = None
+        self.awaited: list[Entry] | None = None  # committed, their tickets wait for all members
+        self.older: list[Entry] | None = None  # were replaced, and end with the one with the worker
+        self.flying: Entry | None = None  # with the worker
+        self.replaced: list[Entry] | None = None  # since it went, and end with the one that waits
         self.waiting: Entry | None = None
-        self.open: dict[int, Entry] = {}  # by sequence, ascending: all whose tickets have not ended
+
+    def entries(self) -> list[Entry]:
+        """All, by their sequences."""
+        flying = () if self.flying is None else (self.flying,)
+        waiting = () if self.waiting is None else (self.waiting,)
+        replaced = self.replaced or ()
+        return [*(self.awaited or ()), *(self.older or ()), *flying, *replaced, *waiting]
+
+    def take_older(self) -> list[Entry]:
+        """Those that end with the one that has landed; the next one's take their place."""
+        older, self.older, self.replaced = self.older, self.replaced, None
+        return older or []
 
 
 class Backlog:
@@ -72,13 +93,14 @@ class Backlog:
 
     def __init__(self, bytes_max: int, acks: str = "quorum") -> None:
         self.outbox: deque[Entry] = deque()  # with the worker as far as credit goes, not sent yet
+        self.free: dict[int, Entry] = {}  # by handle: nobody reads the payload, it is to be let go of
         self.held_bytes = 0
         self.open_count = 0
         self.bytes_max = bytes_max
         self._acks = acks
         self._lanes: dict[StreamName, Lane] = {}
         self._flying: dict[int, Entry] = {}
-        self._awaited: dict[int, Entry] = {}  # committed, their tickets wait for all members
+        self._awaited: dict[int, Lane] = {}  # by handle: where the committed wait for all members
         self._held: dict[int, Entry] = {}  # sent, and not said to be released
         self._last_handle = 0
         self._blank: list[Ticket] = []
@@ -95,16 +117,14 @@ class Backlog:
         lane = self._lanes.setdefault(stream, Lane())
         lane.last = max(lane.last, sequence)
 
-    def offer(
-        self, epoch: Epoch, stream: str, parcel: Parcel | None, now: float
-    ) -> tuple[Ticket, Entry | None]:
-        """Take a checkpoint (None: a deletion). Returns its ticket, and the one that it replaced: its
-        payload the caller drops outside of the lock, which takes time, and may run anybody's finalizer.
+    def offer(self, epoch: Epoch, stream: str, parcel: Parcel | None, now: float) -> Ticket:
+        """Take a checkpoint (None: a deletion); returns its ticket. One that it replaces is `free`.
 
         Raises `Backlogged`, TypeError or ValueError (of the stream's name), and has then taken nothing.
         """
         # All in one: a call of another function costs more here than what it does. The engine's caches are
-        # its own, and hold nothing of what runs once in a checkpoint.
+        # its own, and hold nothing of what runs once in a checkpoint. And a signal's handler may raise after
+        # every call: none is between the first thing that is noted and the last.
         lane = self._lanes.get(stream) or self._lanes.setdefault(stream_name(stream), Lane())  # type: ignore[call-overload]
         replaced = lane.waiting
         size_bytes = parcel.size_bytes if parcel is not None else 0
@@ -113,20 +133,25 @@ class Backlog:
             raise self._refusal(more_bytes)
         ticket = self._blank.pop() if self._blank else Ticket()
         handle, sequence = self._last_handle + 1, lane.last + 1
-        ticket.stream, ticket.position = StreamName(stream), Position(epoch, sequence)
-        entry = lane.open[sequence] = Entry(handle, ticket, parcel, size_bytes, now, now)
+        ticket.stream, ticket.position = stream, Position(epoch, sequence)  # type: ignore[assignment]
+        entry = Entry(handle, ticket, parcel, size_bytes, now, now)
         self._last_handle, lane.last = handle, sequence
         self.open_count += 1
         self.held_bytes += size_bytes
         if lane.flying is None:
             lane.flying = self._flying[handle] = entry
             self.outbox.append(entry)
-            return ticket, None
+            return ticket
         lane.waiting = entry
         if replaced is not None:
             self.held_bytes -= replaced.held_bytes
             replaced.held_bytes = 0
-        return ticket, replaced
+            self.free[replaced.handle] = replaced
+            if lane.replaced is None:
+                lane.replaced = [replaced]
+            else:
+                lane.replaced.append(replaced)
+        return ticket
 
     def lay_in(self) -> None:
         """Make blank tickets ahead, while nobody waits: a Future and its lock are half of what `offer` does.
@@ -134,25 +159,25 @@ class Backlog:
         while len(self._blank) < BLANK_TICKETS:
             self._blank.append(Ticket())
 
-    def tickets(self) -> list[Ticket]:
-        """All that are open."""
-        return [entry.ticket for lane in self._lanes.values() for entry in lane.open.values()]
+    def entries(self) -> list[Entry]:
+        """All that are under way, for a look outside of the lock."""
+        return [entry for lane in self._lanes.values() for entry in lane.entries()]
 
     # ── what the worker says ──
 
-    def settle(self, message: Ending, now: float) -> list[Settled]:
+    def settle(self, message: Ending, now: float) -> Iterable[Settled]:
         """What has become of a checkpoint, and what tickets end by it."""
         match message:
             case link.Stored():
-                return list(self.stored(message.handle))
+                return self.stored(message.handle)
             case link.Committed():
-                return list(self.committed(message, now))
+                return self.committed(message, now)
             case link.HeldByAll():
-                return list(self.held_by_all(message.handle, message.holders))
+                return self.held_by_all(message.handle, message.holders)
             case link.Superseded():
-                return list(self.superseded(message.handle, message.by))
+                return self.superseded(message.handle, message.by)
             case link.Aborted():
-                return list(self.aborted(message.handle, message.reason))
+                return self.aborted(message.handle, message.reason)
 
     def sent(self, entry: Entry, now: float) -> None:
         """The entry was taken from `outbox` and has gone to the worker."""
@@ -160,87 +185,97 @@ class Backlog:
         if entry.parcel is not None:
             self._held[entry.handle] = entry
 
-    def stored(self, handle: int) -> Iterator[Settled]:
-        """The checkpoint is durable on this node."""
+    def stored(self, handle: int) -> Iterable[Settled]:
+        """The checkpoint is durable on this node. It counts until it is known to be so elsewhere."""
         entry = self._flying.get(handle)
-        if entry is not None and self._acks == "local":
-            lane = self._lanes[entry.ticket.stream]
-            yield from self._end(lane, entry, StoredLocally(entry.ticket.position))
+        if entry is None or entry.has_ended or self._acks != "local":
+            return ()
+        entry.has_ended = True
+        return (Settled(entry.ticket, StoredLocally(entry.ticket.position)),)
 
-    def committed(self, message: link.Committed, now: float) -> Iterator[Settled]:
+    def committed(self, message: link.Committed, now: float) -> Iterable[Settled]:
         """The checkpoint has committed, and with it all earlier ones of its stream (R14)."""
         if (entry := self._flying.get(message.handle)) is None:
-            return
+            return ()
         lane = self._land(entry)
-        yield from self._end_before(lane, entry.sequence, message.position)
         spans = {"waiting": entry.sent_at - entry.submitted_at, "total": now - entry.submitted_at}
-        entry.committed = Committed(message.position, _nodes(message.holders), message.stages | spans)
+        outcome = Committed(message.position, _nodes(message.holders), message.stages | spans)
+        settled = self._end(lane.take_older(), _superseded(message.position))
         if self._acks == "all":
-            self._awaited[message.handle] = entry
-        else:
-            yield from self._end(lane, entry, entry.committed)
+            entry.committed = outcome
+            lane.awaited = lane.awaited or []
+            lane.awaited.append(entry)
+            self._awaited[message.handle] = lane
+            return settled
+        return chain(settled, self._end([entry], lambda _: outcome))
 
-    def held_by_all(self, handle: int, holders: tuple[str, ...]) -> Iterator[Settled]:
+    def held_by_all(self, handle: int, holders: tuple[str, ...]) -> Iterable[Settled]:
         """Every member that is up holds the checkpoint, or the later one that made it needless."""
-        if (entry := self._awaited.get(handle)) is None:
-            return
-        lane = self._lanes[entry.ticket.stream]
-        for earlier in tuple(lane.open.values()):
-            if earlier.committed is not None and earlier.sequence <= entry.sequence:
-                yield from self._end(lane, earlier, replace(earlier.committed, holders=_nodes(holders)))
+        lane = self._awaited.get(handle)
+        if lane is None or lane.awaited is None:
+            return ()
+        count = bisect_right(lane.awaited, handle, key=_handle)
+        ended = lane.awaited[:count]
+        del lane.awaited[:count]
+        for entry in ended:
+            del self._awaited[entry.handle]
+        return self._end(ended, _held_by(_nodes(holders)))
 
-    def superseded(self, handle: int, by: Position) -> Iterator[Settled]:
+    def superseded(self, handle: int, by: Position) -> Iterable[Settled]:
         """The checkpoint gave way to a later one that has committed."""
-        if (entry := self._flying.get(handle)) is not None:
-            yield from self._end_before(self._land(entry), entry.sequence + 1, by)
+        if (entry := self._flying.get(handle)) is None:
+            return ()
+        return self._end([*self._land(entry).take_older(), entry], _superseded(by))
 
-    def aborted(self, handle: int, reason: str) -> Iterator[Settled]:
+    def aborted(self, handle: int, reason: str) -> Iterable[Settled]:
         """The checkpoint's outcome will not be known in this tenure."""
         if (entry := self._flying.get(handle)) is None:
-            return
+            return ()
         lane = self._land(entry)
-        yield from self._end(lane, entry, _unknown(entry.ticket, reason))
-        if lane.flying is None:  # nothing is to come whose commit would end those that it had replaced
-            for older in tuple(lane.open.values()):
-                if older.committed is None:
-                    yield from self._end(lane, older, _unknown(older.ticket, reason))
+        lane.older, lane.replaced = [*(lane.older or ()), *(lane.replaced or ())], None
+        # If nothing is to come, there is no commit that would end those that it had replaced.
+        replaced = lane.take_older() if lane.flying is None else []
+        return self._end([entry, *replaced], _unknown(reason))
 
-    def released(self, handle: int) -> Ticket | None:
-        """The worker reads the payload no longer; returns the ticket to be told so, the first time."""
-        if (entry := self._held.pop(handle, None)) is None:
-            return None
-        self._let_go(entry)
-        return entry.ticket
+    def released(self, handle: int) -> None:
+        """The worker reads the payload no longer. A signal's handler may raise in here: what has been done is
+        done once more without harm."""
+        if (entry := self._held.get(handle)) is not None:
+            self._spare(entry)
+            self._held.pop(handle, None)
 
-    def unsent(self, handles: Iterable[int]) -> list[Ticket]:
-        """The worker could not read those: they go once more, before all others; returns the tickets of those
-        that have ended meanwhile, whose payloads are free now."""
+    def unsent(self, handles: Iterable[int]) -> None:
+        """The worker could not read those: they go once more, before all others; the payloads of those that
+        have ended meanwhile are free."""
         entries = [entry for handle in handles if (entry := self._held.pop(handle, None)) is not None]
         self.outbox.extendleft(entry for entry in reversed(entries) if entry.handle in self._flying)
-        return [self._let_go(entry) for entry in entries if entry.handle not in self._flying]
+        for entry in entries:
+            if entry.handle not in self._flying:
+                self._spare(entry)
 
     # ── endings ──
 
-    def end(self, reason: str) -> tuple[list[Settled], list[Ticket]]:
-        """The tenure is over: returns what all open tickets end as, and those whose payloads are free."""
-        settled: list[Settled] = []
-        free: list[Ticket] = []
-        for lane in self._lanes.values():
-            for entry in tuple(lane.open.values()):
-                settled += self._end(lane, entry, entry.committed or _unknown(entry.ticket, reason))
+    def end(self, reason: str) -> tuple[int, Iterable[Settled]]:
+        """The tenure is over: returns how many were open, and what their tickets end as. The payloads that
+        the worker has not been told of are free."""
+        lanes, count = self._lanes, self.open_count
+        self._lanes, self.open_count = {}, 0
+        for lane in lanes.values():
             if lane.waiting is not None:
-                free.append(self._let_go(lane.waiting))
-        free += map(self._let_go, self.outbox)
+                self._spare(lane.waiting)
+        for entry in self.outbox:
+            self._spare(entry)
         self.outbox.clear()
-        self._lanes.clear()
         self._flying.clear()
-        return settled, free
+        self._awaited.clear()
+        unknown = _unknown(reason)
+        return count, chain.from_iterable(_settled(lane.entries(), unknown) for lane in lanes.values())
 
-    def lost(self) -> list[Ticket]:
-        """The worker is gone with all it had; returns the tickets whose payloads are free now."""
-        free = [self._let_go(entry) for entry in self._held.values()]
+    def lost(self) -> None:
+        """The worker is gone with all it had: the payloads are free."""
+        for entry in self._held.values():
+            self._spare(entry)
         self._held.clear()
-        return free
 
     # ── one lane ──
 
@@ -256,40 +291,54 @@ class Backlog:
         """The credit is back: the one that waits goes next."""
         del self._flying[entry.handle]
         lane = self._lanes[entry.ticket.stream]
-        lane.flying = None
-        if lane.waiting is not None:
-            lane.flying, lane.waiting = lane.waiting, None
+        lane.flying, lane.waiting = lane.waiting, None
+        if lane.flying is not None:
             self._flying[lane.flying.handle] = lane.flying
             self.outbox.append(lane.flying)
         return lane
 
-    def _end_before(self, lane: Lane, sequence: int, by: Position) -> Iterator[Settled]:
-        for entry in tuple(lane.open.values()):
-            if entry.sequence >= sequence:
-                break
-            if entry.committed is None:
-                yield from self._end(lane, entry, Superseded(entry.ticket.position, by))
+    def _end(self, entries: list[Entry], outcome: MakeOutcome) -> Iterator[Settled]:
+        self.open_count -= len(entries)
+        return _settled(entries, outcome)
 
-    def _end(self, lane: Lane, entry: Entry, outcome: Outcome | CommitUnknown) -> Iterator[Settled]:
-        """End the ticket, unless it has ended (it was stored, and that was enough)."""
-        if lane.open.pop(entry.sequence, None) is not None:
-            self._awaited.pop(entry.handle, None)
-            self.open_count -= 1
-            yield Settled(entry.ticket, outcome)
-
-    def _let_go(self, entry: Entry) -> Ticket:
+    def _spare(self, entry: Entry) -> None:
+        """Nobody reads the payload: its bytes count no longer."""
         self.held_bytes -= entry.held_bytes
         entry.held_bytes = 0
-        entry.parcel = None
-        return entry.ticket
+        self.free[entry.handle] = entry
+
+
+# ── outcomes: made when they are told ──
+
+
+def _settled(entries: list[Entry], outcome: MakeOutcome) -> Iterator[Settled]:
+    return (Settled(entry.ticket, outcome(entry)) for entry in entries if not entry.has_ended)
+
+
+def _superseded(by: Position) -> MakeOutcome:
+    return lambda entry: Superseded(entry.ticket.position, by)
+
+
+def _held_by(holders: tuple[NodeId, ...]) -> MakeOutcome:
+    def outcome(entry: Entry) -> Committed:
+        assert entry.committed is not None
+        return replace(entry.committed, holders=holders)
+
+    return outcome
+
+
+def _unknown(reason: str) -> MakeOutcome:
+    """What has committed, and only waited for all members, is known."""
+
+    def outcome(entry: Entry) -> Committed | CommitUnknown:
+        stream, position = entry.ticket.stream, entry.ticket.position
+        return entry.committed or CommitUnknown(
+            f"{stream!r} at ({position.epoch}, {position.sequence}): {reason};"
+            " it may or may not be what is restored next"
+        )
+
+    return outcome
 
 
 def _nodes(names: tuple[str, ...]) -> tuple[NodeId, ...]:
     return tuple(map(NodeId, names))
-
-
-def _unknown(ticket: Ticket, reason: str) -> CommitUnknown:
-    epoch, sequence = ticket.position.epoch, ticket.position.sequence
-    return CommitUnknown(
-        f"{ticket.stream!r} at ({epoch}, {sequence}): {reason}; it may or may not be what is restored next"
-    )

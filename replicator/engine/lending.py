@@ -3,6 +3,8 @@
 A checkpoint goes by the direct line (`link.line`) if there is one. Nobody is told when it has been read: that
 stands in shared memory. Whoever looks takes back what has been read by then; a thread or task that waits has
 the worker say it. The lock is the session's, as is the backlog.
+
+What is free is let go of outside of the lock: the last reference to a payload may run anybody's finalizer.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from collections import deque
 
 from replicator.engine.backlog import Backlog, Entry
 from replicator.engine.bell import Bell
-from replicator.engine.ticket import Ticket
 from replicator.link.line import EngineLine
 
 
@@ -70,13 +71,24 @@ class Lending:
     def take_back(self) -> None:
         """Release what has been read."""
         lent = self._lent
+        taken: list[Entry] = []  # their tickets, too, may be in nobody's hands any more
         with self._lock:
             while lent and self.has_read(lent[0].position):
+                taken.append(lent[0])
                 self._backlog.released(lent[0].handle)
-                lent[0].ticket.released.set()  # at last it goes: a signal's handler may raise before
-                lent.popleft()
+                lent.popleft()  # at last: a signal's handler may raise before
             if self.is_awaited and not lent:
                 self._want(False)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drop the payloads that are free, and say so. Called outside of the lock, by any number of threads.
+        A signal's handler may raise in here: whoever comes next goes on with it."""
+        free = self._backlog.free
+        for entry in list(free.values()):
+            entry.parcel = None
+            entry.ticket.released.set()
+            free.pop(entry.handle, None)
 
     def await_read(self) -> None:
         """Somebody begins to wait: the link's thread has to look soon, and the worker to wake it."""
@@ -89,19 +101,16 @@ class Lending:
         self.take_back()
         with self._lock:
             self._line = None
-            free = self._backlog.unsent(entry.handle for entry in self._lent)
+            self._backlog.unsent(entry.handle for entry in self._lent)
             self._lent.clear()
             self.is_awaited = False
-        for ticket in free:
-            ticket.released.set()
+        self.let_go()
 
-    def lost(self) -> list[Ticket]:
-        """The worker is gone; returns the tickets whose payloads are free now. Called under the lock."""
+    def lost(self) -> None:
+        """The worker is gone: nothing is lent. Called under the lock."""
         self._line = None
-        free = [entry.ticket for entry in self._lent]
         self._lent.clear()
         self.is_awaited = False
-        return free
 
     def disown(self) -> None:
         """In a forked child: what is read there is the parent's, and its lock may be held for ever."""

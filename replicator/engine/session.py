@@ -99,17 +99,16 @@ class Session(Generic[TenureT]):
                 tenure = self._tenure
                 if tenure is None or tenure.epoch != epoch or self._resigned == epoch or self.closing:
                     raise self._refusal(epoch)
-                ticket, replaced = backlog.offer(epoch, stream, parcel, now)
+                ticket = backlog.offer(epoch, stream, parcel, now)
                 if len(backlog.outbox) == 1:
                     self.lending.send(now)
-        finally:
-            if backlog.outbox:  # what was taken goes, even if a signal's handler has raised in the midst
+        finally:  # also if a signal's handler has raised in the midst: what was taken goes
+            if backlog.outbox:
                 self.bell.ring()
+            if backlog.free:
+                self.lending.let_go()
         if copied:
             ticket.released.set()
-        if replaced is not None:
-            replaced.parcel = None
-            replaced.ticket.released.set()
         return ticket
 
     def next_sequence(self, epoch: Epoch, stream: StreamName) -> Sequence:
@@ -198,7 +197,8 @@ class Session(Generic[TenureT]):
     def open_tickets(self) -> list[Ticket]:
         """All tickets that have not ended."""
         with self._lock:
-            return self._backlog.tickets()
+            entries = self._backlog.entries()
+        return [entry.ticket for entry in entries if not entry.has_ended]
 
     def close_up(self) -> bool:
         """Take nothing any more; false if that was said before."""
@@ -290,19 +290,18 @@ class Session(Generic[TenureT]):
     def released(self, handle: int) -> None:
         """Nobody reads the payload of *handle* any more."""
         with self._lock:
-            ticket = self._backlog.released(handle)
-        if ticket is not None:
-            ticket.released.set()
+            self._backlog.released(handle)
+        self.lending.let_go()
 
     def worker_gone(self, reason: str) -> None:
         """There is no worker any more: no lease, no tenure, nothing is read or said."""
         self.words.clear()
         self._end_tenure(reason)
         with self._lock:
-            free = [*self._backlog.lost(), *self.lending.lost()]
+            self._backlog.lost()
+            self.lending.lost()
             self._shelf.clear()
-        for ticket in free:
-            ticket.released.set()
+        self.lending.let_go()
         self._calls.clear()
         self._restoring.clear()
 
@@ -359,12 +358,11 @@ class Session(Generic[TenureT]):
         with self._lock:
             tenure, self._tenure = self._tenure, None
             self._endings.clear()
-            settled, free = self._backlog.end(reason)
-        for ticket in free:
-            ticket.released.set()
+            count, settled = self._backlog.end(reason)
+        self.lending.let_go()
         if tenure is not None:
             tenure.end(reason)
-            log.info("tenure ended epoch=%d open=%d reason=%s", tenure.epoch, len(settled), reason)
+            log.info("tenure ended epoch=%d open=%d reason=%s", tenure.epoch, count, reason)
         self._tell(settled)
         self.changed.fire()
 

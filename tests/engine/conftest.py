@@ -47,3 +47,26 @@ def tenure(replicator: Replicator, worker: FakeWorker) -> Tenure:
     """Of epoch 1, active, nothing restored."""
     worker.start_tenure()
     return next(iter(replicator.tenures(DEADLINE_S)))
+
+
+def before(call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call*, before which, the first time, a signal's handler raises."""
+    return _interrupted(call, is_early=True)
+
+
+def after(call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call*, after which, the first time, a signal's handler raises."""
+    return _interrupted(call, is_early=False)
+
+
+def _interrupted(call: Callable[..., Any], is_early: bool) -> Callable[..., Any]:
+    raised: list[bool] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        found = None if is_early and not raised else call(*arguments)
+        if not raised:
+            raised.append(True)
+            raise KeyboardInterrupt
+        return found
+
+    return interrupted

@@ -35,7 +35,7 @@ class Twin(RuleBasedStateMachine):
     def submit(self, stream: StreamName, size: int) -> None:
         expected = self.backlog.next_sequence(stream)
         try:
-            ticket, replaced = self.backlog.offer(Epoch(1), stream, pack(bytes(size), b"", False, 99), 0.0)
+            ticket = self.backlog.offer(Epoch(1), stream, pack(bytes(size), b"", False, 99), 0.0)
         except Backlogged:
             assert self.held() + size > BYTES_MAX or self.waits(stream)
             assert self.backlog.next_sequence(stream) == expected
@@ -43,8 +43,7 @@ class Twin(RuleBasedStateMachine):
         assert ticket.position == Position(1, expected)
         self.submitted[stream].append(ticket)
         self.sizes[ticket] = size
-        if replaced is not None:
-            self.freed[replaced.ticket] += 1
+        self.let_go()
 
     @rule()
     def send(self) -> None:
@@ -85,16 +84,19 @@ class Twin(RuleBasedStateMachine):
         if self.reading:
             handle = data.draw(st.sampled_from(sorted(self.reading)))
             ticket = self.reading.pop(handle)
-            assert self.backlog.released(handle) is ticket
-            assert self.backlog.released(handle) is None
-            self.freed[ticket] += 1
+            self.backlog.released(handle)
+            assert [entry.ticket for entry in self.backlog.free.values()] == [ticket]
+            self.let_go()
+            self.backlog.released(handle)
+            assert not self.backlog.free
 
     @rule()
     def unread(self) -> None:
         """The worker says that it cannot read what it has not read."""
         ended = [ticket for ticket in self.reading.values() if ticket.done()]
-        assert self.backlog.unsent(self.reading) == ended
-        self.freed.update(ended)
+        self.backlog.unsent(self.reading)
+        assert [entry.ticket for entry in self.backlog.free.values()] == ended
+        self.let_go()
         again = [handle for handle, ticket in self.reading.items() if not ticket.done()]
         assert [entry.handle for entry in self.backlog.outbox][: len(again)] == again  # before what waits
         for handle in again:
@@ -104,13 +106,21 @@ class Twin(RuleBasedStateMachine):
     @rule()
     def end_tenure(self) -> None:
         open_before = {ticket for stream in self.submitted for ticket in self.open(stream)}
-        settled, free = self.backlog.end("deposed")
+        count, outcomes = self.backlog.end("deposed")
+        settled = list(outcomes)
+        assert count == len(settled)
         assert {s.ticket for s in settled} == open_before
         assert all(isinstance(s.outcome, CommitUnknown) for s in settled)
         self.end(settled)
-        self.freed.update(free)
+        self.let_go()
         self.flying.clear()
         self.submitted = {"a": [], "b": []}
+
+    def let_go(self) -> None:
+        for entry in self.backlog.free.values():
+            assert entry.held_bytes == 0
+            self.freed[entry.ticket] += 1
+        self.backlog.free.clear()
 
     def end(self, settled: list[Settled]) -> None:
         for item in settled:
@@ -131,7 +141,7 @@ class Twin(RuleBasedStateMachine):
         """Bytes are counted until they are free, tickets end once, payloads are freed once."""
         assert self.backlog.held_bytes == self.held() <= BYTES_MAX
         still_open = [ticket for stream in self.submitted for ticket in self.open(stream)]
-        assert set(self.backlog.tickets()) == set(still_open)
+        assert {entry.ticket for entry in self.backlog.entries()} == set(still_open)
         assert self.backlog.open_count == len(still_open)
         assert max(self.ended.values(), default=0) <= 1
         assert max(self.freed.values(), default=0) <= 1

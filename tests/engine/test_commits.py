@@ -19,6 +19,7 @@ from replicator import (
     TenureEnded,
     Ticket,
 )
+from replicator.engine import backlog
 from replicator.link import messages as link
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
@@ -161,6 +162,34 @@ def test_an_answer_of_the_past_changes_nothing(
     assert isinstance(old.exception(), CommitUnknown)
 
 
+def test_submit_does_not_wait_for_the_tickets_that_end(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a commit supersedes or the end of the tenure leaves open: what they end as is made
+    under no lock."""
+    lock, could = replicator._session._lock, []
+
+    def unlocked(kind: type) -> Callable[..., object]:
+        def make(*arguments: object) -> object:
+            could.append(lock.acquire(timeout=DEADLINE_S / 2))
+            lock.release()
+            return kind(*arguments)
+
+        return make
+
+    for kind in (Superseded, CommitUnknown):
+        monkeypatch.setattr(backlog, kind.__name__, unlocked(kind))
+    tickets = [tenure.submit("orders", b"") for _ in range(4)]
+    worker.commit(worker.hear(link.Submit)[0])
+    worker.commit(worker.hear(link.Submit)[0])
+    tickets += [tenure.submit("orders", b"") for _ in range(4)]
+    assert isinstance(tickets[3].result(DEADLINE_S), Committed)
+    worker.say(link.TenureEnded(1, "deposed"))
+    assert tenure.wait_ended(DEADLINE_S)
+    assert {type(ticket.exception(DEADLINE_S)) for ticket in tickets[4:]} == {CommitUnknown}
+    assert could == [True] * 6
+
+
 def test_a_deletion_is_like_a_checkpoint(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
     """It takes the stream's next sequence, waits its turn, and its ticket ends as any other."""
     tenure.submit("orders", b"")
@@ -196,6 +225,7 @@ def test_acks_local_ends_a_ticket_when_it_is_stored_here(
         submit, _ = worker.hear(link.Submit)
         worker.say(link.Stored(submit.handle))
         assert second.result(DEADLINE_S) == StoredLocally(Position(1, 2))
+        assert replicator.flush(0)
         worker.say(link.Aborted(submit.handle, "the disk of another is full"))
         assert tenure.submit("orders", b"").position == Position(1, 3)
         assert worker.hear(link.Submit)[0].sequence == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +13,12 @@ from replicator.engine.backlog import Backlog
 from replicator.engine.bell import Bell
 from replicator.engine.lending import Lending
 from replicator.engine.parcel import pack
-from replicator.engine.ticket import Ticket
+from replicator.engine.ticket import Released, Ticket
 from replicator.link import messages as link, ring
 from replicator.link.line import EngineLine
 from replicator.link.ring import WANTED, Ring
 from replicator.model import Epoch, StreamName
+from tests.engine.conftest import after, before
 from tests.engine.fake_worker import DEADLINE_S
 
 
@@ -34,7 +36,7 @@ class Lender:
     def submit(self, stream: str, payload: bytearray | None) -> Ticket:
         """A checkpoint (None: a deletion), sent if it can be."""
         parcel = None if payload is None else pack(payload, b"", False, 1000)
-        ticket, _ = self.backlog.offer(Epoch(1), StreamName(stream), parcel, 1.0)
+        ticket = self.backlog.offer(Epoch(1), StreamName(stream), parcel, 1.0)
         with self.lock:
             self.lending.send(2.0)
         return ticket
@@ -44,10 +46,21 @@ class Lender:
         assert self.reader.take() is not None
         self.reader.done()
 
+    def end(self) -> None:
+        """The worker is gone."""
+        with self.lock:
+            self.backlog.lost()
+            self.lending.lost()
+        self.lending.let_go()
+
     def close(self) -> None:
         """Close all that is open."""
         self.line.close()
         self.bell.close()
+
+
+class Pooled(bytearray):
+    """A buffer of a pool, which wants it back."""
 
 
 @pytest.fixture
@@ -128,20 +141,6 @@ def test_who_began_to_wait_before_it_went_is_told(lender: Lender) -> None:
     assert not waiter.is_alive()
 
 
-def after(call: Callable[..., Any]) -> Callable[..., Any]:
-    """*call*, after which, the first time, a signal's handler raises."""
-    raised: list[bool] = []
-
-    def interrupted(*arguments: Any) -> Any:
-        found = call(*arguments)
-        if not raised:
-            raised.append(True)
-            raise KeyboardInterrupt
-        return found
-
-    return interrupted
-
-
 @pytest.mark.parametrize(("owner", "name"), [(ring.Ring, "put"), (ring, "ring_holding"), (Backlog, "sent")])
 def test_a_checkpoint_is_told_of_once_whatever_a_signal_interrupts(
     lender: Lender, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
@@ -161,23 +160,57 @@ def test_a_checkpoint_is_told_of_once_whatever_a_signal_interrupts(
     payload.clear()
 
 
+@pytest.mark.parametrize("interrupted", [before, after])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Backlog, "released"), (Backlog, "_spare"), (Lending, "let_go"), (Released, "set")],
+)
 def test_a_look_that_a_signal_interrupts_is_made_good_by_the_next(
-    lender: Lender, monkeypatch: pytest.MonkeyPatch
+    lender: Lender,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    interrupted: Callable[..., Callable[..., Any]],
 ) -> None:
-    """What was taken back is released, though the handler has raised between the two."""
+    """What was taken back is released and counts no more, though the handler has raised between the two."""
     ticket = lender.submit("s", bytearray(100))
     lender.read()
-    monkeypatch.setattr(Backlog, "released", after(Backlog.released))
+    monkeypatch.setattr(owner, name, interrupted(getattr(owner, name)))
     with pytest.raises(KeyboardInterrupt):
         ticket.released.is_set()
     assert ticket.released.is_set()
+    assert lender.backlog.held_bytes == 0
     again = lender.submit("t", bytearray(100))
     lender.read()
-    monkeypatch.setattr(Backlog, "released", after(Backlog.released))
+    monkeypatch.setattr(owner, name, interrupted(getattr(owner, name)))
     with pytest.raises(KeyboardInterrupt):
         again.released.is_set()
-    with lender.lock:
-        assert lender.lending.lost() == [again], "nor is it forgotten when the worker ends then"
+    lender.end()
+    assert again.released.is_set(), "nor is it forgotten when the worker ends then"
+    assert lender.backlog.held_bytes == 0
+
+
+@pytest.mark.parametrize("how", ["look", "go_by_link", "end"])
+def test_a_payloads_finalizer_runs_outside_of_the_lock(lender: Lender, how: str) -> None:
+    """Whoever takes it back, it may take locks of its own."""
+    could: list[bool] = []
+
+    def give_back() -> None:
+        could.append(lender.lock.acquire(timeout=DEADLINE_S / 2))
+        lender.lock.release()
+
+    payload = Pooled(100)
+    weakref.finalize(payload, give_back)
+    released = lender.submit("s", payload).released
+    del payload
+    if how == "end":
+        lender.end()
+    else:
+        lender.read()
+        if how == "go_by_link":
+            lender.lending.go_by_link()
+    assert released.is_set()
+    assert could == [True]
 
 
 def test_a_deletion_takes_the_link(lender: Lender) -> None:
@@ -192,10 +225,8 @@ def test_the_end_of_the_worker_leaves_no_wish(lender: Lender) -> None:
     ticket = lender.submit("s", bytearray(100))
     lender.lending.await_read()
     assert lender.lending.is_awaited
-    with lender.lock:
-        lender.lending.lost()
-        free = lender.backlog.lost()
-    assert free == [ticket]
+    lender.end()
+    assert ticket.released.is_set()
     assert not lender.lending.is_awaited
     lender.lending.await_read()
     assert not lender.lending.is_awaited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ from replicator import (
     Ticket,
     WrongState,
 )
+from replicator.engine.backlog import Backlog
 from replicator.link import messages as link
+from tests.engine.conftest import after
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
 LARGE = 1 << 20  # sent from where it lies; small payloads are copied by ZeroMQ
@@ -133,6 +136,58 @@ def test_a_worker_that_dies_releases_everything(tenure: Tenure, worker: FakeWork
     worker.hear(link.Submit)
     worker.die()
     assert ticket.released.wait(DEADLINE_S)
+    payload.clear()
+
+
+class Pooled(bytearray):
+    """A buffer of a pool, which wants it back."""
+
+
+@pytest.mark.parametrize("how", ["read", "replaced", "deposed", "dead"])
+def test_a_payloads_finalizer_may_do_anything(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, how: str
+) -> None:
+    """It takes a lock under which others submit, or submits itself: it runs under no lock of ours, whatever
+    the payload is let go of for."""
+    worker.releases = False
+    lock, could = replicator._session._lock, []
+
+    def give_back() -> None:
+        could.append(lock.acquire(timeout=DEADLINE_S / 2))
+        lock.release()
+
+    tenure.submit("s", b"")
+    worker.hear(link.Submit)
+    stream = "t" if how in ("read", "dead") else "s"  # these are with the worker, the others wait
+    payload = Pooled(LARGE)
+    weakref.finalize(payload, give_back)
+    released = tenure.submit(stream, payload).released
+    del payload
+    if how == "read":
+        worker.say(link.Released(worker.hear(link.Submit)[0].handle))
+    elif how == "replaced":
+        tenure.submit("s", b"")
+    elif how == "deposed":
+        worker.say(link.TenureEnded(1, "deposed"))
+    else:
+        worker.hear(link.Submit)
+        worker.die()
+    assert released.wait(DEADLINE_S)
+    assert could == [True]
+
+
+def test_what_was_replaced_is_released_though_a_signal_interrupts(
+    tenure: Tenure, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler raises in `submit`, which has taken a newer checkpoint by then."""
+    tenure.submit("s", b"")
+    worker.hear(link.Submit)
+    payload = bytearray(LARGE)
+    replaced = tenure.submit("s", payload)
+    monkeypatch.setattr(Backlog, "offer", after(Backlog.offer))
+    with pytest.raises(KeyboardInterrupt):
+        tenure.submit("s", b"")
+    assert replaced.released.is_set()
     payload.clear()
 
 
