@@ -36,7 +36,8 @@ class Shelf:
         arrival = self._waiting.pop(stream)
         checkpoint = arrival.checkpoint()
         if self._kept.get(stream) is arrival:
-            self._kept[stream] = checkpoint  # its bytes are there once
+            # The bytes are there once, but the mapping is the follower's, who may take it apart.
+            self._kept[stream] = replace(checkpoint, parts=checkpoint.parts.copy())
         return checkpoint
 
     def done(self, checkpoint: Checkpoint) -> None:

@@ -200,11 +200,26 @@ def test_a_warm_standby_is_restored_from_what_it_followed(replicator: Replicator
     tenure = next(replicator.tenures(DEADLINE_S))
     restored = [(each.payload, each.is_followed) for each in tenure.restored.values()]
     assert restored == [(b"loaded", True), (b"being loaded", False), (b"waiting", False)]
-    assert tenure.restored["a"].parts is taken[0].parts
+    assert tenure.restored["a"].payload is taken[0].payload
     assert tenure.next_position("a").sequence == 5
     worker.say(link.RestoredKnown(6, "a", Position(1, 4)))
     worker.say(link.TenureStarted(6, 2))
     assert next(replicator.tenures(DEADLINE_S)).restored.unavailable == {"a"}
+
+
+def test_what_a_follower_does_to_its_mapping_is_its_own(replicator: Replicator, worker: FakeWorker) -> None:
+    """It may take its state apart as it loads it: the tenure restores what was committed, the same bytes."""
+    followed = replicator.follow(DEADLINE_S)
+    worker.say(link.StandbyOffered("s", Position(1, 4), b"", ("head", "rows"), True), b"width 7", b"1 2 3")
+    payload = next(followed).payload
+    assert isinstance(payload, dict)
+    head = payload.pop("head")
+    worker.say(link.RestoredKnown(5, "s", Position(1, 4)))
+    worker.say(link.TenureStarted(5, 1))
+    restored = next(replicator.tenures(DEADLINE_S)).restored["s"].payload
+    assert restored == {"head": b"width 7", "rows": b"1 2 3"}
+    assert isinstance(restored, dict)
+    assert restored["head"] is head
 
 
 def test_following_ends_in_time_and_with_the_replicator(replicator: Replicator) -> None:
