@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -65,15 +66,10 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
     async def follow(self, timeout: float | None = None) -> AsyncIterator[Checkpoint]:
         """As `Replicator.follow`."""
         session = self._session
-        session.want(link.Follow(True))
-        try:
+        with session.following(), suppress(Closed):
             while (checkpoint := await _found(session.changed, session.take_offer, timeout)) is not None:
                 yield checkpoint
                 session.done_with_offer(checkpoint)
-        except Closed:
-            return
-        finally:
-            session.want(link.Follow(False))
 
     async def status(self, timeout: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
         """As `Replicator.status`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic
 
@@ -113,18 +114,13 @@ class Replicator(FrontDoor[Tenure]):
         Per stream the latest wins; a newer one of a stream comes only when the caller asks for the next. The
         newest of each stream stays in memory until this node is primary: its tenure then starts without
         loading it, and says of it that it `is_followed`.
-        Ends as `tenures` does. One follower at a time.
+        Ends as `tenures` does. One follower at a time; each begins with what is committed here.
         """
         session = self._session
-        session.want(link.Follow(True))
-        try:
+        with session.following(), suppress(Closed):
             while (checkpoint := session.changed.wait_for(session.take_offer, timeout)) is not None:
                 yield checkpoint
                 session.done_with_offer(checkpoint)
-        except Closed:
-            return
-        finally:
-            session.want(link.Follow(False))
 
     def status(self, timeout: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
         """What this node knows of itself and the others; raises `Unavailable` when no answer comes."""

@@ -69,6 +69,7 @@ class Session(Generic[TenureT]):
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
         self._shelf = Shelf()
         self._endings: deque[Ending] = deque()  # what became of checkpoints, not told yet
+        self._follower = 0  # the number of the newest
         self._nonces = count(1)
         self._reports: dict[int, bytes | None] = {}  # by number, those that somebody waits for
         self.is_forked = False
@@ -134,10 +135,19 @@ class Session(Generic[TenureT]):
     def want(self, wish: link.Ready | link.Follow) -> None:
         """Tell this worker, and every later one."""
         if self._wanted.get(type(wish)) != wish:
-            self._wanted[type(wish)] = wish
-            self._shelf.stop_waiting()
-            if self.started:
-                self.call(wish)
+            self._want_anew(wish)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Want committed checkpoints, from the first, as long as this lasts. Somebody else may have begun to
+        follow before this ends, with the worker told anew: then it is his to say when nobody follows."""
+        number = self._follower = next(self._nonces)
+        self._want_anew(link.Follow(True))
+        try:
+            yield
+        finally:
+            if self._follower == number:
+                self.want(link.Follow(False))
 
     def is_started(self) -> bool | None:
         """True once a worker has started; raises what it failed of."""
@@ -325,6 +335,12 @@ class Session(Generic[TenureT]):
             self._tenure.deactivate()
 
     # ── within ──
+
+    def _want_anew(self, wish: link.Ready | link.Follow) -> None:
+        self._wanted[type(wish)] = wish
+        self._shelf.stop_waiting()
+        if self.started:
+            self.call(wish)
 
     def _refusal(self, epoch: Epoch) -> TenureEnded:
         if self._tenure is None or self._tenure.epoch != epoch:

@@ -132,6 +132,28 @@ def test_follow_status_flush_and_members(run: Callable[[Main], None], worker: Fa
     run(main)
 
 
+def test_who_follows_again_hears_all_that_comes(run: Callable[[Main], None], worker: FakeWorker) -> None:
+    """A loop that was left ends when the event loop gets round to it, after the next one has begun: the
+    worker is told of the new follower, and its wish stands."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        left = replicator.follow(DEADLINE_S)
+        worker.say(link.StandbyOffered("s", Position(1, 4), b"", ("",), False), b"four")
+        assert (await anext(left)).payload == b"four"
+        assert (await hear(worker, link.Follow)).on
+        again = replicator.follow(DEADLINE_S)
+        following = asyncio.ensure_future(anext(again))
+        assert (await hear(worker, link.Follow)).on
+        await left.aclose()  # type: ignore[attr-defined]
+        worker.say(link.StandbyOffered("s", Position(1, 5), b"", ("",), False), b"five")
+        assert (await following).payload == b"five"
+        assert worker.hears_nothing_but(link.Ready)
+        await again.aclose()  # type: ignore[attr-defined]
+        assert not (await hear(worker, link.Follow)).on
+
+    run(main)
+
+
 def test_the_loop_goes_on_while_it_closes(run: Callable[[Main], None], worker: FakeWorker) -> None:
     """Closing waits for the last commit on a thread; a loop over tenures ends with it."""
 

@@ -207,6 +207,24 @@ def test_a_warm_standby_is_restored_from_what_it_followed(replicator: Replicator
     assert next(replicator.tenures(DEADLINE_S)).restored.unavailable == {"a"}
 
 
+def test_who_follows_again_hears_all_that_comes(replicator: Replicator, worker: FakeWorker) -> None:
+    """Also if the follower before ends later, which a reference to it may bring about."""
+    left = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(left).payload == b"four"
+    assert worker.hear(link.Follow)[0].on
+    again = replicator.follow(DEADLINE_S)
+    payloads: list[object] = []
+    thread = threading.Thread(target=lambda: payloads.append(next(again).payload))
+    thread.start()
+    assert worker.hear(link.Follow)[0].on
+    del left
+    offer(worker, "s", 5, b"five")
+    thread.join(DEADLINE_S)
+    assert payloads == [b"five"]
+    assert worker.hears_nothing_but(link.Ready)
+
+
 def test_what_a_follower_does_to_its_mapping_is_its_own(replicator: Replicator, worker: FakeWorker) -> None:
     """It may take its state apart as it loads it: the tenure restores what was committed, the same bytes."""
     followed = replicator.follow(DEADLINE_S)
