@@ -29,7 +29,8 @@ from replicator.model import Epoch, NodeId, Position, StreamName
 OPEN_TICKETS_MAX = 65_536
 BLANK_TICKETS = 8
 
-Ending = link.Stored | link.Committed | link.HeldByAll | link.Superseded | link.Aborted
+TellsOfCommit = link.Committed | link.HeldByAll | link.Superseded
+Ending = link.Stored | TellsOfCommit | link.Aborted
 
 
 class Entry(Struct, eq=False):

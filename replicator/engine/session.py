@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Generic, TypeVar
 
-from replicator.engine.backlog import Backlog, Ending, Entry
+from replicator.engine.backlog import Backlog, Ending, Entry, TellsOfCommit
 from replicator.engine.bell import Bell
 from replicator.engine.checkpoint import Arrival, Checkpoint
 from replicator.engine.fork import guard
@@ -293,9 +293,10 @@ class Session(Generic[TenureT]):
 
     def _may_report(self, message: Ending) -> bool:
         tenure = self._tenure
-        if tenure is None or not isinstance(message, link.Committed) or tenure.active:
+        if tenure is None or not isinstance(message, TellsOfCommit) or tenure.active:
             return True
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) < message.until_ns
+        until_ns = message.until_ns if isinstance(message, link.Committed) else 0
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) < until_ns
 
     def released(self, handle: int) -> None:
         """Nobody reads the payload of *handle* any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -14,6 +14,8 @@ from replicator import (
     CommitUnknown,
     Position,
     Replicator,
+    Settings,
+    Superseded,
     Tenure,
     TenureEnded,
 )
@@ -65,6 +67,33 @@ def test_nothing_is_reported_committed_without_the_lease(tenure: Tenure, worker:
     worker.say(link.TenureEnded(1, "deposed"))
     with pytest.raises(CommitUnknown, match="deposed"):
         second.result(DEADLINE_S)
+
+
+def test_a_commit_that_is_told_in_other_words_waits_for_the_lease_too(
+    worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> None:
+    """That all members hold a checkpoint, or that it was superseded, tells of a commit (R25)."""
+    with Replicator(make_settings(acks="all", close_timeout_s=0)) as replicator:
+        worker.start_tenure()
+        tenure = next(iter(replicator.tenures(DEADLINE_S)))
+        held, superseded = tenure.submit("s", b""), tenure.submit("t", b"")
+        actives: list[bool] = []
+        for ticket in (held, superseded):
+            ticket.add_done_callback(lambda _: actives.append(tenure.active))
+        submits = [worker.hear(link.Submit)[0] for _ in range(2)]
+        worker.commit(submits[0])
+        soon(lambda: replicator._session._backlog._awaited)
+        worker.lend(-1)
+        worker.say(link.HeldByAll(submits[0].handle, ("a", "b", "c")))
+        worker.say(link.Superseded(submits[1].handle, Position(1, 2)))
+        soon(lambda: replicator._session.withholds)
+        resumer = threading.Timer(0.02, worker.lend)
+        resumer.start()
+        assert isinstance(held.result(DEADLINE_S), Committed)
+        assert superseded.result(DEADLINE_S) == Superseded(Position(1, 1), Position(1, 2))
+        resumer.join()
+        soon(lambda: len(actives) == 2)
+        assert actives == [True, True]
 
 
 def test_a_tenure_that_has_ended_never_comes_back(
