@@ -65,6 +65,7 @@ class Session(Generic[TenureT]):
         self._tenure: TenureT | None = None
         self._taken = False  # the present tenure
         self._resigned: Epoch | None = None  # whose tenure is being handed over
+        self._successor: str | None = None  # to whom, and to nobody else
         self._restoring = Restoring()
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
         self._shelf = Shelf()
@@ -124,7 +125,7 @@ class Session(Generic[TenureT]):
         """Hand over; nothing if that tenure is over. Takes no lock, so a signal's handler may call it."""
         tenure = self._tenure
         if tenure is not None and tenure.epoch == epoch and self._resigned != epoch:
-            self._resigned = epoch
+            self._resigned, self._successor = epoch, successor
             self.call(link.Resign(epoch, successor))
 
     def call(self, message: link.ToWorker) -> None:
@@ -366,7 +367,10 @@ class Session(Generic[TenureT]):
         )
 
     def _go_on(self, tenure: TenureT, reason: str) -> None:
+        """A handover is refused: the engine's, if it has named a successor; else it was an operator's."""
         with self._lock:
+            if self._resigned != tenure.epoch or self._successor is None:
+                return
             tenure.resign_refused = reason
             self._resigned = None
         log.warning("handover refused, the tenure goes on epoch=%d reason=%s", tenure.epoch, reason)

@@ -183,6 +183,29 @@ def test_resigning_refuses_more_and_says_so_once(tenure: Tenure, worker: FakeWor
     assert tenure.wait_ended(DEADLINE_S)
 
 
+def test_the_refusal_of_an_operators_handover_is_not_the_engines(
+    tenure: Tenure, worker: FakeWorker, replicator: Replicator
+) -> None:
+    """It undoes no resignation, though the two may cross; that of a named successor does."""
+    refused = link.ResignRefused(1, "c is not reachable")
+    worker.say(refused)
+    worker.say(link.RestoredDeleted(2, "the last word", Position(1, 1)))
+    soon(lambda: replicator._session._restoring._sequences)
+    assert tenure.resign_refused is None
+    tenure.resign("c")
+    worker.say(refused)
+    soon(lambda: tenure.resign_refused == "c is not reachable")
+    assert tenure.submit("s", b"")
+    tenure.resign_refused = None
+    tenure.resign()
+    worker.say(refused)
+    worker.say(link.RestoredDeleted(3, "the last word", Position(1, 1)))
+    soon(lambda: replicator._session._restoring._epoch == 3)
+    assert tenure.resign_refused is None
+    with pytest.raises(TenureEnded, match="being handed over"):
+        tenure.submit("s", b"")
+
+
 def test_a_signals_handler_may_resign(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
     """Whatever the thread was doing that it interrupts."""
     with replicator._session._lock:
