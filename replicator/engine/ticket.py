@@ -207,6 +207,7 @@ class Ticket(Future[Outcome]):
 
     stream: StreamName  # both are set by whoever makes the ticket that of a checkpoint
     position: Position
+    _awaited: Latch | None = None  # opens at the end; made for the first who awaits it
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,9 +223,18 @@ class Ticket(Future[Outcome]):
         return False
 
     def __await__(self) -> Generator[None, None, Outcome]:
-        from asyncio import wrap_future
+        if not self.done():
+            yield from self._end().__await__()
+        return self.result()
 
-        return wrap_future(self).__await__()
+    def _end(self) -> Latch:
+        """One for all who ever await the ticket: a callback cannot be taken back, and they may give up."""
+        latch = Latch()
+        with Latch.lock:
+            is_first, self._awaited = self._awaited is None, self._awaited or latch
+        if is_first:
+            self.add_done_callback(lambda _: latch.set())
+        return self._awaited
 
     def __repr__(self) -> str:
         epoch, sequence = self.position.epoch, self.position.sequence

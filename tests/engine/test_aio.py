@@ -81,6 +81,31 @@ def test_tickets_are_awaited(run: Callable[[Main], None], worker: FakeWorker) ->
     run(main)
 
 
+def test_an_await_that_was_given_up_leaves_nothing_on_the_ticket(
+    run: Callable[[Main], None], worker: FakeWorker
+) -> None:
+    """However often it times out or is cancelled; who goes on waiting is told."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        tenure = await first_tenure(replicator, worker)
+        ticket = tenure.submit("s", b"")
+        waiting = asyncio.ensure_future(asyncio.wait_for(ticket, DEADLINE_S))
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ticket, 0.001)
+        cancelled = asyncio.ensure_future(asyncio.wait_for(ticket, DEADLINE_S))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert len(ticket._done_callbacks) == 1  # type: ignore[attr-defined]
+        assert len(ticket._end().waiters or ()) == 1
+        worker.commit(await hear(worker, link.Submit))
+        assert isinstance(await waiting, Committed)
+        assert isinstance(await ticket, Committed)
+
+    run(main)
+
+
 def test_a_tenure_is_awaited(run: Callable[[Main], None], worker: FakeWorker) -> None:
     """Its resumption, its end, and the next one; a loop over tenures ends in time."""
 
