@@ -269,6 +269,9 @@ class Session(Generic[TenureT]):
             case link.StandbyOffered():
                 with self._lock:
                     self._shelf.put(Arrival(message, parts), link.Follow(True) in self._wanted.values())
+            case link.StandbyDeleted():
+                with self._lock:
+                    self._shelf.forget(StreamName(message.stream))
             case link.StatusReply() if message.nonce in self._reports:
                 self._reports[message.nonce] = message.report
             case _:

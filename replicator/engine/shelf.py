@@ -1,8 +1,8 @@
 """The shelf: committed checkpoints that came for a warm standby, kept until a tenure starts from them.
 
 Of each stream the newest is kept, also after the follower has taken it, so that a takeover need not have it
-loaded and sent again. The worker knows what is here: it is what it has offered last. Used under the session's
-lock.
+loaded and sent again; of a deleted one nothing is. The worker knows what is here: it is what it has offered
+last. Used under the session's lock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Shelf:
 
     def done(self, checkpoint: Checkpoint) -> None:
         """The follower has loaded it."""
-        self._followed[checkpoint.stream] = checkpoint.position
+        if checkpoint.stream in self._kept:
+            self._followed[checkpoint.stream] = checkpoint.position
 
     def restored(self, stream: StreamName) -> Arrival | Checkpoint | str:
         """What a tenure starts from that need not be sent; a text if it is not here, which is a bug."""
@@ -50,6 +51,12 @@ class Shelf:
         if isinstance(found, Checkpoint) and self._followed.get(stream) == found.position:
             return replace(found, is_followed=True)
         return found
+
+    def forget(self, stream: StreamName) -> None:
+        """It was deleted."""
+        self._waiting.pop(stream, None)
+        self._kept.pop(stream, None)
+        self._followed.pop(stream, None)
 
     def stop_waiting(self) -> None:
         """Nobody follows, or somebody else begins to."""

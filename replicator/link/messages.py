@@ -264,13 +264,19 @@ class Unread(Struct, frozen=True, array_like=True, tag=True):
 
 class StandbyOffered(Struct, frozen=True, array_like=True, tag=True):
     """A committed checkpoint for a warm standby; its parts follow as frames. One per stream until taken. The
-    engine's end keeps the newest of each stream until its next tenure has started."""
+    engine's end keeps the newest of each stream until its next tenure has started, or StandbyDeleted."""
 
     stream: _Name
     position: Position
     meta: _Meta
     part_names: _PartNames
     is_mapping: bool
+
+
+class StandbyDeleted(Struct, frozen=True, array_like=True, tag=True):
+    """The stream was deleted: what was offered of it is needed no more."""
+
+    stream: _Name
 
 
 class StatusReply(Struct, frozen=True, array_like=True, tag=True):
@@ -284,7 +290,7 @@ ToWorker = Ready | Submit | Delete | Resign | Follow | StandbyTaken | AskStatus 
 ToEngine = (
     Started | Failed | Restored | RestoredSmall | RestoredKnown | RestoredUnavailable | RestoredDeleted
     | TenureStarted | TenureEnded | ResignRefused | Stored | Committed | HeldByAll | Superseded | Aborted
-    | Released | Unread | StandbyOffered | StatusReply
+    | Released | Unread | StandbyOffered | StandbyDeleted | StatusReply
 )  # fmt: skip
 ShortToEngine = Stored | Committed | Superseded | Aborted | Released | Unread  # these take the direct line
 WithPayload = Submit | Restored | StandbyOffered

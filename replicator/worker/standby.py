@@ -2,7 +2,8 @@
 
 Per stream the latest wins and one is out at a time, until the engine has taken it; `OUT_MAX` streams are
 out together, so that an engine that takes none holds no more memory than that. What was offered last of each
-stream stays with the engine until its next tenure has started, which need not be given it again.
+stream stays with the engine until its next tenure has started, which need not be given it again, or the
+stream is deleted.
 
 What is committed here when the engine begins to follow is the core's to say: this worker may have started
 anew, or a tenure of its own may have committed newer ones.
@@ -51,7 +52,8 @@ class Standbys:
         stream = StreamName(effect.head.stream)
         if effect.head.tombstone:
             self._waiting.pop(stream, None)
-            self._offered.pop(stream, None)
+            if self._offered.pop(stream, None) is not None:
+                self._end.send(link.StandbyDeleted(stream))
             self.taken(stream)
         elif self._following:
             self._waiting[stream] = effect.head

@@ -240,6 +240,23 @@ def test_what_a_follower_does_to_its_mapping_is_its_own(replicator: Replicator, 
     assert restored["head"] is head
 
 
+def test_of_a_deleted_stream_nothing_is_kept(replicator: Replicator, worker: FakeWorker) -> None:
+    """Neither what waits for the follower nor what it has taken."""
+    followed = replicator.follow(DEADLINE_S)
+    offer(worker, "taken", 4, b"")
+    assert next(followed).stream == "taken"
+    for stream in ("waiting", "other"):
+        offer(worker, stream, 4, b"")
+    for stream in ("taken", "waiting"):
+        worker.say(link.StandbyDeleted(stream))
+    shelf = replicator._session._shelf
+    soon(lambda: list(shelf._kept) == ["other"])
+    assert next(followed).stream == "other"
+    assert not shelf._followed
+    offer(worker, "waiting", 7, b"anew")
+    assert next(followed).payload == b"anew"
+
+
 def test_following_ends_in_time_and_with_the_replicator(replicator: Replicator) -> None:
     """As the loop over tenures does."""
     assert list(replicator.follow(0.01)) == []

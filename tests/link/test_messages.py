@@ -40,6 +40,7 @@ TO_ENGINE: list[link.ToEngine] = [
     link.Aborted(1, "full"),
     link.Released(1),
     link.StandbyOffered("s", Position(1, 2), b"", (), True),
+    link.StandbyDeleted("s"),
     link.StatusReply(1, b"{}"),
 ]
 to_worker, to_engine = Decoder(link.ToWorker), Decoder(link.ToEngine)

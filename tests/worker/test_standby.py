@@ -148,7 +148,8 @@ def test_a_tenure_ends_what_was_to_be_offered(bench: Bench) -> None:
 
 
 def test_a_deleted_stream_is_offered_no_longer(bench: Bench) -> None:
-    """Neither from among those that wait, nor if it was being loaded; its place is another's then."""
+    """Neither from among those that wait, nor if it was being loaded; its place is another's then. The engine
+    is told to forget what it was offered, if it was."""
     bench.standbys.follow(True)
     for index in range(OUT_MAX + 3):
         bench.emit(effects.Standby(head(f"s{index}")))
@@ -157,6 +158,7 @@ def test_a_deleted_stream_is_offered_no_longer(bench: Bench) -> None:
     assert [stream for stream, _ in offers(bench)] == [f"s{index}" for index in (*range(1, OUT_MAX), 9)]
     bench.emit(effects.Standby(head("s1", 2, tombstone=True)))
     assert bench.standbys.offered([head("s1"), head("s2")]) == {"s2"}
+    assert bench.end.all(link.StandbyDeleted) == [link.StandbyDeleted("s1")]
 
 
 def test_nothing_is_loaded_for_an_engine_that_does_not_follow(bench: Bench) -> None:
