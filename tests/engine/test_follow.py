@@ -1,0 +1,121 @@
+"""Following: committed checkpoints for an engine that keeps warm while its node is a backup."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from replicator import Checkpoint, Position, Replicator
+from replicator.link import messages as link
+from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
+
+
+def offer(worker: FakeWorker, stream: str, sequence: int, payload: bytes) -> None:
+    worker.say(link.StandbyOffered(stream, Position(1, sequence), b"meta", ("",), False), payload)
+
+
+def test_a_backup_follows_what_is_committed(replicator: Replicator, worker: FakeWorker) -> None:
+    """Each checkpoint is acknowledged when the engine asks for the next; a newer one replaces one that was
+    not taken; the end of following is told."""
+    followed = replicator.follow(DEADLINE_S)
+    taken: list[Checkpoint] = []
+    thread = threading.Thread(target=lambda: taken.append(next(followed)))
+    thread.start()
+    assert worker.hear(link.Follow)[0].on
+    offer(worker, "s", 4, b"four")
+    thread.join()
+    assert taken == [Checkpoint("s", Position(1, 4), b"meta", {"": b"four"}, False)]  # type: ignore[arg-type]
+    assert worker.hears_nothing_but(link.Follow)
+    offer(worker, "s", 5, b"five")
+    offer(worker, "s", 6, b"six")
+    soon(lambda: worker._orders.empty())
+    soon(lambda: [a.message.position.sequence for a in replicator._session._shelf._waiting.values()] == [6])
+    assert next(followed).payload == b"six"
+    assert worker.hear(link.StandbyTaken)[0].stream == "s"
+    close: Callable[[], None] = followed.close  # type: ignore[attr-defined]
+    close()
+    assert not worker.hear(link.Follow)[0].on
+
+
+def test_a_warm_standby_is_restored_from_what_it_followed(replicator: Replicator, worker: FakeWorker) -> None:
+    """What came last of a stream comes once: taken, loaded or still waiting, the tenure has it; of what the
+    follower is done with it says so. The next tenure has nothing of it."""
+    followed = replicator.follow(DEADLINE_S)
+    taken: list[Checkpoint] = []
+    thread = threading.Thread(target=lambda: taken.extend([next(followed), next(followed)]))
+    thread.start()
+    assert worker.hear(link.Follow)[0].on
+    for stream, payload in (("a", b"loaded"), ("b", b"being loaded"), ("c", b"waiting")):
+        offer(worker, stream, 4, payload)
+    thread.join()
+    assert [each.stream for each in taken] == ["a", "b"]
+    for stream in "abc":
+        worker.say(link.RestoredKnown(5, stream, Position(1, 4)))
+    worker.say(link.TenureStarted(5, 1))
+    tenure = next(replicator.tenures(DEADLINE_S))
+    restored = [(each.payload, each.is_followed) for each in tenure.restored.values()]
+    assert restored == [(b"loaded", True), (b"being loaded", False), (b"waiting", False)]
+    assert tenure.restored["a"].payload is taken[0].payload
+    assert tenure.next_position("a").sequence == 5
+    worker.say(link.RestoredKnown(6, "a", Position(1, 4)))
+    worker.say(link.TenureStarted(6, 2))
+    assert next(replicator.tenures(DEADLINE_S)).restored.unavailable == {"a"}
+
+
+def test_who_follows_again_hears_all_that_comes(replicator: Replicator, worker: FakeWorker) -> None:
+    """Also if the follower before ends later, which a reference to it may bring about."""
+    left = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(left).payload == b"four"
+    assert worker.hear(link.Follow)[0].on
+    again = replicator.follow(DEADLINE_S)
+    payloads: list[object] = []
+    thread = threading.Thread(target=lambda: payloads.append(next(again).payload))
+    thread.start()
+    assert worker.hear(link.Follow)[0].on
+    del left
+    offer(worker, "s", 5, b"five")
+    thread.join(DEADLINE_S)
+    assert payloads == [b"five"]
+    assert worker.hears_nothing_but(link.Ready)
+
+
+def test_what_a_follower_does_to_its_mapping_is_its_own(replicator: Replicator, worker: FakeWorker) -> None:
+    """It may take its state apart as it loads it: the tenure restores what was committed, the same bytes."""
+    followed = replicator.follow(DEADLINE_S)
+    worker.say(link.StandbyOffered("s", Position(1, 4), b"", ("head", "rows"), True), b"width 7", b"1 2 3")
+    payload = next(followed).payload
+    assert isinstance(payload, dict)
+    head = payload.pop("head")
+    worker.say(link.RestoredKnown(5, "s", Position(1, 4)))
+    worker.say(link.TenureStarted(5, 1))
+    restored = next(replicator.tenures(DEADLINE_S)).restored["s"].payload
+    assert restored == {"head": b"width 7", "rows": b"1 2 3"}
+    assert isinstance(restored, dict)
+    assert restored["head"] is head
+
+
+def test_of_a_deleted_stream_nothing_is_kept(replicator: Replicator, worker: FakeWorker) -> None:
+    """Neither what waits for the follower nor what it has taken."""
+    followed = replicator.follow(DEADLINE_S)
+    offer(worker, "taken", 4, b"")
+    assert next(followed).stream == "taken"
+    for stream in ("waiting", "other"):
+        offer(worker, stream, 4, b"")
+    for stream in ("taken", "waiting"):
+        worker.say(link.StandbyDeleted(stream))
+    shelf = replicator._session._shelf
+    soon(lambda: list(shelf._kept) == ["other"])
+    assert next(followed).stream == "other"
+    assert not shelf._followed
+    offer(worker, "waiting", 7, b"anew")
+    assert next(followed).payload == b"anew"
+
+
+def test_following_ends_in_time_and_with_the_replicator(replicator: Replicator) -> None:
+    """As the loop over tenures does."""
+    assert list(replicator.follow(0.01)) == []
+    closer = threading.Timer(0.02, replicator.close, (0,))
+    closer.start()
+    assert list(replicator.follow()) == []
+    closer.join()
