@@ -181,8 +181,9 @@ class DataPath(Protocol):
 
     def cancel_fetch(self, effect: CancelFetch) -> None: ...
 
-    def restore(self, head: Head) -> Payload:
-        """Read, verify and decompress a checkpoint held here; raises CheckpointUnreadable. Any thread."""
+    def restore(self, head: Head, is_wanted: Callable[[], bool]) -> Payload:
+        """Read, verify and decompress a checkpoint held here; raises CheckpointUnreadable, also if it is
+        wanted no longer, which is asked before each chunk. Any thread."""
 
     def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
         """Those of the checkpoints that are small and can be read, at once. Any thread."""

@@ -8,7 +8,7 @@ only stores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from replicator.adapters.ports import Deliver, Store
@@ -18,6 +18,7 @@ from replicator.core.effects import CancelFetch, Fetch
 from replicator.core.events import FetchFailed
 from replicator.errors import CheckpointUnreadable
 from replicator.model import (
+    Buffer,
     Digest,
     Epoch,
     Generation,
@@ -120,13 +121,20 @@ class DataPath:
         if self._repairer:
             self._repairer.order(effect)
 
-    def restore(self, head: Head) -> Payload:
-        """Read, verify and expand a checkpoint held here; any thread. Raises CheckpointUnreadable."""
+    def restore(self, head: Head, is_wanted: Callable[[], bool]) -> Payload:
+        """Read, verify and expand a checkpoint held here; any thread. Raises CheckpointUnreadable, also if it
+        is wanted no longer, which is asked before each chunk."""
+
+        def read_chunk(digest: Digest) -> Buffer | None:
+            if not is_wanted():
+                raise CheckpointUnreadable(f"nobody wants it any more: stream={head.stream}")
+            return self._store.read_chunk(digest)
+
         manifest = self._store.read_manifest(StreamName(head.stream), Digest(head.digest))
         if manifest is None:
             where = f"stream={head.stream} epoch={head.epoch} sequence={head.sequence}"
             raise CheckpointUnreadable(f"the manifest is absent or damaged: {where}")
-        return assemble(manifest, self._store.read_chunk)
+        return assemble(manifest, read_chunk)
 
     def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
         """Those of the checkpoints that are small and can be read, at once; any thread."""

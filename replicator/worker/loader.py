@@ -53,7 +53,7 @@ class Loader:
             self._urgent.clear()
 
     def close(self) -> None:
-        """Finish the present heads, if any, and end the thread."""
+        """End the thread, and what it restores at its next chunk."""
         with self._work:
             self._closed = True
             self._work.notify()
@@ -79,7 +79,7 @@ class Loader:
 
     def _restored(self, epoch: Epoch | None, head: Head) -> Loaded:
         try:
-            return Loaded(epoch, head, self._data.restore(head))
+            return Loaded(epoch, head, self._data.restore(head, lambda: not self._closed))
         except ReplicatorError as error:
             return Loaded(epoch, head, None, str(error))
         except Exception as error:

@@ -147,7 +147,7 @@ class Node:
         self.path.fetch(effects.Fetch(number, stream, Digest(digest), manifest, sources, verify))
         return number
 
-    def restore(self, manifest: Manifest) -> Payload:
+    def restore(self, manifest: Manifest, is_wanted: Callable[[], bool] = lambda: True) -> Payload:
         """What `DataPath.restore` gives for the head of that manifest."""
         return self.path.restore(
             Head(
@@ -157,7 +157,8 @@ class Node:
                 manifest.sequence,
                 manifest.epoch,
                 manifest.digest,
-            )
+            ),
+            is_wanted,
         )
 
     def received(self, digest: Digest | bytes) -> ManifestReceived:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -20,13 +20,16 @@ DEADLINE_S = 10
 
 
 class Data:
-    """Small heads, but for those called large; those called rotten cannot be read; *gate* lets it go on."""
+    """Small heads, but for those called large; those called rotten cannot be read, and those called endless
+    are read as long as they are wanted; *gate* lets it go on."""
 
     def __init__(self) -> None:
         self.gate, self.begun = threading.Event(), threading.Event()
 
-    def restore(self, head: Head) -> Payload:
+    def restore(self, head: Head, is_wanted: Callable[[], bool]) -> Payload:
         self.begun.set()
+        while head.stream == "endless" and is_wanted():
+            self.gate.wait(0.001)
         self.gate.wait(DEADLINE_S)
         if head.stream.startswith("rotten"):
             raise CheckpointUnreadable("rotten")
@@ -83,6 +86,17 @@ def test_what_breaks_the_small_ones_leaves_the_others(
     data.gate.set()
     loader.load(FOUR, [head("a"), head("broken"), head("b")])
     assert [names(told.get(timeout=DEADLINE_S)) for _ in range(3)] == [["a"], ["broken"], ["b"]]
+
+
+def test_close_waits_for_no_checkpoint(loader: Loader, data: Data) -> None:
+    """However large the one is that is being restored."""
+    closer = threading.Thread(target=loader.close, daemon=True)
+    loader.load(None, [head("endless")])
+    assert data.begun.wait(DEADLINE_S)
+    closer.start()
+    data.gate.set()
+    closer.join(DEADLINE_S)
+    assert not closer.is_alive()
 
 
 def test_a_tenure_comes_before_standbys_and_a_bounded_number_at_once(

@@ -136,7 +136,7 @@ def test_the_worker_follows_an_engine_that_becomes_another_program(spawned: Spaw
 
 
 def test_a_worker_that_is_stuck_at_its_end_does_not_outlive_its_engine(tmp_path: Path) -> None:
-    """A part that does not close, as one that restores something big, keeps the store from nobody: the
+    """A part that does not close, as one whose disk does not answer, keeps the store from nobody: the
     engine's next process opens it."""
     spawned = Spawned(tmp_path, STUCK_WORKER)
     try:
