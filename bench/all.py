@@ -1,9 +1,11 @@
-"""Run all measurements, one after the other, each for a bounded time; then renew the README's tables.
+"""Run all measurements that the README's tables show, each for a bounded time; then renew the tables.
 
 Reports go to bench/results/NAME.json, plots to NAME.svg beside them. A measurement that fails, or takes too
 long, leaves its old results as they are and is named in the end; the others are run all the same. Ctrl-C and
 SIGTERM end the one that runs, which cleans up; what has been measured until then is kept. Nothing else should
 run on the machine meanwhile.
+
+`steadiness`, which takes half an hour and stands in no table, is called by itself.
 
 --quick tries everything in a few minutes and keeps none of it: the table of its rough figures is printed.
 """

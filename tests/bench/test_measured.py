@@ -57,9 +57,23 @@ def test_every_measurement_has_help(name: str) -> None:
     assert len(found.stdout) > 600
 
 
+def test_measurements_are_listed_with_their_questions() -> None:
+    """Without a name, and for help, `scripts/bench` lists what there is; what is none is refused with it."""
+    script = ROOT / "scripts" / "bench"
+    listed = subprocess.run([script], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == sorted([*NAMES, "compare"])
+    assert "Does a healthy primary stay primary" in listed
+    for words in (["-h"], ["--help"]):
+        assert subprocess.run([script, *words], capture_output=True, text=True, check=True).stdout == listed
+    for name in ("no_such", "kit", "kit/run", "compare/etcd", ".*", "-x"):
+        found = subprocess.run([script, name, "--help"], capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stdout) == (2, "")
+        assert found.stderr == f"scripts/bench: there is no measurement {name}; there are:\n{listed}"
+
+
 def test_the_plan_runs_what_the_tables_show() -> None:
-    """All that the README quotes is among what `scripts/bench all` runs, and quickly if it is told to."""
-    assert {*WRITERS, "failover"} <= set(PLAN)
+    """`scripts/bench all` runs what the README's tables show, all but one, and quickly if told to."""
+    assert {*WRITERS, "failover"} == set(PLAN) == {*NAMES, "compare"} - {"all", "steadiness"}
     for name, job in PLAN.items():
         assert (ROOT / "bench" / f"{name}.py").exists() or (ROOT / "bench" / name / "__main__.py").exists()
         assert command(name)[5:] != command(name, quick=True)[5:]
