@@ -21,6 +21,7 @@ from bench.kit.plots import draw_lines
 from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
+from tests.arguments import above_zero, one_or_more
 
 NAME = "catch_up"
 STREAM_BYTES = 32 * MIB
@@ -143,10 +144,12 @@ def main() -> int:
     """Read the options and run."""
     options_of = parser(__doc__, NAME)
     add = options_of.add_argument
-    add("--lack", type=int, default=1024, metavar="MIB", help="what the late one lacks (default 1024)")
-    add("--interval", type=float, default=0.02, metavar="S", help="between commits (default 0.02)")
+    add(
+        "--lack", type=one_or_more, default=1024, metavar="MIB", help="what the late one lacks (default 1024)"
+    )
+    add("--interval", type=above_zero, default=0.02, metavar="S", help="between commits (default 0.02)")
     add("--isolation", choices=("process", "thread"), default="process")
-    add("--seconds", type=float, default=10.0, help="before, and after (default 10)")
+    add("--seconds", type=above_zero, default=10.0, help="before, and after (default 10)")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

@@ -29,6 +29,7 @@ from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Budget, Spread, ratios, take_in_turns
 from replicator import Committed
+from tests.arguments import above_zero, one_or_more
 
 NAME = "commit_latency"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -154,8 +155,8 @@ def main() -> int:
     add("--variants", nargs="+", choices=VARIANTS, default=["thread"], metavar="V", help="+".join(VARIANTS))
     add("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help="of: " + ", ".join(map(repr, SIZES)))
     add("--payload", choices=MAKERS, default="realistic")
-    add("--seconds", type=float, default=4.0, help="per size and variant (default 4)")
-    add("--samples", type=int, default=1000, help="of each size, at most")
+    add("--seconds", type=above_zero, default=4.0, help="per size and variant (default 4)")
+    add("--samples", type=one_or_more, default=1000, help="of each size, at most")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

@@ -39,6 +39,7 @@ from bench.kit.states import KINDS
 from bench.kit.wire import wire_bytes
 from replicator.codec.chunking import digest_of
 from replicator.codec.compression import compress
+from tests.arguments import one_or_more
 
 NAME = "delta"
 CHUNK_KIB = 256  # the default
@@ -175,8 +176,8 @@ def main() -> int:
         default=list(KINDS),
         help="; ".join(KINDS).replace("%", "%%"),
     )
-    add("--rounds", type=int, default=7, help="checkpoints of each state (default 7)")
-    add("--chunk-kib", type=int, nargs="+", metavar="KIB", default=[CHUNK_KIB], help="default 256")
+    add("--rounds", type=one_or_more, default=7, help="checkpoints of each state (default 7)")
+    add("--chunk-kib", type=one_or_more, nargs="+", metavar="KIB", default=[CHUNK_KIB], help="default 256")
     add("--isolation", choices=("process", "thread"), default="thread")
 
     def prepared(options: argparse.Namespace) -> Report:

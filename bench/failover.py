@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -42,6 +43,7 @@ from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import percentile
 from bench.takeover.rounds import FAULTS, INTERVAL_S, STAGES, Round, Stage
+from tests.arguments import above_zero, none_or_more, one_or_more, writable
 from tests.chaos.network import INSIDE, enter, missing, run as shell
 
 NAME = "failover"
@@ -217,20 +219,30 @@ def main(arguments: list[str] | None = None) -> int:
     made = parser(__doc__, NAME)
     made.add_argument("--faults", nargs="+", choices=FAULTS, default=["engine", "node", "stop", "handover"])
     made.add_argument("--profiles", nargs="+", choices=PROFILES, default=["default", "fast"])
-    made.add_argument("--count", type=int, help="rounds of each (default 30); with --full at most so many")
-    made.add_argument("--seconds", type=float, default=float("inf"), help="at most so long for each")
-    made.add_argument("--streams", type=int, default=1, help="streams; all but one are idle")
-    made.add_argument("--head-bytes", type=int, default=1000, help="size of the newest checkpoint")
     made.add_argument(
-        "--interval", type=float, default=INTERVAL_S, metavar="S", help="between checkpoints (default 0.02)"
+        "--count", type=none_or_more, help="rounds of each (default 30); with --full at most so many"
+    )
+    made.add_argument(
+        "--seconds", type=above_zero, default=inf, help="at most so long for each (default: no end)"
+    )
+    made.add_argument("--streams", type=one_or_more, default=1, help="streams; all but one are idle")
+    made.add_argument("--head-bytes", type=one_or_more, default=1000, help="size of the newest checkpoint")
+    made.add_argument(
+        "--interval",
+        type=above_zero,
+        default=INTERVAL_S,
+        metavar="S",
+        help="between checkpoints (default 0.02)",
     )
     made.add_argument("--isolation", choices=("process", "thread"), default="process")
     made.add_argument("--warm", action="store_true", help="the engines follow while they are backups")
     made.add_argument("--seed", type=int, default=1, help="of the moments of the faults")
     made.add_argument("--full", action="store_true", help="all that the README shows")
-    made.add_argument("--state", type=Path, metavar="FILE", help="where rounds are kept and added to")
+    made.add_argument("--state", type=writable, metavar="FILE", help="where rounds are kept and added to")
     given = sys.argv[1:] if arguments is None else arguments
     options = made.parse_args(given)
+    if options.count == 0 and not (options.state and options.state.exists()):
+        made.error("--count 0 reports what --state FILE has, and there is no such file")
     if INSIDE in os.environ:
         shell("ip", "link", "set", "lo", "up")  # for the faults that need no network of their own
     elif (options.full or "cut" in options.faults) and not missing():

@@ -24,6 +24,7 @@ from bench.kit.process import Usage
 from bench.kit.report import Report
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
+from tests.arguments import above_zero, one_or_more
 
 NAME = "footprint"
 PROBE = """
@@ -114,9 +115,9 @@ def main() -> int:
     """Read the options and run."""
     options_of = parser(__doc__, NAME)
     options_of.add_argument(
-        "--runs", type=int, default=15, help="fresh interpreters per statement (default 15)"
+        "--runs", type=one_or_more, default=15, help="fresh interpreters per statement (default 15)"
     )
-    options_of.add_argument("--seconds", type=float, default=8.0, help="idle, and busy (default 8)")
+    options_of.add_argument("--seconds", type=above_zero, default=8.0, help="idle, and busy (default 8)")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

@@ -47,6 +47,7 @@ from bench.kit.process import cpu_s
 from bench.kit.report import Cell, Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
+from tests.arguments import above_zero, one_or_more, writable
 
 NAME = "ingestion"
 MODES: dict[str, dict[str, Any]] = {
@@ -358,11 +359,20 @@ def main() -> int:
         help="of: " + "; ".join(CASES),
     )
     add("--loops", nargs="+", choices=("full", "open"), default=["full", "open"])
-    add("--pairs", type=int, default=10, help="turns of each (default 10)")
-    add("--events", type=int, default=1_000_000, help="in each turn (default 1000000)")
-    add("--rate", type=float, help=f"events per second of the open loop (default {OPEN_SHARE} of full speed)")
+    add("--pairs", type=one_or_more, default=10, help="turns of each (default 10)")
+    add("--events", type=one_or_more, default=1_000_000, help="in each turn (default 1000000)")
+    add(
+        "--rate",
+        type=above_zero,
+        help=f"events per second of the open loop (default {OPEN_SHARE} of full speed)",
+    )
     add("--full", action="store_true", help="all modes and cases, most of them with few pairs")
-    add("--state", type=Path, metavar="FILE", help="keep the turns there, and go on from those that it has")
+    add(
+        "--state",
+        type=writable,
+        metavar="FILE",
+        help="keep the turns there, and go on from those that it has",
+    )
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

@@ -33,6 +33,7 @@ from bench.kit.process import Usage, cpu_s, forget_peak, memory_mib
 from bench.kit.report import Report, Row
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Budget, Spread, take_in_turns
+from tests.arguments import one_or_more
 
 NAME = "linearity"
 SIZES_MIB = (1, 4, 16, 64, 256, 1024)
@@ -161,8 +162,14 @@ def main() -> int:
     """Read the options and run."""
     options_of = parser(__doc__, NAME)
     add = options_of.add_argument
-    add("--mib", nargs="+", type=int, metavar="MIB", help=f"sizes (default {' '.join(map(str, SIZES_MIB))})")
-    add("--rounds", type=int, default=7, help="commits of each size (default 7)")
+    add(
+        "--mib",
+        nargs="+",
+        type=one_or_more,
+        metavar="MIB",
+        help=f"sizes (default {' '.join(map(str, SIZES_MIB))})",
+    )
+    add("--rounds", type=one_or_more, default=7, help="commits of each size (default 7)")
     add("--payload", choices=MAKERS, default="realistic")
     add("--isolation", choices=("process", "thread"), default="process")
 

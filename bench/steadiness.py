@@ -24,6 +24,7 @@ from pathlib import Path
 from bench.kit.report import Report, progress
 from bench.kit.run import command_line, parser, run
 from bench.takeover.history import History
+from tests.arguments import above_zero, none_or_more, one_or_more
 from tests.integration.cluster import Cluster, now, wait_until
 
 NAME = "steadiness"
@@ -113,13 +114,18 @@ def _load(stack: ExitStack, directory: Path, burners: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     made = parser(__doc__, NAME)
-    made.add_argument("--minutes", type=float, default=30.0)
+    made.add_argument("--minutes", type=above_zero, default=30.0, help="how long (default 30)")
     made.add_argument("--profile", choices=("default", "fast", "wan"), default="default")
     made.add_argument("--isolation", choices=("process", "thread"), default="process")
-    made.add_argument("--head-mib", type=int, default=16, metavar="MIB", help="a checkpoint (default 16)")
-    made.add_argument("--fresh-every", type=float, default=1.0, metavar="S", help="all new (default 1)")
     made.add_argument(
-        "--burners", type=int, default=os.cpu_count() or 1, help="busy processes beside the nodes"
+        "--head-mib", type=one_or_more, default=16, metavar="MIB", help="a checkpoint (default 16)"
+    )
+    made.add_argument("--fresh-every", type=above_zero, default=1.0, metavar="S", help="all new (default 1)")
+    made.add_argument(
+        "--burners",
+        type=none_or_more,
+        default=os.cpu_count() or 1,
+        help="busy processes beside the nodes (default: one for each core)",
     )
     return run(made, measure, None, arguments)
 

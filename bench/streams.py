@@ -27,6 +27,7 @@ from bench.kit.process import memory_mib
 from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
+from tests.arguments import above_zero, one_or_more
 
 NAME = "streams"
 COUNTS = (1, 100, 10_000, 100_000)
@@ -139,8 +140,12 @@ def draw(report: Report, path: Path) -> None:
 def main() -> int:
     """Read the options and run."""
     options_of = parser(__doc__, NAME)
-    options_of.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="numbers of streams")
-    options_of.add_argument("--seconds", type=float, default=3.0, help="for each kind of commit (default 3)")
+    options_of.add_argument(
+        "--counts", nargs="+", type=one_or_more, default=COUNTS, help="numbers of streams"
+    )
+    options_of.add_argument(
+        "--seconds", type=above_zero, default=3.0, help="for each kind of commit (default 3)"
+    )
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

@@ -26,6 +26,7 @@ from bench.kit.report import Report, Row
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
 from replicator import Tenure, Ticket
+from tests.arguments import one_or_more
 
 NAME = "submit"
 WARM_UP_CALLS = 5
@@ -73,12 +74,12 @@ def measure_wake_up(bell: int, calls: int) -> Iterator[Row]:
         time.sleep(SETTLE_S / 100)
 
     yield measure("wake-up", "warm", calls, lambda: os.eventfd_write(bell, 1), lambda: time.sleep(0.001))
-    yield measure("wake-up", "cold", calls // 5, lambda: os.eventfd_write(bell, 1), use_caches)
+    yield measure("wake-up", "cold", max(1, calls // 5), lambda: os.eventfd_write(bell, 1), use_caches)
 
 
 def measure_size(tenure: Tenure, name: str, size: int, calls_max: int) -> list[Row]:
     """The lines of one size."""
-    calls = max(CALLS_MIN, min(calls_max, BYTES_PER_SIZE_MAX // size))
+    calls = min(calls_max, max(CALLS_MIN, BYTES_PER_SIZE_MAX // size))
     payload = bytearray(os.urandom(size))  # new bytes: nothing is saved by a digest known already
     view = memoryview(payload)
     tickets: deque[Ticket] = deque(maxlen=1)
@@ -129,7 +130,7 @@ def main() -> int:
     """Read the options and run."""
     options_of = parser(__doc__, NAME)
     options_of.add_argument(
-        "--calls", type=int, default=500, help="calls of each size, at most (default 500)"
+        "--calls", type=one_or_more, default=500, help="calls of each size, at most (default 500)"
     )
     options_of.add_argument("--isolation", choices=("process", "thread"), default="process")
 

@@ -22,6 +22,7 @@ from bench.kit.report import Report, Row
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
 from replicator import Committed, Ticket
+from tests.arguments import above_zero, one_or_more
 
 NAME = "throughput"
 STREAMS = (1, 8, 64)
@@ -112,10 +113,10 @@ def main() -> int:
     options_of = parser(__doc__, NAME)
     add = options_of.add_argument
     add("--sizes", nargs="+", choices=SIZES, metavar="SIZE", default=list(SIZES)[:5])
-    add("--streams", nargs="+", type=int, default=STREAMS, help="how many at once (default 1 8 64)")
+    add("--streams", nargs="+", type=one_or_more, default=STREAMS, help="how many at once (default 1 8 64)")
     add("--payload", choices=MAKERS, default="realistic")
     add("--isolation", choices=("process", "thread"), default="process")
-    add("--seconds", type=float, default=4.0, help="for each line (default 4)")
+    add("--seconds", type=above_zero, default=4.0, help="for each line (default 4)")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

@@ -33,6 +33,7 @@ from bench.kit.plots import draw_lines
 from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Budget, Spread, take_in_turns
+from tests.arguments import above_zero, one_or_more
 
 NAME = "compare"
 SYSTEMS: tuple[type[System], ...] = (
@@ -170,9 +171,14 @@ def main() -> int:
     add("--only", nargs="+", metavar="WORD", help="systems whose name contains one of these words")
     add("--sizes", nargs="+", choices=SIZES, metavar="SIZE", default=list(SIZES)[:5])
     add("--payload", choices=MAKERS, default="realistic")
-    add("--seconds", type=float, default=2.0, help="per size and system (default 2)")
-    add("--large-puts", type=int, default=LARGE_PUTS_MIN, help="from 8 MiB on at least so many (default 9)")
-    add("--samples", type=int, default=500, help="of each size, at most")
+    add("--seconds", type=above_zero, default=2.0, help="per size and system (default 2)")
+    add(
+        "--large-puts",
+        type=one_or_more,
+        default=LARGE_PUTS_MIN,
+        help="from 8 MiB on at least so many (default 9)",
+    )
+    add("--samples", type=one_or_more, default=500, help="of each size, at most")
 
     def prepared(options: argparse.Namespace) -> Report:
         if options.quick:

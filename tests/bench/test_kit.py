@@ -171,6 +171,28 @@ def test_what_is_interrupted_or_fails_says_so_in_a_line(
     assert not path.exists()
 
 
+def test_asking_for_a_file_leaves_none(tmp_path: Path) -> None:
+    """That a file can be written is found out without making it, or changing one that is there."""
+    kept = tmp_path / "kept.json"
+    kept.write_text("old")
+    given = parser("Why?", "why").parse_args(["--json", str(kept), "--plot", str(tmp_path / "new.svg")])
+    assert (given.json, given.plot) == (kept, tmp_path / "new.svg")
+    assert list(tmp_path.iterdir()) == [kept]
+    assert kept.read_text() == "old"
+
+
+def test_settings_of_the_environment_are_not_heeded_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever sets a lease for a measurement hears that it has its own; what scripts read is no setting."""
+    monkeypatch.setenv("REPLICATOR_LEASE_S", "abc")
+    monkeypatch.setenv("REPLICATOR_VENV", ".venv")
+    report = Report(question="Why?", command="scripts/bench why")
+    assert run(parser("Why?", "why"), lambda options: report, arguments=[]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["REPLICATOR_LEASE_S is not heeded: a measurement has its own settings"]
+
+
 def test_a_report_names_its_command_but_no_file() -> None:
     """The command stands in the report so that it can be repeated; where it wrote to does not."""
     arguments = ["--sizes", "1 KB", "--json", "a.json", "--plot=b.svg", "--quick"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,8 @@ def test_every_measurement_has_help(name: str) -> None:
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.startswith("usage: scripts/bench")
     assert "--quick" in found.stdout
+    for option in re.findall(r"\n  (--(?:minutes|seconds) .*(?:\n    .*)*)", found.stdout):
+        assert "(default" in option
     assert len(found.stdout) > 600
 
 
@@ -69,6 +73,38 @@ def test_measurements_are_listed_with_their_questions() -> None:
         found = subprocess.run([script, name, "--help"], capture_output=True, text=True, check=False)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr == f"scripts/bench: there is no measurement {name}; there are:\n{listed}"
+
+
+REFUSED = {
+    "footprint --runs 0": "--runs: 0 is less than 1",
+    "footprint --seconds 0": "--seconds: 0 is not more than 0",
+    "footprint --json /proc/x/y.json": "--json: no file can be made in /proc/x: No such file or directory",
+    "footprint --json /dev/null": "--json: /dev/null cannot be written: not a regular file",
+    "submit --plot /proc/x/y.svg": "--plot: no file can be made in /proc/x: No such file or directory",
+    "submit --plot y.png": "--plot: y.png does not end in .svg",
+    "submit --dir /proc/x": "--dir: no file can be made in /proc/x: No such file or directory",
+    "submit --calls 0": "--calls: 0 is less than 1",
+    "steadiness --minutes -1": "--minutes: -1 is not more than 0",
+    "steadiness --burners -1": "--burners: -1 is less than 0",
+    "failover --count -1": "--count: -1 is less than 0",
+    "failover --count 0": "--count 0 reports what --state FILE has, and there is no such file",
+    "failover --state /proc/x/y": "--state: no file can be made in /proc/x: No such file or directory",
+    "ingestion --state /proc/x/y": "--state: no file can be made in /proc/x: No such file or directory",
+    "ingestion --rate nan": "--rate: nan is not more than 0",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing could be written, and what could not be measured, is said in one line."""
+    name, *arguments = words.split()
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        import_module(f"bench.{name}").main()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.removeprefix(f"scripts/bench {name}: error: ").removeprefix("argument ") == REFUSED[words]
 
 
 def test_the_plan_runs_what_the_tables_show() -> None:
