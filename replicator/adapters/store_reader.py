@@ -27,6 +27,7 @@ from replicator.adapters.store_record import (
     Transaction,
     chunk_key,
     chunks_of,
+    file_errors,
     head_of,
     lmdb_errors,
     load,
@@ -110,10 +111,13 @@ class StoreReader:
 
     def __init__(self, path: Path) -> None:
         """Open; raises `StoreError` with one line if there is no store or it cannot be read."""
-        for name in ("meta", "payload"):
-            if not (path / name / "data.mdb").is_file():
-                raise StoreError(f"no store in {path}: {name}/data.mdb is missing")
-        check_directory(path)
+        with file_errors(path):
+            for name in ("meta/data.mdb", "payload/data.mdb"):
+                try:
+                    (path / name).stat()
+                except (FileNotFoundError, NotADirectoryError) as error:
+                    raise StoreError(f"no store in {path}: {name} is missing") from error
+            check_directory(path)
         self._path = path
         self._meta = Meta(path / "meta", readonly=True)
         if self._meta.identity is None:

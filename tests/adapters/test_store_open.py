@@ -367,6 +367,13 @@ def test_a_reader_refuses_what_is_no_store(tmp_path: Path) -> None:
     one_line(error)
 
 
+def test_a_reader_says_why_the_system_does_not_let_it_in(tmp_path: Path) -> None:
+    """A directory that may not be looked into, or any other refusal: in one line, and not as an OSError."""
+    with pytest.raises(StoreError, match="File name too long") as error:
+        StoreReader(tmp_path / ("x" * 300))
+    one_line(error)
+
+
 def test_opening_what_cannot_be_a_directory_is_an_error_of_ours(tmp_path: Path) -> None:
     """Not an OSError."""
     (tmp_path / "file").touch()
