@@ -254,10 +254,10 @@ class StatusRequest(Struct, frozen=True, gc=False, array_like=True, tag=True):
 
 
 class StatusReport(Struct, frozen=True, gc=False, array_like=True, tag=True):
-    """A member's status as JSON."""
+    """A member's status, as compressed JSON."""
 
     nonce: _Count
-    report: Annotated[bytes, Meta(max_length=1_000_000)]
+    report: Annotated[bytes, Meta(max_length=16_384)]
 
 
 Message = (

@@ -3,13 +3,18 @@
 One gathering runs at a time and later askers join it. A member that has not answered within
 `GATHER_TIMEOUT_S` is reported as unreachable. Lag is what a member's head lacks of the newest head that
 anybody reports of the stream: its bytes (whole, though chunks known already are not sent again), and for
-how long that head has been there. A report is at most `REPORT_BYTES_MAX` long; it then says how many
-streams it leaves out.
+how long that head has been there.
+
+A report goes to a member by the control channel, and heartbeats queue behind it (R16). So it is compressed
+and at most `REPORT_BYTES_MAX` long, which holds several hundred streams, the same ones of each member: the
+first by name. It says how many it leaves out. However often somebody asks, a member is asked again only when
+its last report has come or must be lost.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from heapq import nsmallest
 from typing import Protocol
@@ -27,8 +32,10 @@ from replicator.settings import Settings
 from replicator.worker.mesh import Mesh
 
 GATHER_TIMEOUT_S = 0.5
-REPORT_BYTES_MAX = 990_000
+REPORT_BYTES_MAX = 2**14
+UNPACKED_BYTES_MAX = 2**21
 STREAMS_MAX = 1024  # what is told of each holds up the control thread
+LOST_AFTER_S = 2.0  # an answer that has not come by then is not waited for: its connection is dead
 ASKERS_MAX = 64
 
 Reply = Callable[[bytes], None]
@@ -123,6 +130,7 @@ class Census:
         self._nonce = 0
         self._askers: list[Reply] = []
         self._heard: dict[NodeId, MemberReport] = {}
+        self._asked: dict[NodeId, float] = {}  # whose answer is under way, since when
         self._arrived: dict[StreamName, tuple[float, Manifest]] = {}  # when which head was accepted
         self._committed: dict[StreamName, Position] = {}
         self.deadline = math.inf
@@ -153,20 +161,22 @@ class Census:
             self._heard.clear()
             self.deadline = now + GATHER_TIMEOUT_S
             for peer in self._peers:
-                self._mesh.send(peer, StatusRequest(self._nonce))
+                is_due = now - self._asked.get(peer, -math.inf) >= LOST_AFTER_S
+                if is_due and self._mesh.send(peer, StatusRequest(self._nonce)):
+                    self._asked[peer] = now
         self._finish_if_all(now)
 
     def on_request(self, node: NodeId, request: StatusRequest, now: float) -> None:
         """Tell a member how this one is."""
-        self._mesh.send(node, StatusReport(request.nonce, _encode(self._own(now))))
+        self._mesh.send(node, StatusReport(request.nonce, _pack(self._own(now))))
 
     def on_report(self, node: NodeId, message: StatusReport, now: float) -> None:
         """A member's answer; one that is too late or makes no sense is ignored."""
+        self._asked.pop(node, None)
         if message.nonce != self._nonce or not self._askers:
             return
-        try:
-            report = json.decode(message.report, type=MemberReport)
-        except UNREADABLE:
+        report = _unpack(message.report)
+        if report is None:
             return
         report.node, report.reachable = node, True
         self._heard[node] = report
@@ -235,7 +245,7 @@ class Census:
             deleted=head.tombstone,
             readable=head.readable,
             bytes=manifest.stored_bytes if manifest is not None else 0,
-            age_s=now - since if since is not None else None,
+            age_s=round(now - since, 3) if since is not None else None,
         )
 
 
@@ -257,10 +267,19 @@ def _add_lag(members: list[MemberReport]) -> None:
             stream.lag_s = first.age_s if is_behind else 0.0
 
 
-def _encode(report: MemberReport) -> bytes:
-    """The report within its bound; half of the streams go until it fits."""
-    while len(encoded := json.encode(report)) > REPORT_BYTES_MAX:
-        kept = len(report.streams) // 2
+def _pack(report: MemberReport) -> bytes:
+    """The report within its bound; as many of the last streams go as it takes."""
+    while len(packed := zlib.compress(json.encode(report), zlib.Z_BEST_SPEED)) > REPORT_BYTES_MAX:
+        kept = len(report.streams) * REPORT_BYTES_MAX // len(packed)
         report.streams_left_out += len(report.streams) - kept
         del report.streams[kept:]
-    return encoded
+    return packed
+
+
+def _unpack(packed: bytes) -> MemberReport | None:
+    """The report, if it is one."""
+    try:
+        unpacked = zlib.decompressobj().decompress(packed, UNPACKED_BYTES_MAX)
+        return json.decode(unpacked, type=MemberReport)
+    except (zlib.error, *UNREADABLE):
+        return None

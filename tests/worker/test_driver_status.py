@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,7 +23,7 @@ from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Position, Sequence, StreamName
 from replicator.worker import admin
-from replicator.worker.status import GATHER_TIMEOUT_S, REPORT_BYTES_MAX
+from replicator.worker.status import GATHER_TIMEOUT_S, LOST_AFTER_S, REPORT_BYTES_MAX, UNPACKED_BYTES_MAX
 from tests.worker.driver_fakes import B, Bench, C, head
 from tests.worker.nodes import wait_until
 
@@ -51,6 +52,12 @@ def own_report(bench: Bench) -> bytes:
     _, envelope = bench.control.sent.pop()
     assert isinstance(envelope.message, StatusReport)
     return envelope.message.report
+
+
+def unpacked(report: bytes) -> dict[str, Any]:
+    """What a report says."""
+    found: dict[str, Any] = json.decode(zlib.decompress(report))
+    return found
 
 
 def ask(bench: Bench) -> list[dict[str, Any]]:
@@ -118,20 +125,57 @@ def test_a_deleted_stream_leaves_nothing_behind(bench: Bench) -> None:
     bench.emit(MarkCommitted(ORDERS, Generation(1), Position(3, 2)))
     bench.emit(ForgetTombstone(ORDERS, Generation(1), Sequence(2)))
     bench.core.streams = {ORDERS: (head(sequence=2), None)}
-    (stream,) = json.decode(own_report(bench))["streams"]
+    (stream,) = unpacked(own_report(bench))["streams"]
     assert (stream["age_s"], stream["commit"]) == (None, None)
 
 
 def test_a_report_has_a_bound(bench: Bench) -> None:
-    """With very many streams it says how many it leaves out."""
-    bench.core.streams = {f"{chr(1) * 200}-{index}": (head(), None) for index in range(6000)}
+    """With very many streams it tells of the first ones, and says how many it leaves out (R16)."""
+    bench.core.streams = {f"{os.urandom(60).hex()}-{index}": (head(), None) for index in range(6000)}
     report = own_report(bench)
     assert len(report) <= REPORT_BYTES_MAX
-    decoded = json.decode(report)
-    assert len(decoded["streams"]) + decoded["streams_left_out"] == 6000
+    told = unpacked(report)
+    names = [stream["stream"] for stream in told["streams"]]
+    assert names == sorted(bench.core.streams)[: 6000 - told["streams_left_out"]]
+    assert len(report) > REPORT_BYTES_MAX * 3 / 4
 
 
-@pytest.mark.parametrize("nonsense", [b"", b"{", b"[]", b'{"streams": 7}', b'{"role": null}'])
+def test_ordinary_streams_are_told_by_the_hundred(bench: Bench) -> None:
+    """A report with its bound is still one: names that resemble each other take little of it."""
+    bench.core.streams = {f"orders-of-shop-{index:04}": (head(), None) for index in range(500)}
+    assert unpacked(own_report(bench))["streams_left_out"] == 0
+
+
+def test_one_answer_at_a_time_is_under_way(bench: Bench) -> None:
+    """Who has not answered yet is not asked again, until it has or its answer must be lost: on a slow link
+    answers would gather before the heartbeats (R16)."""
+
+    def gather() -> list[Any]:
+        before = len(bench.control.sent)
+        ask(bench)
+        bench.clock.now += GATHER_TIMEOUT_S
+        bench.turn()
+        return [to for to, e in bench.control.sent[before:] if isinstance(e.message, StatusRequest)]
+
+    report = own_report(bench)
+    assert gather() == [B, C]
+    assert gather() == []
+    answer(bench, B, report)
+    assert gather() == [B]
+    bench.clock.now += LOST_AFTER_S
+    assert gather() == [B, C]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"{",
+        *map(
+            zlib.compress, (b"", b"[]", b'{"streams": 7}', b'{"role": null}', bytes(UNPACKED_BYTES_MAX * 2))
+        ),
+    ],
+)
 def test_a_senseless_report_is_ignored(bench: Bench, nonsense: bytes) -> None:
     """Whatever a member sends, the others' status comes (I12)."""
     ask(bench)
