@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = ("node", "status", "streams", "export", "config", "keygen", "handover", "abandon", "demo")
+INTERRUPTED = 130
 _LACKING = "replicator: the command needs typer and rich: pip install 'replicator[cli]'"
 
 
@@ -59,14 +60,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         command = typer.main.get_command(application(named))
         status = command.main(args=words, prog_name="replicator", standalone_mode=False)
         sys.stdout.flush()
+        if status == INTERRUPTED:  # by typer, which has made a status of the KeyboardInterrupt
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except SettingsError as error:
         return _complain("\n".join(f"replicator: {problem}" for problem in error.problems), 2)
     except ReplicatorError as error:
         return _complain(f"replicator: {error}", 1)
     except KeyboardInterrupt:
-        return _complain("replicator: interrupted", 130)
-    except typer.Abort:
+        return _complain("replicator: interrupted", INTERRUPTED)
+    except typer.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # an older typer's word for it
+            return _complain("replicator: interrupted", INTERRUPTED)
         return _complain("replicator: not confirmed, nothing was done", 1)
     except BrokenPipeError:
         # Whoever read our output has gone; what is left in the buffers must not fail once more at exit.

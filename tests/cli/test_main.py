@@ -61,6 +61,17 @@ def test_wrong_settings_are_one_line_each(command: Command) -> None:
     ]
 
 
+def test_ctrl_c_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted, a command says so, and exits as shells expect it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("replicator.worker.admin.ask", interrupt)
+    outcome = command("status")
+    assert (outcome.status, outcome.out, outcome.err) == (130, "", "replicator: interrupted\n")
+
+
 def test_the_module_is_the_command(tmp_path: Path) -> None:
     """`python -m replicator` is the same command, with the same exit status."""
     words = [sys.executable, "-m", "replicator", "status", "--data-dir", str(tmp_path)]
