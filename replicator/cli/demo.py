@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,8 @@ from replicator.cli.common import AsJson, print_json
 from replicator.demo.director import Director, Plan
 from replicator.demo.view import View
 from replicator.errors import ReplicatorError
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def demo(
@@ -34,13 +38,38 @@ def demo(
     """
     if importlib.util.find_spec("river") is None:
         raise ReplicatorError("the demo learns with river: pip install 'replicator[demo]'")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as tidily as with Ctrl-C
+    for each in ENDING_SIGNALS:
+        signal.signal(each, _interrupt)
     plan = Plan(nodes=nodes, rows=rows, rows_per_s=rate, checkpoint_interval_s=interval, warm=warm)
     console = Console(stderr=as_json, highlight=False)
-    with tempfile.TemporaryDirectory(prefix="replicator-demo-") as base, View(console) as view:
-        report = Director(plan, Path(base), view.show).play()
+    with (
+        tempfile.TemporaryDirectory(prefix="replicator-demo-") as base,
+        View(console) as view,
+        Director(plan, Path(base), view.show) as director,
+        _undisturbed_end(),
+    ):
+        report = director.play()
     if as_json:
         print_json(report)
     else:
         view.conclude(report)
     raise typer.Exit(0 if report.passed else 1)
+
+
+def _interrupt(*_: object) -> None:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _undisturbed_end() -> Iterator[None]:
+    """After the body nobody's impatience interrupts the tidying: it is short."""
+    try:
+        yield
+    finally:
+        _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    for each in ENDING_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)

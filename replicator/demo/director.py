@@ -57,7 +57,11 @@ class Plan(Struct, frozen=True):
 
 
 class Director:
-    """Plays the script once, in the directory *base*; calls *show* after whatever it has seen."""
+    """Plays the script once, in the directory *base*; calls *show* after whatever it has seen.
+
+    Use it in a ``with`` statement: at its end no process is left. Raises `SettingsError` if the settings in
+    the environment are wrong.
+    """
 
     def __init__(self, plan: Plan, base: Path, show: Callable[[Director], None]) -> None:
         self.plan = plan
@@ -80,25 +84,35 @@ class Director:
         return list(chain.from_iterable(node.entries for node in self.nodes))
 
     @property
+    def _commits_awaited(self) -> int:
+        """How many commits of a tenure are a flow: fewer when no more rows come, or it would never be one."""
+        return COMMITS_BEFORE_KILL if self.tap.arrived < self._tap_end else 1
+
+    @property
     def primary(self) -> Node | None:
         """The node whose engine serves; in the highest epoch, should there be two."""
         serving = [node for node in self.nodes if node.state in ("primary", "finished")]
         return max(serving, key=lambda node: node.epoch, default=None)
 
     def play(self) -> Report:
-        """Play the script. Raises `DemoFailed`; whatever happens, no process is left behind."""
-        try:
-            self._start_all()
-            first = self._kill_primary(KILLS_AT[0], then_until=HELD_AT[1])
-            self._bring_back(first)
-            self._kill_primary(KILLS_AT[1], then_until=1)
-            result = self._await("the last rows to be learned", self._result)
-            reference = self._await(
-                "the uninterrupted run to end", lambda: Result.read(self._alone_directory)
-            )
-            return self._conclude(result, reference)
-        finally:
-            self._end_all()
+        """Play the script. Raises `DemoFailed`."""
+        self._start_all()
+        first = self._kill_primary(KILLS_AT[0], then_until=HELD_AT[1])
+        self._bring_back(first)
+        self._kill_primary(KILLS_AT[1], then_until=1)
+        result = self._await("the last rows to be learned", self._result)
+        reference = self._await("the uninterrupted run to end", lambda: Result.read(self._alone_directory))
+        return self._conclude(result, reference)
+
+    def __enter__(self) -> Director:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.kill()
+        if self._alone:
+            with self._alone:
+                self._alone.kill()
 
     # ── the scenes ──
 
@@ -109,7 +123,9 @@ class Director:
         self._alone_directory.mkdir()
         program = [sys.executable, "-m", "replicator.demo.learner"]
         self._alone = subprocess.Popen(
-            [*program, str(self._alone_directory), str(self.plan.rows)], start_new_session=True
+            [*program, str(self._alone_directory), str(self.plan.rows)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
 
     def _kill_primary(self, at: float, then_until: float) -> Node:
@@ -118,7 +134,7 @@ class Director:
 
         def flowing() -> Node | None:
             node = self.primary if self.tap.arrived >= at * self.plan.rows else None
-            return node if node and node.count_committed() >= COMMITS_BEFORE_KILL else None
+            return node if node and node.count_committed() >= self._commits_awaited else None
 
         victim = self._await("rows and commits to flow", flowing)
         killed_at = now()
@@ -163,13 +179,6 @@ class Director:
             duration_s=round(now() - self._began_at, 2),
             timeline=tuple(self.timeline),
         )
-
-    def _end_all(self) -> None:
-        for node in self.nodes:
-            node.kill()
-        if self._alone:
-            self._alone.kill()
-            self._alone.wait()
 
     # ── what the scenes are made of ──
 

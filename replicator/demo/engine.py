@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ from replicator import Committed, Replicator, Tenure, Ticket
 from replicator.demo.learner import Learner, Row, read_rows
 from replicator.demo.records import Entry, Journal, Kind, Prediction, Predictions, now
 from replicator.demo.tap import Tap
+from replicator.demo.tie import end_with_director
 from replicator.errors import ReplicatorError, TenureEnded
 from replicator.model import Position
 
@@ -140,17 +140,11 @@ def _own_status(status: dict[str, Any]) -> Entry:
     return Entry("status", now(), member["epoch"], position, text=member["role"], numbers=numbers)
 
 
-def _end_with_director() -> None:
-    """Wait until the director closes our standard input or is gone itself; then end in order."""
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main(rows: str, interval_s: str, warm: str, tap: str, directory: str) -> None:
     """Run one engine; settings come from the environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    threading.Thread(target=_end_with_director, daemon=True).start()
+    end_with_director()
     engine = Engine(read_rows(int(rows)), float(interval_s), Tap(Path(tap)), Path(directory))
     with Replicator.from_env() as replicator:
         if warm == "warm":

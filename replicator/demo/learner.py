@@ -24,6 +24,7 @@ from typing import Any
 from river import datasets, metrics, tree
 
 from replicator.demo.records import Predictions, Result
+from replicator.demo.tie import end_with_director
 from replicator.model import Buffer
 
 Row = tuple[dict[str, int], int]
@@ -111,4 +112,5 @@ def run_uninterrupted(directory: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
+    end_with_director()
     run_uninterrupted(Path(sys.argv[1]), int(sys.argv[2]))

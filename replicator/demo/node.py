@@ -1,7 +1,6 @@
 """One node of the demo: a name and a data directory, and one engine process after the other.
 
-An engine ends by itself when the director does: its standard input is a pipe whose other end only the
-director holds.
+An engine ends by itself when the director does (`tie`).
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Literal
 from replicator.addresses import PORTS_PER_NODE, Peers, format_peers
 from replicator.demo.records import Entry, Journal, Prediction, Predictions, Result
 from replicator.model import NodeId, Position
+from replicator.settings import Settings
 
 State = Literal["starting", "backup", "restoring", "primary", "finished", "dead"]
 
@@ -123,16 +123,21 @@ class Node:
 
 
 def make_nodes(count: int, base: Path) -> list[Node]:
-    """*count* nodes on free ports of this machine; they share the settings of this process's environment."""
+    """*count* nodes on free ports of this machine; they share the settings of this process's environment.
+
+    Raises `SettingsError` if those are wrong.
+    """
     peers = free_peers(count)
     own = {f"REPLICATOR_{name}" for name in OWN_SETTINGS}
     shared = {name: value for name, value in os.environ.items() if name not in own}
     shared["REPLICATOR_CLUSTER"] = "demo"
     shared["REPLICATOR_PEERS"] = format_peers(peers)
-    return [
-        Node(node, base, {**shared, "REPLICATOR_NODE": node, "REPLICATOR_DATA_DIR": str(base / node)})
-        for node in peers
-    ]
+    own_to_each = {
+        node: {**shared, "REPLICATOR_NODE": node, "REPLICATOR_DATA_DIR": str(base / node)} for node in peers
+    }
+    for environ in own_to_each.values():
+        Settings.from_env(environ)
+    return [Node(node, base, environ) for node, environ in own_to_each.items()]
 
 
 def free_peers(count: int) -> Peers:

@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -58,6 +58,12 @@ def processes_of(base: Path) -> list[int]:
     return found
 
 
+def play(base: Path) -> None:
+    """Play a script in this process."""
+    with Director(Plan(rows=5_000), base, lambda _: None) as director:
+        director.play()
+
+
 def test_two_kills_lose_nothing_and_change_nothing(demo: subprocess.Popen[str], tmp_path: Path) -> None:
     """The primary is killed twice; every commit is restored, and the result is the uninterrupted run's."""
     said, timeline = demo.communicate(timeout=110)
@@ -78,14 +84,17 @@ def test_two_kills_lose_nothing_and_change_nothing(demo: subprocess.Popen[str], 
 
 
 def test_ctrl_c_ends_everything(demo: subprocess.Popen[str], tmp_path: Path) -> None:
-    """Interrupted while rows flow: no process, no file, no traceback is left."""
+    """Interrupted while rows flow, by somebody impatient: no process, no file, no traceback is left."""
     assert demo.stderr
     for line in demo.stderr:
         if "serves" in line:
             break
-    demo.send_signal(signal.SIGINT)
+    while demo.poll() is None:
+        demo.send_signal(signal.SIGINT)
+        Event().wait(0.02)
     said, complaint = demo.communicate(timeout=30)
     assert (said, demo.returncode) == ("", 130)
+    assert complaint.endswith("replicator: interrupted\n")
     assert "Traceback" not in complaint
     assert list(tmp_path.iterdir()) == []
     assert processes_of(tmp_path) == []
@@ -101,7 +110,7 @@ def test_a_director_that_is_killed_takes_all_processes_along(
             break
     demo.kill()
     demo.wait()
-    deadline = threading.Event()
+    deadline = Event()
     for _ in range(200):
         if not processes_of(tmp_path):
             break
@@ -115,7 +124,7 @@ def test_a_node_that_ends_by_itself_fails_the_demo_with_its_last_words(
     """Which node, and what it wrote last: enough to look for the reason."""
     monkeypatch.setattr(director, "ENGINE", "this")  # a program that says something and ends
     with pytest.raises(DemoFailed, match=r"(?s)edge-\d has ended unexpectedly.*let's do more of those!"):
-        Director(Plan(rows=5_000), tmp_path, lambda _: None).play()
+        play(tmp_path)
 
 
 def test_a_step_that_takes_too_long_fails_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +132,33 @@ def test_a_step_that_takes_too_long_fails_the_demo(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(director, "ENGINE", "asyncio")  # a program that waits for its input's end
     monkeypatch.setattr(director, "STEP_TIMEOUT_S", 1)
     with pytest.raises(DemoFailed, match=r"(?s)waited 1 s in vain for a first primary.*edge-1.*edge-3"):
-        Director(Plan(rows=5_000), tmp_path, lambda _: None).play()
+        play(tmp_path)
+
+
+@pytest.mark.parametrize(("arrived", "committed", "flows"), [(9, 7, False), (9, 8, True), (2250, 1, True)])
+def test_rows_that_have_run_out_need_no_more_commits(
+    tmp_path: Path, arrived: int, committed: int, flows: bool
+) -> None:
+    """Few rows, or fast ones, give fewer commits than a flow takes elsewhere: the kill comes all the same."""
+    director = Director(Plan(rows=5_000), tmp_path, lambda _: None)
+    director.tap.arrived = arrived
+    assert (committed >= director._commits_awaited) is flows
+
+
+def test_the_shortest_and_fastest_plan_is_played(tmp_path: Path) -> None:
+    """What the command's options allow at most comes to its end like any other."""
+    plan = Plan(rows=5_000, rows_per_s=10_000)
+    with Director(plan, tmp_path, lambda _: None) as director:
+        assert director.play().passed
+
+
+def test_wrong_settings_end_the_demo_before_it_begins(tmp_path: Path) -> None:
+    """A line for each wrong variable, as of any command; no engine is started to fail with a traceback."""
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "REPLICATOR_LEASE_S": "soon", "REPLICATOR_NODE": "?"}
+    outcome = subprocess.run(DEMO, capture_output=True, text=True, env=environ, check=False, timeout=60)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr == "replicator: REPLICATOR_LEASE_S: 'soon' is not a number from 0.005 to 60 s\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nodes_get_ports_and_settings_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
