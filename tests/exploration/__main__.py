@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tests.arguments import above_zero, one_or_more
 from tests.exploration.explorer import Explorer, Outcome
 from tests.exploration.worlds import WORLDS
 
 
-def main() -> int:
+def main(given: list[str]) -> int:
     """Explore the worlds that are asked for; 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="scripts/explore", description=__doc__)
     parser.add_argument("--world", action="append", choices=[world.name for world in WORLDS])
-    parser.add_argument("--depth", type=int, default=10_000, help="how many steps at most")
-    parser.add_argument("--minutes", type=float, default=5.0, help="for each world")
-    parser.add_argument("--states", type=int, default=20_000_000, help="for each world")
+    parser.add_argument("--depth", type=one_or_more, default=10_000, help="steps at most (default 10000)")
+    parser.add_argument("--minutes", type=above_zero, default=5.0, help="for each world (default 5)")
+    parser.add_argument("--states", type=one_or_more, default=20_000_000, help="at most (default 20000000)")
     parser.add_argument("--quick", action="store_true", help="the small form of each, as the tests run it")
-    given = parser.parse_args()
-    worlds = [world for world in WORLDS if not given.world or world.name in given.world]
+    options = parser.parse_args(given)
+    worlds = [world for world in WORLDS if not options.world or world.name in options.world]
     broken = 0
     for world in worlds:
-        explorer = Explorer(world if given.quick else world.long())
-        outcome = explorer.explore(given.states, given.depth, given.minutes * 60)
+        explorer = Explorer(world if options.quick else world.long())
+        outcome = explorer.explore(options.states, options.depth, options.minutes * 60)
         print(line(outcome), flush=True)
         if outcome.violation:
             broken = 1
@@ -46,4 +47,4 @@ def line(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -21,8 +21,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from pathlib import Path
 
+from tests.arguments import above_zero, none_or_more, one_or_more, readable, writable
 from tests.simulation.batches import (
     BATCH_SEEDS,
     ROOT,
@@ -44,31 +44,44 @@ PROGRESS_EVERY_S = 10.0
 PR_SET_PDEATHSIG = 1  # of prctl(2), Linux
 
 
-def main() -> int:
-    """Run the seeds that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="how many seeds (100 unless --minutes is given)")
+def _arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=one_or_more, help="how many seeds (100 unless --minutes is given)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--minutes", type=float, help="begin no further batch after so long")
-    parser.add_argument("--jobs", type=int, default=1, help="how many processes")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="write every batch down and resume")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="sum a record up, and run nothing")
+    parser.add_argument(
+        "--minutes", type=above_zero, help="begin no further batch after so long (no end by default)"
+    )
+    parser.add_argument("--jobs", type=one_or_more, default=1, help="how many processes")
+    parser.add_argument("--state", type=writable, metavar="FILE", help="write every batch down and resume")
+    parser.add_argument("--report", type=readable, metavar="FILE", help="sum a record up, and run nothing")
     parser.add_argument("--teeth", action="store_true", help="break one rule after the other instead")
     parser.add_argument(
         "--compiled", action="store_true", help="compile core and simulator (mypyc, a C compiler)"
     )
     parser.add_argument("--keep-going", action="store_true", help="go on after a failing seed")
-    parser.add_argument("--trace", type=int, default=60, help="lines of trace shown of a failing seed")
+    parser.add_argument(
+        "--trace", type=none_or_more, default=60, help="lines of trace shown of a failing seed"
+    )
     parser.add_argument("--hash", action="store_true", help="print the trace hash of one seed")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
+    if options.teeth and options.compiled:
+        parser.error("--teeth replaces parts of the core, so it cannot be compiled: leave --compiled out")
+    if options.report and not read_record(options.report):
+        parser.error(f"argument --report: {options.report} has no batches")
+    return options
+
+
+def main(given: list[str]) -> int:
+    """Run the seeds that are asked for."""
+    options = _arguments(given)
     if options.hash:
         print(run_seed(options.seed, hashed=True).trace_hash)
         return 0
     if options.report:
         print(*report(read_record(options.report)), sep="\n")
         return 0
-    if options.teeth and options.compiled:
-        parser.error("--teeth replaces parts of the core, so it cannot be compiled: leave --compiled out")
     if options.teeth:
         return show_teeth()
     try:
@@ -82,7 +95,7 @@ def main() -> int:
         except BuildError as error:
             print(error, file=sys.stderr)
             return 2
-        command = [sys.executable, "-P", "-m", "tests.simulation", *sys.argv[1:]]
+        command = [sys.executable, "-P", "-m", "tests.simulation", *given]
         os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(directory)})
     signal.signal(signal.SIGTERM, _interrupt)
     return Run(options, commit).run()
@@ -184,4 +197,4 @@ def _interrupt(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
