@@ -2,7 +2,7 @@
 
 A grant is a level: while it stands, the claimant probes, and claims when a majority would promise. Its
 epoch is one above the highest seen anywhere and promised to itself first, so that no number is used twice.
-What it gathers, `Reports`, is what recovery chooses from.
+What it gathers, a `Report` of each, is what recovery chooses from.
 """
 
 from __future__ import annotations
@@ -11,23 +11,13 @@ import enum
 import math
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from replicator.core import effects
 from replicator.core.messages import Claim, Echo, Probe, ProbeAnswer, Promised, Reason, Refusal
-from replicator.core.promise import Promiser, digest_of, page_digest
+from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId, is_named, is_quorum, quorum_sets
+from replicator.core.report import Pages, Report
 from replicator.core.state import State
-from replicator.model import (
-    Epoch,
-    Head,
-    MemberRecord,
-    NodeId,
-    Process,
-    Promise,
-    Role,
-    StreamName,
-)
+from replicator.model import Epoch, MemberRecord, NodeId, Process, Promise, Role
 
 
 class Phase(enum.StrEnum):
@@ -47,83 +37,6 @@ PHASE_CHANGES: dict[Phase, frozenset[Phase]] = {
     Phase.CLAIMING: frozenset({Phase.WON, Phase.IDLE}),
     Phase.WON: frozenset({Phase.IDLE}),
 }
-
-
-class Report(Struct, frozen=True):
-    """What one replica told with its promise.
-
-    *differs* are the streams of which it reports another checkpoint than this replica's own head, or one
-    that it cannot read; *lacks* are the streams that only this replica has. All others need no second look.
-    """
-
-    replica: ReplicaId
-    process: Process
-    heads: dict[StreamName, Head]
-    differs: set[StreamName]
-    lacks: set[StreamName]
-    digest: bytes
-    record: MemberRecord
-    record_epoch: int
-    echo: Echo
-
-
-class _Answer(Struct):
-    """A promise of which pages are still to come."""
-
-    key: tuple[int, int, int, ReplicaId, Process]
-    digests: dict[int, bytes] = {}  # by page
-    heads: dict[StreamName, Head] = {}
-    differs: set[StreamName] = set()
-
-    def add(self, page: Promised, own: dict[StreamName, Head]) -> bool:
-        """Take a page; whether it is new."""
-        if page.page in self.digests:
-            return False
-        heads = {StreamName(head.stream): head for head in page.heads}
-        self.digests[page.page] = page_digest(page.heads)
-        self.heads.update(heads)
-        self.differs |= {s for s, h in heads.items() if not h.readable or not h.same_as(own.get(s))}
-        return True
-
-
-class Pages:
-    """Puts the pages of promises together, each compared with the *own* heads as it comes, so that no
-    number of streams takes long at once; one unfinished answer per node."""
-
-    def __init__(self) -> None:
-        self._answers: dict[NodeId, _Answer] = {}
-        self._moved_at: dict[NodeId, float] = {}
-        self.moved_at = -math.inf  # when anybody's last new page came
-
-    def is_moving(self, node: NodeId, since: float) -> bool:
-        """Whether new pages have come since then, and more are to come: the node need not be asked again."""
-        return self._moved_at.get(node, -math.inf) >= since
-
-    def forget(self, node: NodeId) -> None:
-        """Drop the node's unfinished answer."""
-        self._answers.pop(node, None)
-        self._moved_at.pop(node, None)
-
-    def add(
-        self, replica: ReplicaId, process: Process, page: Promised, own: dict[StreamName, Head], now: float
-    ) -> Report | None:
-        """The whole report, when *page* was the last one that was lacking."""
-        # Another process of the node may tell its heads in another order: their pages are no one answer.
-        key, node = (page.epoch, page.nonce, page.page_count, replica, process), replica[0]
-        if page.page >= page.page_count:
-            return None
-        answer = self._answers.get(node)
-        if answer is None or answer.key != key:
-            answer = self._answers[node] = _Answer(key)
-        if answer.add(page, own):
-            self.moved_at = self._moved_at[node] = now
-        if len(answer.digests) < page.page_count:
-            return None
-        del self._answers[node], self._moved_at[node]
-        lacks = {stream for stream in own if stream not in answer.heads}
-        digest = digest_of(answer.digests[index] for index in range(page.page_count))
-        what = (page.record, page.record_epoch, page.echo)
-        return Report(replica, process, answer.heads, answer.differs, lacks, digest, *what)
 
 
 class Claimant:
@@ -152,7 +65,7 @@ class Claimant:
         self._begun_at = 0.0
         self._waits_for_lease = False
         self._reports: dict[NodeId, Report] = {}
-        self._pages = Pages()
+        self._pages = Pages(self._ask)
         self._at = math.inf  # the next instant at which there is something to do
         self._give_up_at = math.inf
 
@@ -314,7 +227,7 @@ class Claimant:
         self._give_up_at = state.now + state.config.claim_timeout_s
         self.epoch = Epoch(state.epoch_seen + 1)
         self._reports.clear()
-        self._pages = Pages()
+        self._pages = Pages(self._ask)
         self._nonce += 1
         self._promiser.promise(self.epoch, state.me)
 
@@ -349,9 +262,11 @@ class Claimant:
         """
         if anew:
             self._pages.forget(node)
-        if not self._pages.is_moving(node, self._state.now - self._state.config.claim_timeout_s):
-            epoch, version = self._record_order
-            self._state.send(node, Claim(self.epoch, self._nonce, version, epoch))
+        self._pages.ask_again(node, self._state.now - self._state.config.claim_retry_max_s)
+
+    def _ask(self, node: NodeId, page: int) -> None:
+        epoch, version = self._record_order
+        self._state.send(node, Claim(self.epoch, self._nonce, version, epoch, page))
 
     def on_page(self, replica: ReplicaId, process: Process, page: Promised) -> Report | None:
         """Take a page of a promise; a whole report that comes after the claim is won is handed back."""

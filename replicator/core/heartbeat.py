@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from replicator.core.claim import Report
 from replicator.core.messages import NAMES_PER_PAGE, Adopt, Behind, Heartbeat, HeartbeatAnswer
 from replicator.core.progress import Follower
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
+from replicator.core.report import Report
 from replicator.model import Head, NodeId, StreamName
 
 HINTS_PER_HEARTBEAT = 256

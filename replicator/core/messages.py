@@ -96,16 +96,21 @@ class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
 
 
 class Claim(Struct, frozen=True, gc=False, array_like=True, tag=True):
-    """Promise me this epoch and tell me your heads. The owner is the envelope's sender."""
+    """Promise me this epoch and tell me that page of your heads. The owner is the envelope's sender.
+
+    The first page says how many there are. Each is asked for by itself, so that the asker bounds what is
+    under way: elections and heartbeats queue behind it (R16).
+    """
 
     epoch: _Count
     nonce: _Count
     record_version: _Count = 0  # as in a probe
     record_epoch: _Count = 0
+    page: _Page = 0
 
 
 class Promised(Struct, frozen=True, gc=False, array_like=True, tag=True):
-    """One page of the answer to a claim: the promise is durable, the heads were read after it (R2, R6).
+    """The page that a claim asks for: the promise is durable, the heads were read after it (R2, R6).
 
     *record* and *record_epoch* are the sender's newest member record and the epoch it was accepted in.
     """

@@ -11,13 +11,14 @@ import enum
 import math
 
 from replicator.core import effects, messages
-from replicator.core.claim import Claimant, Report
+from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
 from replicator.core.events import AcceptRefused, Published, Why
 from replicator.core.handover import Handover
 from replicator.core.heartbeat import Heartbeats
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
+from replicator.core.report import Report
 from replicator.core.rivals import note_refusal, rivals_hold_majority, stuck_for
 from replicator.core.state import State
 from replicator.core.tenure import Tenure

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from replicator.core.claim import Report
 from replicator.core.messages import CommitPoint
 from replicator.core.quorum import ReplicaId, commit_point
+from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.model import Epoch, Head, Incarnation, MemberRecord, NodeId, Sequence, StreamName
 

@@ -6,11 +6,10 @@ that only a lease stands against is parked and answered when the lease ends or i
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from msgspec import Struct, msgpack
+from msgspec import Struct
 
 from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.lease import Lender
@@ -24,18 +23,9 @@ from replicator.core.messages import (
     Refusal,
 )
 from replicator.core.quorum import is_named
+from replicator.core.report import digest_of, page_digest
 from replicator.core.state import State
 from replicator.model import Head, Incarnation, NodeId, Owner, Promise, Role
-
-
-def page_digest(heads: tuple[Head, ...]) -> bytes:
-    """The digest of one page of reported heads: 32 bytes, BLAKE2b."""
-    return hashlib.blake2b(msgpack.encode(heads), digest_size=32).digest()
-
-
-def digest_of(page_digests: Iterable[bytes]) -> bytes:
-    """One digest over a whole report, from those of its pages in their order (R10). 32 bytes, BLAKE2b."""
-    return hashlib.blake2b(b"".join(page_digests), digest_size=32).digest()
 
 
 class Parked(Struct, frozen=True):
@@ -43,6 +33,14 @@ class Parked(Struct, frozen=True):
 
     owner: Owner
     probe: Probe
+
+
+class Told(Struct, frozen=True):
+    """The heads that go with a promise, in pages that are all of one instant, once it was durable."""
+
+    epoch: int
+    nonce: int
+    pages: list[tuple[Head, ...]]
 
 
 class Promiser:
@@ -66,6 +64,7 @@ class Promiser:
         self._give_way = give_way
         self._claims: dict[NodeId, tuple[Owner, Claim]] = {}
         self._parked: dict[NodeId, Parked] = {}
+        self._told: Told | None = None  # what the claimant may ask for more pages of
         self._reported_epoch = 0
         self._reported: set[bytes] = set()
 
@@ -166,15 +165,31 @@ class Promiser:
                 self._tell(node, claim)
 
     def _tell(self, node: NodeId, claim: Claim) -> None:
+        """Tell the page that is asked for; the first, if there are not as many as the claimant believes."""
         state = self._state
         if state.record is None:
             return
-        heads = tuple(state.heads.values())
+        pages = self._pages_for(claim)
+        index = claim.page if claim.page < len(pages) else 0
         what = (state.record, state.record_epoch, self._lender.echo(state.now))
-        pages = [heads[i : i + HEADS_PER_PAGE] for i in range(0, len(heads), HEADS_PER_PAGE)] or [()]
-        self.remember_report(claim.epoch, digest_of(map(page_digest, pages)))
-        for index, page in enumerate(pages):
-            state.send(node, Promised(claim.epoch, claim.nonce, index, len(pages), page, *what))
+        state.send(node, Promised(claim.epoch, claim.nonce, index, len(pages), pages[index], *what))
+
+    def _pages_for(self, claim: Claim) -> list[tuple[Head, ...]]:
+        """The heads in pages: those of the first time for as long as the claim is the same.
+
+        What has changed since then was accepted in the epoch of the claim, or has rotted.
+        """
+        told = self._told
+        if told is None or (told.epoch, told.nonce) != (claim.epoch, claim.nonce):
+            heads = tuple(self._state.heads.values())
+            pages = [heads[i : i + HEADS_PER_PAGE] for i in range(0, len(heads), HEADS_PER_PAGE)] or [()]
+            told = self._told = Told(claim.epoch, claim.nonce, pages)
+            self.remember_report(claim.epoch, digest_of(map(page_digest, pages)))
+        return told.pages
+
+    def on_heads_adopted(self) -> None:
+        """The claimant has referred to what it was told, so it has every page of it: the heads may go."""
+        self._told = None
 
     def remember_report(self, epoch: int, digest: bytes) -> None:
         """Note what was reported, so that a bulk adoption can refer to it (R10)."""

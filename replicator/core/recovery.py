@@ -12,9 +12,9 @@ import math
 
 from msgspec import Struct
 
-from replicator.core.claim import Report
 from replicator.core.events import Why
 from replicator.core.quorum import ReplicaId, could_have_committed, quorum_sets
+from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, NodeId, StreamName
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from replicator.core.claim import Report
 from replicator.core.lease import Holder
 from replicator.core.membership import Membership
 from replicator.core.progress import Progress
 from replicator.core.recovery import Recovery
+from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.core.window import Window
 from replicator.model import Epoch, Head, MemberRecord, NodeId, StreamName

@@ -269,6 +269,7 @@ class Replica:
         self._state.heads_adopted(event.epoch)
         self._primary.on_heads_adopted(event.epoch)
         self._backup.on_heads_adopted(event.epoch)
+        self._promiser.on_heads_adopted()
 
     def _on_rotten(self, event: events.HeadRotten) -> None:
         self._backup.on_rotten(event)

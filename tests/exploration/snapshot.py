@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from replicator.core.claim import Report
 from replicator.core.config import Config
+from replicator.core.report import Report
 from replicator.core.window import Flight
 
 encode = msgspec.msgpack.Encoder(order="deterministic").encode

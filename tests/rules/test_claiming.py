@@ -79,6 +79,7 @@ def test_R6_heads_come_in_pages_with_everything_that_R7_needs() -> None:
         cluster.state("c").heads[StreamName(made.stream)] = head_of(made, Epoch(1))
     cluster.hear("c", "a", Claim(3, 1))
     cluster.do("sync c")
+    cluster.hear("c", "a", Claim(3, 1, page=1))
     pages = cluster.sent("c", Promised)
     assert [page.page for page in pages] == [0, 1]
     assert len({head.stream for page in pages for head in page.heads}) == HEADS_PER_PAGE + 5

@@ -74,15 +74,15 @@ def taken_over() -> tuple[Cluster, Claim]:
 
 
 def test_R6_a_claim_is_not_repeated_while_its_answer_is_coming() -> None:
-    """A long answer is not asked for again as long as pages of it come, and is once they stop."""
+    """A page is not asked for again as long as others come, and is once they stop."""
     cluster, claim = taken_over()
     cluster.hear("b", "c", page_of(cluster, claim, 0, "s"))
     asked: list[list[Effect]] = []
     for _ in range(2):
         cluster.core("b")._claimant.claim_again(NodeId("c"))
         asked.append(list(cluster.state("b").effects))
-        cluster.state("b").now += cluster.state("b").config.claim_timeout_s + 0.01
-    again = structs.replace(claim, record_epoch=2)  # in which the member record is adopted by now
+        cluster.state("b").now += cluster.state("b").config.claim_retry_max_s + 0.01
+    again = structs.replace(claim, record_epoch=2, page=1)  # the member record is adopted by now
     assert asked == [[], [Send(NodeId("c"), again)]]
 
 
@@ -125,8 +125,6 @@ def test_R5_a_claim_is_given_up_for_silence_not_for_length() -> None:
         cluster.hear("b", "c", page_of(cluster, claim, page, "s", pages=20))
         cluster.do("advance 0.4")
         assert cluster.core("b")._claimant.phase is Phase.CLAIMING
-    asked = [send.to for send in cluster.effects("b", Send) if isinstance(send.message, Claim)]
-    assert asked.count(NodeId("c")) == 1 < asked.count(NodeId("a"))
     cluster.hear("b", "c", page_of(cluster, claim, 5, "s", pages=20))  # once more: nothing new
     cluster.do("advance 0.2")
     assert cluster.core("b")._claimant.phase is not Phase.CLAIMING

@@ -40,7 +40,7 @@ from replicator.core.messages import (
     Reason,
     Refusal,
 )
-from replicator.core.promise import digest_of, page_digest
+from replicator.core.report import digest_of, page_digest
 from replicator.model import Digest, Epoch, Incarnation, NodeId, Position, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest

@@ -1,4 +1,4 @@
-"""R1-R6 broken: promises, the fence, probes and claims."""
+"""R1-R6 broken: promises, the fence, probes and claims; and how reports are asked for and told (R10, R16)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from replicator.core import claim, effects
-from replicator.core.claim import Claimant, Pages
+from replicator.core import effects
+from replicator.core.claim import Claimant
 from replicator.core.effects import Accept, AdoptHeads, WritePromise
 from replicator.core.events import PromiseWritten
 from replicator.core.messages import Claim, Reason, Refusal
 from replicator.core.promise import Promiser
 from replicator.core.quorum import quorum_sets
 from replicator.core.state import State
-from replicator.model import Epoch, NodeId, Owner, Process, Promise
+from replicator.model import Epoch, Head, NodeId, Owner, Process, Promise
 from tests.simulation.disk import Disk
 from tests.simulation.world import World
 
@@ -128,8 +128,14 @@ def see_no_epoch(patch: Patch) -> None:
 
 def mix_claims(patch: Patch) -> None:
     """Pages that came for one claim count as the beginning of the answer to the next."""
-    pages = Pages()
-    patch.setattr(claim, "Pages", lambda: pages)
+    honest = Claimant._try_claim
+
+    def _try_claim(self: Claimant) -> None:
+        pages = self._pages
+        honest(self)
+        self._pages = pages
+
+    patch.setattr(Claimant, "_try_claim", _try_claim)
 
 
 def report_less(patch: Patch) -> None:
@@ -143,3 +149,19 @@ def report_less(patch: Patch) -> None:
         self._state.heads = heads
 
     patch.setattr(Promiser, "_tell", _tell)
+
+
+def tell_anew(patch: Patch) -> None:
+    """Each page of a promise is of the heads as they are when it is asked for."""
+    honest = Promiser._pages_for
+
+    def _pages_for(self: Promiser, claim: Claim) -> list[tuple[Head, ...]]:
+        self._told = None
+        return honest(self, claim)
+
+    patch.setattr(Promiser, "_pages_for", _pages_for)
+
+
+def ask_for_all_pages(patch: Patch) -> None:
+    """Everything that a replica has to tell is under way at once, and elections queue behind it."""
+    patch.setattr("replicator.core.report.PAGES_ASKED_MAX", 1_000_000)

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from replicator.adapters import store_plan
 from replicator.core.backup import Backup
-from replicator.core.claim import Claimant, Pages
+from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
 from replicator.core.config import Config
 from replicator.core.effects import Accept
@@ -24,6 +24,7 @@ from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId, is_named
 from replicator.core.reign import Reign
 from replicator.core.replica import _HANDLERS, Replica
+from replicator.core.report import Pages
 from replicator.core.state import State
 from replicator.core.window import Window
 from replicator.model import (

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from replicator.core.claim import Claimant, Report
+from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
 from replicator.core.primary import Phase, Primary
 from replicator.core.progress import Progress
@@ -14,6 +14,7 @@ from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId
 from replicator.core.recovery import ANY_ORDER, Lack, Recovery
 from replicator.core.reign import Reign
+from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, Manifest, StreamName
 

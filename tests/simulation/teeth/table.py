@@ -86,7 +86,9 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE = (f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease"))
+PUBLISHING, DISK, LEASE, REPORTS = (
+    f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease", "reports")
+)
 
 TEETH = (
     Tooth("R1", fencing.promise_twice, Simulator(60, "duel")),
@@ -113,6 +115,7 @@ TEETH = (
     Tooth("R9", recovering.serve_at_once),
     Tooth("R10", recovering.adopt_everything),
     Tooth("R10", recovering.forget_exceptions, Guard(f"{CLAIMING}R10_an_adoption_counts_for_what_it_covered_whoever_spoke_since")),
+    Tooth("R10", fencing.tell_anew, Guard(f"{REPORTS}R10_all_pages_are_of_one_instant")),
     Tooth("R11", recovering.try_once),
     Tooth("R11", recovering.leave_stuck, Guard(f"{CLAIMING}R11_a_member_stuck_at_a_higher_promise_is_claimed_above")),
     Tooth("R11", recovering.keep_grants, Guard(f"{CLAIMING}R11_one_that_cannot_lead_gives_leadership_away")),
@@ -125,6 +128,7 @@ TEETH = (
     Tooth("R14", publishing.commit_without_own),
     Tooth("R14", publishing.count_old_acks, Guard(f"{PUBLISHING}R14_acks_of_other_epochs_digests_and_incarnations_count_for_nothing")),
     Tooth("R15", publishing.trust_hints, Simulator()),
+    Tooth("R16", fencing.ask_for_all_pages, Guard(f"{REPORTS}R16_few_pages_are_under_way_at_a_time")),
     Tooth("R16", publishing.wait_for_the_slowest, Guard(f"{PUBLISHING}R16_the_window_follows_the_fastest_majority")),
     Tooth("R16", publishing.keep_what_left_secret, Simulator()),
     Tooth("R17", publishing.replace_in_flight, Guard(f"{PUBLISHING}R17_latest_wins_and_the_one_in_flight_runs_to_its_commit")),
