@@ -13,7 +13,7 @@ import math
 from replicator.core.state import State
 from replicator.model import Head, StreamName
 
-PATIENCE = 4  # so many times as long as the last one took
+PATIENCE = 4  # so many times as long as the slowest of late took
 PATIENCE_MAX_S = 20.0
 
 
@@ -49,9 +49,13 @@ class Arrivals:
         """A publication has come in."""
         self.seen_index = max(self.seen_index, index)
         if index > self._came_index:
-            if self._came_index < self._told_index:
-                took_s = self._state.now - max(self._came_at, self._told_at)
-                self._took_s = max(took_s, self._took_s / 2)
+            took_s = 0.0
+            if (
+                index <= self._told_index
+            ):  # it was waited for; if very long, something else may have been lost
+                waited_s = self._state.now - max(self._came_at, self._told_at)
+                took_s = min(waited_s, PATIENCE * self._patience_s)
+            self._took_s = max(took_s, self._took_s / 2)
             self._came_index, self._came_at = index, self._state.now
 
     @property
@@ -69,8 +73,13 @@ class Arrivals:
         if head.epoch != epoch:  # published in an older one
             return False
         due = self._due.setdefault(StreamName(head.stream), self._told_index)
-        patience_s = max(self._state.config.behind_interval_s, min(PATIENCE * self._took_s, PATIENCE_MAX_S))
-        return self._came_index < due and self._state.now - max(self._came_at, self._told_at) < patience_s
+        if self._state.now - max(self._came_at, self._told_at) >= self._patience_s:
+            self._came_index = max(self._came_index, due)  # lost: nobody waits for it any longer
+        return self._came_index < due
+
+    @property
+    def _patience_s(self) -> float:
+        return max(self._state.config.behind_interval_s, min(PATIENCE * self._took_s, PATIENCE_MAX_S))
 
     def settled(self, stream: StreamName) -> None:
         """The head is here, or being fetched."""

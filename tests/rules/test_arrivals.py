@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from replicator.core.effects import Fetch
+from replicator.core.effects import Commit, Fetch
 from replicator.core.events import Seen
 from replicator.core.messages import Behind, Heartbeat
 from replicator.model import Epoch, Head, NodeId
@@ -67,3 +67,25 @@ def test_R18_what_an_older_epoch_published_is_fetched_at_once() -> None:
     _comes(cluster, 20)
     assert not _fetches(cluster, head)
     assert _fetches(cluster, structs.replace(head, epoch=0, stream="older"))
+
+
+def test_R18_a_loss_does_not_make_the_next_one_long() -> None:
+    """A lost publication, the engine's pause, another one: what passed between is nobody's slowness."""
+    cluster = serving().live(0.3).do("crash c").live(0.3)
+    cluster.do("submit a s 1", "lose a", "sync a").live(31.0)
+    cluster.do("submit a s 2", "publish a").live(31.0)
+    cluster.forget().do("submit a s 3", "lose a", "sync a").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [3]
+
+
+def test_R18_a_long_pause_is_learnt_step_by_step() -> None:
+    """It may be that something else was lost: patience grows at most fourfold, and halves with what comes."""
+    cluster = serving().do("submit a s 1")
+    head = _told(cluster, 4)
+    _comes(cluster, 2)
+    cluster.do("advance 100")
+    _comes(cluster, 3)
+    cluster.do("advance 3.1")
+    assert not _fetches(cluster, head)
+    cluster.do("advance 0.2")
+    assert _fetches(cluster, head)
