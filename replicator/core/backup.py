@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from replicator.core import effects
 from replicator.core.arrivals import Arrivals
 from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.events import AcceptRefused, HeadRotten, ManifestReceived, Seen, Why
@@ -23,7 +22,6 @@ from replicator.core.messages import (
     Adopt,
     Adopted,
     Behind,
-    CommitPoint,
     Forget,
     Heartbeat,
     HeartbeatAnswer,
@@ -32,6 +30,7 @@ from replicator.core.messages import (
     Progress,
     Reason,
 )
+from replicator.core.points import Points
 from replicator.core.promise import Promiser
 from replicator.core.state import State
 from replicator.model import (
@@ -73,7 +72,7 @@ class Backup:
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
         self._rotten = {stream: Digest(h.digest) for stream, h in state.heads.items() if not h.readable}
         self._rotten_at = state.now
-        self._points: dict[StreamName, CommitPoint] = {}
+        self._points = Points(state)
         self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
         self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first
         self._recording = (0, 0)  # epoch and version of the newest member record queued to the store
@@ -155,7 +154,7 @@ class Backup:
             HeartbeatAnswer(message.epoch, message.question, lends, echo, *able, self._arrivals.seen_index),
         )
         for point in message.commits:
-            self._take_point(point)
+            self._points.take(point)
         if self._arrivals.told(message.publish_index):
             self._tell_progress(node, message.epoch)
 
@@ -164,22 +163,6 @@ class Backup:
         if self._state.promise == Promise(epoch, owner):
             self._lender.take_back(owner)
             self._heard_at = -math.inf
-
-    # ── commit points (R15) ──
-
-    def _take_point(self, point: CommitPoint) -> None:
-        """A hint: for retention, and for a warm standby when it is what is held here."""
-        state, stream = self._state, StreamName(point.stream)
-        head = state.heads.get(stream)
-        if head is not None and head.position == point.position:
-            self._points.pop(stream, None)
-            if state.committed.get(stream) != (head.generation, head.sequence):
-                state.mark_committed(head)
-                state.emit(effects.Standby(head))
-        elif head is not None and head.sequence > point.position.sequence:
-            self._points.pop(stream, None)  # superseded here already
-        else:
-            self._points[stream] = point
 
     # ── publications ──
 
@@ -231,14 +214,18 @@ class Backup:
     # ── what is lacking (R18) ──
 
     def on_behind(self, node: NodeId, message: Behind) -> None:
-        """Fetch the heads that are lacking here, as many at a time as is allowed."""
+        """Fetch the heads that are lacking here, as many at a time as is allowed. What a full disk would
+        refuse is not asked for (R21)."""
         if not self._follows(node, message.epoch):
             return
         for theirs in message.heads:
             stream = StreamName(theirs.stream)
+            is_refused = self._state.full and not theirs.tombstone and stream not in self._rotten
             if self._state.is_old(stream, message.epoch, theirs.sequence):
                 self._ack_if(self._state.heads.get(stream), theirs.digest)
-            elif stream not in self._accepting and not self._arrivals.is_coming(theirs, message.epoch):
+            elif is_refused or stream in self._accepting:
+                continue
+            elif not self._arrivals.is_coming(theirs, message.epoch):
                 fetch = self._state.fetching.get(stream)
                 if stream in self._rotten and fetch is not None and fetch.digest != theirs.digest:
                     self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
@@ -277,9 +264,7 @@ class Backup:
         self._accepting.pop(stream, None)
         self._arrivals.settled(stream)
         self._ack(head)
-        point = self._points.get(stream)
-        if point is not None:
-            self._take_point(point)
+        self._points.arrived(stream)
         self._go_on(stream)
 
     def _go_on(self, stream: StreamName) -> None:
@@ -357,6 +342,7 @@ class Backup:
         if self._follows(node, message.epoch):
             for acked in message.tombstones:
                 stream = StreamName(acked.stream)
+                self._points.forget(stream)
                 self._state.forget(stream, Generation(acked.generation), Sequence(acked.sequence))
 
     # ── rot (R22) ──

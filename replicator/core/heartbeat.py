@@ -35,8 +35,9 @@ class Heartbeats:
         question = reign.holder.ask(state.now)
         index = reign.window.publish_index if reign.window.epoch == reign.epoch else 0
         for follower in reign.progress.followers.values():
-            hints = tuple(islice(follower.hints.values(), HINTS_PER_HEARTBEAT))
-            follower.hinted = (question, hints)
+            if not follower.hinted[1]:
+                follower.hinted = (question, tuple(islice(follower.hints.values(), HINTS_PER_HEARTBEAT)))
+            hints = follower.hinted[1]
             echo = reign.holder.echoes.get(follower.node)
             state.send(follower.node, Heartbeat(reign.epoch, question, config.lease_s, echo, index, hints))
             if state.now - follower.told_at >= config.behind_interval_s:
@@ -76,10 +77,8 @@ class Heartbeats:
             return
         follower.heard_at, follower.stuck_since = self._state.now, None
         follower.full, follower.can_lead = answer.full, answer.can_lead
-        if follower.hinted[0] == answer.question:
-            for point in follower.hinted[1]:
-                if follower.hints.get(StreamName(point.stream)) == point:
-                    del follower.hints[StreamName(point.stream)]
+        if follower.hinted[0] <= answer.question:
+            follower.take_hints()
         reign.holder.echoes[follower.node] = answer.echo
         reign.holder.answer(replica, answer.question, answer.lends, reign.record)
         if reign.window.epoch == reign.epoch:
@@ -105,5 +104,8 @@ class Heartbeats:
                 late.append(head)
                 if len(late) >= config.behind_heads_max:
                     break
+        for told in late:  # the others have their turn first next time
+            stream = StreamName(told.stream)
+            follower.lacking[stream] = follower.lacking.pop(stream)
         if late:
             state.send(follower.node, Behind(self._reign.epoch, tuple(late)))

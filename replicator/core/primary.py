@@ -127,6 +127,7 @@ class Primary:
             reign.serving = True
             if self._unchanged:
                 self._change(Phase.DRAINING)
+                self.window.drain()
             self.window.open(reign.epoch, reign.recovery.dropped)
             self._commits.check_all()
         recovered = self.phase is Phase.RECOVERING and reign.serving
@@ -139,7 +140,7 @@ class Primary:
         assert reign is not None
         self._change(Phase.SERVING)
         self._lapsed_since = None
-        self.window.refuse_held("goes on unchanged in a newer epoch")
+        self.window.drained("goes on unchanged in a newer epoch")
         self.tenure.end("goes on unchanged in a newer epoch")
         chosen, lost = reign.recovery.chosen, reign.recovery.unavailable
         heads = [h for s, h in state.heads.items() if self._unchanged or (s in chosen and s not in lost)]

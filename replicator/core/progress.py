@@ -31,9 +31,14 @@ class Follower:
         self.acked: dict[StreamName, int] = {}  # one by one
         self.bulk: dict[StreamName, Head] = {}  # what it has adopted in bulk in this epoch
         self.not_in_bulk: set[StreamName] = set()  # and what of the primary's own streams it has not
-        self.lacking: dict[StreamName, float] = {}  # heads not acknowledged, and since when; oldest first
+        self.lacking: dict[
+            StreamName, float
+        ] = {}  # heads not acknowledged, and since when; told last at the end
         self.hints: dict[StreamName, CommitPoint] = {}  # commit points not known to have arrived
-        self.hinted: tuple[int, tuple[CommitPoint, ...]] = (0, ())  # what the newest question carried
+        self.hinted: tuple[int, tuple[CommitPoint, ...]] = (
+            0,
+            (),
+        )  # what all questions from that one on carry
         self.told_at = now
         self.heard_at = -math.inf
         self.stuck_since: float | None = None
@@ -74,6 +79,15 @@ class Follower:
         self.adopted = True
         self.bulk.update({s: head for s, head in self.report.heads.items() if s not in self.exceptions})
         self.not_in_bulk = self.report.lacks | self.exceptions
+
+    def take_hints(self) -> None:
+        """The commit points that were told have arrived: others have their turn, newer ones of them too."""
+        for point in self.hinted[1]:
+            stream = StreamName(point.stream)
+            newest = self.hints.pop(stream, point)
+            if newest != point:
+                self.hints[stream] = newest
+        self.hinted = (0, ())
 
     def newest(self, stream: StreamName) -> int:
         """The newest sequence of the stream that it has acknowledged in this epoch."""

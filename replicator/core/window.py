@@ -51,7 +51,10 @@ class Window:
         self.epoch = Epoch(0)
         self.flights: dict[StreamName, Flight] = {}
         self._waiting: dict[StreamName, Flight] = {}
-        self._held: list[Flight] | None = None  # what comes during a handover; the engine's credit bounds it
+        self._held: list[Flight] | None = (
+            None  # comes while the rest is to end; the engine's credit bounds it
+        )
+        self._draining = False
         self._sequences: dict[StreamName, Sequence] = {}
         self.publish_index = 0
         self._seen: dict[ReplicaId, int] = {}
@@ -89,24 +92,33 @@ class Window:
                 state.emit(effects.Abort(handle, reason))
         self.flights.clear()
         self._waiting.clear()
-        self._held = None
-        self._sequences.clear()
+        self._forget_tenure()
 
     # ── submissions ──
 
     def hold(self, on: bool) -> None:
         """Hold back what is submitted from now on, until all before has committed; or take it after all."""
-        if on != (self._held is not None):
+        if on != (self._held is not None) and not self._draining:
             held, self._held = self._held or (), [] if on else None
             for flight in held:
                 self.submit(flight)
 
-    def refuse_held(self, reason: str) -> None:
-        """The tenure that held it back ends: the next one gives its positions to contents of its own (I4)."""
-        if self._held:
-            held, self._held = self._held, []
-            for flight in held:
-                self.refuse(flight, reason)
+    def drain(self) -> None:
+        """Only what was taken before is to commit still, however much comes (R11)."""
+        self.hold(True)
+        self._draining = True
+
+    def drained(self, reason: str) -> None:
+        """The tenure ends in good order, and with it what was held back: the next one gives the same
+        positions to contents of its own (I4), and begins deleted streams anew, in a higher epoch."""
+        held = self._held or ()
+        self._forget_tenure()
+        for flight in held:
+            self.refuse(flight, reason)
+
+    def _forget_tenure(self) -> None:
+        self._held, self._draining = None, False
+        self._sequences.clear()
 
     def submit(self, flight: Flight) -> None:
         """Take a checkpoint: publish it, or let it wait, replacing an older one that waits (R17)."""
@@ -145,9 +157,11 @@ class Window:
             self._state.emit(effects.Release(flight.handle))
 
     def publish(self, flight: Flight) -> None:
-        """Broadcast a flight, or broadcast it again."""
+        """Broadcast a flight, or broadcast it again: in the same epoch the same checkpoint, which others may
+        hold and acknowledge, and the own store may tell of, meanwhile."""
         state = self._state
-        flight.manifest = None
+        if not flight.is_of(self.epoch):
+            flight.manifest = None
         head = state.heads.get(flight.stream)
         generation = head.generation + (1 if head.tombstone else 0) if head is not None else 1
         state.emit(

@@ -265,10 +265,10 @@ def never_end(patch: Patch) -> None:
 def hand_on_what_was_held(patch: Patch) -> None:
     """What a handover held back in one tenure is published in the next."""
 
-    def refuse_held(self: Window, reason: str) -> None:
-        return None
+    def drained(self: Window, reason: str) -> None:
+        self._draining = False
 
-    patch.setattr(Window, "refuse_held", refuse_held)
+    patch.setattr(Window, "drained", drained)
 
 
 def keep_the_lease(patch: Patch) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from replicator.core import effects
+from replicator.core.arrivals import Arrivals
 from replicator.core.backup import Backup
 from replicator.core.commit import Commits
 from replicator.core.effects import Accept
 from replicator.core.events import Accepted, Event, ManifestReceived
 from replicator.core.heartbeat import Heartbeats
 from replicator.core.messages import Ack, CommitPoint
+from replicator.core.points import Points
 from replicator.core.progress import Follower, Progress
 from replicator.core.quorum import ReplicaId, quorum_sets
 from replicator.core.state import State
@@ -97,13 +99,13 @@ def count_old_acks(patch: Patch) -> None:
 
 def trust_hints(patch: Patch) -> None:
     """A commit point is taken for what is held here, whatever its position (T3)."""
-    honest = Backup._take_point
+    honest = Points.take
 
-    def _take_point(self: Backup, point: CommitPoint) -> None:
+    def take(self: Points, point: CommitPoint) -> None:
         head = self._state.heads.get(StreamName(point.stream))
         honest(self, CommitPoint(point.stream, head.generation, head.position) if head else point)
 
-    patch.setattr(Backup, "_take_point", _take_point)
+    patch.setattr(Points, "take", take)
 
 
 def wait_for_the_slowest(patch: Patch) -> None:
@@ -199,6 +201,11 @@ def take_late_ends(patch: Patch) -> None:
         return fetch.digest if fetch is not None else None
 
     patch.setattr(State, "end_fetch", end_fetch)
+
+
+def fetch_what_is_coming(patch: Patch) -> None:
+    """What is on its way is fetched besides."""
+    patch.setattr(Arrivals, "is_coming", lambda *_: False)
 
 
 def accept_stale(patch: Patch) -> None:

@@ -16,6 +16,7 @@ from replicator.core.recovery import ANY_ORDER, Lack, Recovery
 from replicator.core.reign import Reign
 from replicator.core.report import Report
 from replicator.core.state import State
+from replicator.core.window import Window
 from replicator.model import Digest, Epoch, Head, Manifest, StreamName
 
 Patch = pytest.MonkeyPatch
@@ -98,6 +99,11 @@ def wait_for_rot(patch: Patch) -> None:
 def heed_the_dropped(patch: Patch) -> None:
     """A dropped head still keeps lower sequences out."""
     patch.setattr(Recovery, "dropped", property(lambda self: frozenset()))
+
+
+def drain_what_comes(patch: Patch) -> None:
+    """What is submitted while a tenure drains prolongs it."""
+    patch.setattr(Window, "drain", lambda self: None)
 
 
 def bring_nothing(patch: Patch) -> None:
