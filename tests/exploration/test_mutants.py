@@ -19,3 +19,4 @@ def test_broken_rule_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -
     outcome = Explorer(world).explore(mutant.states_max, depth_max=1_000, seconds_max=math.inf)
     print(outcome.states, outcome.violation)
     assert outcome.violation, f"{mutant.rule} is broken, and nobody sees it"
+    assert "TypeError(" not in outcome.violation, "the substitution does not fit what it stands for"

@@ -10,7 +10,9 @@ from tests.simulation.teeth.table import RULES, TEETH, Tooth, bite
 @pytest.mark.parametrize("tooth", TEETH, ids=lambda tooth: tooth.name)
 def test_broken_rule_is_found(tooth: Tooth, monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness that the table names for it sees the rule broken, within the stated number of seeds."""
-    assert bite(tooth, monkeypatch) is not None, f"{tooth.promise} And {tooth.harness} does not see it."
+    found = bite(tooth, monkeypatch)
+    assert found is not None, f"{tooth.promise} And {tooth.harness} does not see it."
+    assert "TypeError(" not in found[1], f"the substitution does not fit what it stands for: {found[1]}"
 
 
 def test_every_rule_has_teeth() -> None:

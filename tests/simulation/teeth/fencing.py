@@ -25,11 +25,11 @@ def promise_twice(patch: Patch) -> None:
     """An epoch is promised to several owners."""
     honest = Promiser.objection
 
-    def objection(self: Promiser, epoch: int, owner: Owner) -> Reason | None:
+    def objection(self: Promiser, epoch: int, owner: Owner, *word: Any) -> Reason | None:
         held = self._state.promising
         if held is not None and held.epoch == epoch and held.owner != owner:
             return None
-        return honest(self, epoch, owner)
+        return honest(self, epoch, owner, *word)
 
     patch.setattr(Promiser, "objection", objection)
 
@@ -70,8 +70,8 @@ def promise_the_past(patch: Patch) -> None:
     """A lower epoch than the promised one is promised."""
     honest = Promiser.objection
 
-    def objection(self: Promiser, epoch: int, owner: Owner) -> Reason | None:
-        reason = honest(self, epoch, owner)
+    def objection(self: Promiser, epoch: int, owner: Owner, *word: Any) -> Reason | None:
+        reason = honest(self, epoch, owner, *word)
         return None if reason is Reason.PROMISED else reason
 
     def write_promise(self: State, promise: Promise) -> None:

@@ -194,8 +194,8 @@ def lend_twice(patch: Patch) -> None:
     """A lender promises another owner while its lease runs."""
     honest = Promiser.objection
 
-    def objection(self: Promiser, epoch: int, owner: Owner) -> Reason | None:
-        reason = honest(self, epoch, owner)
+    def objection(self: Promiser, epoch: int, owner: Owner, *word: Any) -> Reason | None:
+        reason = honest(self, epoch, owner, *word)
         return None if reason is Reason.LEASE else reason
 
     patch.setattr(Promiser, "objection", objection)
