@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.batches import Sum, read_record
+from tests.simulation.teeth.table import TEETH
+
 README = Path(__file__).parent.parent / "README.md"
 EVENTS = 20_000
 
@@ -38,3 +41,14 @@ def test_the_example_runs_and_goes_on_where_it_was(example: list[str], tmp_path:
     assert json.loads(stored) == {"offset": EVENTS, "total": sum(range(EVENTS))}
     second = subprocess.run(example, env=environ, capture_output=True, text=True, check=False, timeout=60)
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+
+def test_the_proof_counts_what_there_is() -> None:
+    """Teeth, seeds, and the kinds of what went wrong in them, are as many as the README says."""
+    readme, record = README.read_text(), Sum()
+    for batch in read_record(README.parent / "tests" / "simulation" / "record.jsonl"):
+        record.add(batch)
+    assert f"| {len(TEETH)} of {len(TEETH)} | `scripts/test tests/simulation/test_teeth.py` |" in readme
+    assert f"under {len(record.faults)} kinds of fault and {len(record.frames)} of what becomes" in readme
+    assert f"| {record.seeds:,} seeds while it was built" in readme
+    assert f"; {len(record.failures)} seeds failed at their commit" in readme
