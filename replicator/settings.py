@@ -117,9 +117,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bump_after_s: Annotated[float, _seconds(0.005, 600,
         "members stuck at a higher promise for so long: the primary claims above them")] = 1.0
     lapse_max_s: Annotated[float, _seconds(0.005, 3600,
-        "a tenure without the lease for longer ends for good")] = 5.0
+        "a tenure without the lease for longer ends for good, if the elector has not ended it before")] = 5.0
     hand_over_after_s: Annotated[float, _seconds(0.005, 600,
-        "the elector has named another for so long: the primary hands over")] = 2.0
+        "the elector has named another, or nobody, for so long: the primary hands over")] = 2.0
 
     election_timeout_min_s: Annotated[float, _seconds(0.01, 120,
         "shortest silence after which a node stands for election")] = 0.4
@@ -163,7 +163,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "how often every stored chunk is verified; 0: never")] = 3600.0
 
     close_timeout_s: Annotated[float, _seconds(0, 600,
-        "how long close() and SIGTERM wait for the last commit and the handover")] = 5.0
+        "how long close(), or the end of `with`, waits for the last commit and the handover")] = 5.0
     worker_restarts_max: Annotated[int, _count(0, 1000,
         "a worker that died more often in a row is given up")] = 5
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _text(

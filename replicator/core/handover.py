@@ -67,9 +67,14 @@ class Handover:
 
     @property
     def is_revoked_steadily(self) -> bool:
-        """Whether the elector has named another for so long that it means it (R25)."""
+        """Whether the elector has named another, or nobody, for so long that it means it (R25)."""
         since = self._revoked_at
         return since is not None and self._state.now - since > self._state.config.hand_over_after_s
+
+    @property
+    def reason(self) -> str:
+        """Why the tenure ends by a handover."""
+        return "the elector names this node no longer" if self.is_revoked_steadily else "resigned"
 
     def _objection(self, reign: Reign) -> str | None:
         """Why nobody that was asked for could take over now; None if somebody could, or none need to."""

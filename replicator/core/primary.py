@@ -366,7 +366,7 @@ class Primary:
     def hand_over(self) -> None:
         """End the tenure if a handover has come so far; called after every event."""
         if self.reign and self.handover.step(self.reign):
-            self.end("resigned", hand_over=True)
+            self.end(self.handover.reason, hand_over=True)
 
     # ── the end ──
 

@@ -105,11 +105,13 @@ def test_R26_conditions_do_not_replace_what_was_asked() -> None:
 
 
 def test_R25_the_elector_is_steady_from_its_first_word_on() -> None:
-    """Said again it does not begin to count anew; the tenure is handed over once it means it."""
+    """Said again it does not begin to count anew; the tenure is handed over once it means it, and says so."""
     cluster = _serving().do("revoke a").live(1.5).do("revoke a")
     assert not cluster.effects("a", EndTenure)
     cluster.live(0.7)
-    assert [end.reason for end in cluster.effects("a", EndTenure)] == ["resigned"]
+    assert [end.reason for end in cluster.effects("a", EndTenure)] == [
+        "the elector names this node no longer"
+    ]
 
 
 def test_R26_what_was_held_back_is_published_when_the_handover_comes_to_nothing() -> None:
