@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence as Ordered
+from collections.abc import Callable, Iterable, Sequence as Ordered
 from contextlib import ExitStack
 from errno import EACCES, EINVAL, EPERM, EROFS
 from pathlib import Path
@@ -84,16 +84,19 @@ class LmdbStore:
         transaction_bytes_max: int = 2**20,
         disk_reserve_bytes: int = 16 * 2**20,
         loose_bytes_max: int = 2 * 2**30,
+        check: Callable[[], object] = lambda: None,
     ) -> LmdbStore:
         """Open the store in directory *path*, or make it.
 
         *keep* older committed checkpoints stay per stream; *loose_bytes_max* bounds what all running
-        transfers but the first may hold. Raises `StoreInUse` if another process has it, `StoreDamaged` if
+        transfers but the first may hold. *check* is called when the directory is locked and nothing is made
+        in it yet; what it raises is raised. Raises `StoreInUse` if another process has it, `StoreDamaged` if
         a record is damaged or lost, else `StoreError` (other cluster or node, newer format, no permission).
         """
         with ExitStack() as undo:
             lock = DirectoryLock(path)
             undo.callback(lock.release)
+            check()
             _begin_founding(path)
             meta = Meta(path / "meta")
             undo.callback(meta.close)

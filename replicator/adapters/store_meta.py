@@ -83,7 +83,7 @@ class Meta:
         if (mine := self.identity) is not None and (mine.cluster, mine.node) != (cluster, node):
             raise StoreError(
                 f"store {self._path.parent} belongs to node {mine.node!r} of cluster {mine.cluster!r}, "
-                f"not to {node!r} of {cluster!r}"
+                f"not to {node!r} of {cluster!r}; choose another REPLICATOR_DATA_DIR"
             )
 
     def is_amnesiac(self, boot: str) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence as Ordered
 import zmq
 
 from replicator.adapters.curve import Gate, Keys
-from replicator.addresses import format_address, is_loopback
+from replicator.addresses import Address, format_address, is_loopback
 from replicator.codec.chunking import CHUNK_BYTES_MAX
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
@@ -60,6 +60,20 @@ DATA_WATCH = (
 )
 
 _Socket = zmq.Socket[bytes]
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise TransportError, as a bind would, unless all ports of this node are free; keeps none of them."""
+    if settings.peers:
+        host, port = settings.peers[settings.node]
+        for channel in (CONTROL, REPAIR, PUBLISH):
+            try:
+                family, address = _resolve(host)
+                with network.socket(family) as probe:
+                    probe.setsockopt(network.SOL_SOCKET, network.SO_REUSEADDR, 1)  # as libzmq does
+                    probe.bind((address, port + channel))
+            except OSError as error:
+                raise _cannot_listen(settings.node, (host, port + channel), error) from error
 
 
 class Transport:
@@ -107,17 +121,12 @@ class Transport:
             socket.zap_domain = self._domain.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         try:
-            family = network.AF_INET6 if ":" in host else network.AF_INET
-            address = str(network.getaddrinfo(host, None, family, network.SOCK_STREAM)[0][4][0])
+            _, address = _resolve(host)
             socket.setsockopt(zmq.IPV6, ":" in host)
             socket.bind(f"tcp://{format_address((address, port + channel))}")
         except (OSError, zmq.ZMQError) as error:
             socket.close()
-            where = format_address((host, port + channel))
-            raise TransportError(
-                f"cannot listen at {where}: {error.strerror}; end what uses the port, or correct the "
-                f"address of {self.node} in REPLICATOR_PEERS"
-            ) from error
+            raise _cannot_listen(self.node, (host, port + channel), error) from error
         return socket
 
     def connect(self, kind: int, node: NodeId, channel: int, queue_messages: int) -> _Socket:
@@ -296,6 +305,19 @@ class SubscribeSockets:
         """Close all sockets."""
         for socket in self._sockets.values():
             socket.close()
+
+
+def _resolve(host: str) -> tuple[int, str]:
+    """The address family and the numeric address of a host; raises OSError."""
+    family = network.AF_INET6 if ":" in host else network.AF_INET
+    return family, str(network.getaddrinfo(host, None, family, network.SOCK_STREAM)[0][4][0])
+
+
+def _cannot_listen(node: NodeId, address: Address, error: OSError | zmq.ZMQError) -> TransportError:
+    return TransportError(
+        f"cannot listen at {format_address(address)}: {error.strerror}; end what uses the port, or correct "
+        f"the address of {node} in REPLICATOR_PEERS"
+    )
 
 
 def _is_small(frames: Ordered[Buffer]) -> bool:

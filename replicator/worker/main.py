@@ -1,8 +1,9 @@
 """The worker's start and end, as a child process, as a thread of the engine's, or as a node without engine.
 
 Everything is made in one order, the store first, and closed in the reverse one; whatever cannot be made is
-told to the engine in one sentence. In a process of its own the control thread runs the driver and the main
-thread the leisurely loop; in the engine's process the calling thread runs the driver.
+told to the engine in one sentence. Keys and ports are looked at before: a store that was made for a node
+that could not start would belong to it all the same. In a process of its own the control thread runs the
+driver and the main thread the leisurely loop; in the engine's process the calling thread runs the driver.
 
 A worker process ignores SIGINT and SIGTERM, which a terminal or a service manager sends to the whole group:
 the engine has a last checkpoint to commit first, and the worker ends with the engine.
@@ -29,7 +30,7 @@ from replicator.adapters.elector import PySyncObjElector
 from replicator.adapters.ports import Control, Elector
 from replicator.adapters.static_elector import StaticElector
 from replicator.adapters.store import LmdbStore
-from replicator.adapters.zeromq import Control as ControlSockets, Transport
+from replicator.adapters.zeromq import Control as ControlSockets, Transport, check_ports
 from replicator.core.events import Granted, Revoked
 from replicator.core.founding import misfit
 from replicator.core.messages import Raft
@@ -198,10 +199,10 @@ class Worker:
         close = open_parts.callback
         inbox = Inbox()
         close(inbox.close)
+        keys = load_keys(settings.secret_key_file, settings.peer_keys_file, node, settings.peers)
         store = _open_store(settings)
         close(store.close)
         durable = store.durable()
-        keys = load_keys(settings.secret_key_file, settings.peer_keys_file, node, settings.peers)
         config = core_config(settings, has_engine=self._has_engine, public_key=keys.public if keys else "")
         if (reason := misfit(durable, config)) is not None:
             raise StoreError(reason)
@@ -257,6 +258,7 @@ def _open_store(settings: Settings) -> LmdbStore:
         writer_queue_bytes_max=settings.writer_queue_bytes_max,
         transaction_bytes_max=settings.transaction_bytes_max,
         disk_reserve_bytes=settings.disk_reserve_bytes,
+        check=lambda: check_ports(settings),  # not before: whoever held the store may still hold the ports
     )
 
 

@@ -46,11 +46,11 @@ def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
 
 
 def test_a_store_belongs_to_one_node_of_one_cluster(stores: Stores) -> None:
-    """Another node's or cluster's directory is refused, by name."""
+    """Another node's or cluster's directory is refused, by name, and with what to do."""
     stores.open().store.close()
     with pytest.raises(StoreError, match="belongs to node 'edge-1' of cluster 'test', not to 'edge-2'"):
         stores.open(node=NodeId("edge-2"))
-    with pytest.raises(StoreError, match="cluster 'test', not to 'edge-1' of 'other'"):
+    with pytest.raises(StoreError, match="not to 'edge-1' of 'other'; choose another REPLICATOR_DATA_DIR"):
         stores.open(cluster="other")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 import zmq
 
@@ -134,6 +136,28 @@ def test_a_store_in_use_is_told_as_such(started: Callable[[], Engine]) -> None:
     second = started()
     assert second.wait(link.Failed).kind == "StoreInUse"
     assert second.join() == 1
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_start_that_fails_for_a_port_claims_no_data_directory(settings: Settings, offset: int) -> None:
+    """Whichever of its three ports is in use: the directory is still free for whomever it was meant for."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = ("127.0.0.1", taken.getsockname()[1] - offset)
+        peers = {settings.node: address, NodeId("b"): ("127.0.0.1", 7400), NodeId("c"): ("127.0.0.1", 7410)}
+        engine = Engine(msgspec.structs.replace(settings, peers=peers))
+        failed = engine.wait(link.Failed)
+        assert engine.join() == 1
+    assert (failed.kind, "cannot listen" in failed.text) == ("TransportError", True)
+    assert [path.name for path in settings.data_dir.iterdir()] == ["lock"]
+
+
+def test_a_start_that_fails_for_its_keys_claims_no_data_directory(settings: Settings, tmp_path: Path) -> None:
+    """A key file that is not there yet is put right before anything belongs to this node."""
+    keys = {"secret_key_file": tmp_path / "alone.secret", "peer_keys_file": tmp_path / "peers.keys"}
+    engine = Engine(msgspec.structs.replace(settings, **keys))
+    assert engine.wait(link.Failed).kind == "TransportError"
+    assert engine.join() == 1
+    assert not settings.data_dir.exists()
 
 
 def test_admin_socket_answers(started: Callable[[], Engine], settings: Settings) -> None:
