@@ -39,6 +39,7 @@ from replicator.settings import Settings
 from replicator.worker.candidacy import Able, Candidacy
 from replicator.worker.inbox import Inbox, Loaded, Post
 from replicator.worker.mesh import Mesh
+from replicator.worker.newcomer import Newcomer
 from replicator.worker.operator import Operator
 from replicator.worker.silence import End
 from replicator.worker.standby import Standbys
@@ -61,6 +62,9 @@ class Core(Able, Protocol):
 
     @property
     def deadline(self) -> float: ...
+
+    @property
+    def role(self) -> Role: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Driver:
         self._node = parts.settings.node
         self.operator = Operator(self._node, parts.elector, self._handle, clock)
         self._candidacy = Candidacy(parts.elector, parts.core)
+        self._newcomer = Newcomer(parts.settings, parts.mesh)
         self._due = -math.inf  # when something is to be done though nothing comes
         self._leaving, self._leave_at = False, math.inf
         self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
@@ -122,6 +127,7 @@ class Driver:
 
     def run(self) -> None:
         """Pump until the engine closes the link, or `leave` is posted to the inbox."""
+        self._newcomer.begin(self._core.role, self._clock())
         self._handle(events.EngineReady(False))
         while not self._leaving or (self._leads and self._clock() < self._leave_at):
             self._turn()
@@ -173,7 +179,7 @@ class Driver:
     @property
     def _deadline(self) -> float:
         due = min(self._core.deadline, self._candidacy.deadline, self._leave_at, self.operator.deadline)
-        return min(due, self._tenancy.deadline, self._parts.census.deadline)
+        return min(due, self._tenancy.deadline, self._parts.census.deadline, self._newcomer.deadline)
 
     def _tick(self) -> None:
         """Do what is due."""
@@ -184,6 +190,7 @@ class Driver:
         self._tenancy.tick(now)
         self.operator.tick(now)
         self._parts.census.tick(now)
+        self._newcomer.tick(now)
 
     def _handle(self, event: Event) -> None:
         """Hand one event to the core and do what it wants done."""
@@ -369,6 +376,7 @@ class Driver:
 
     def _changed(self, effect: effects.Changed, now: float) -> None:
         self.operator.role = effect.new
+        self._newcomer.changed(effect.new, now)
         self._candidacy.is_primary = effect.new is Role.PRIMARY
         if effect.new is Role.CANDIDATE and effect.old is Role.BACKUP:
             self._tenancy.note("granted", now)

@@ -68,6 +68,8 @@ class Mesh:
         self._me = me
         self._peers = peers
         self._counting = counting
+        self.reached: set[NodeId] = set()  # peers that the last message could be queued for
+        self.heard: set[NodeId] = set()  # peers whose messages pass the checks
         self._acks: dict[NodeId, Ack] = {}  # gathered, not yet sent
         self._refused: dict[tuple[NodeId, str], int] = {}
         self._logged: dict[tuple[NodeId, str], float] = {}
@@ -107,7 +109,9 @@ class Mesh:
         recipient, remembered = counting.known(to)
         counters = (counting.counter, remembered)
         envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, *counters, message, recipient)
-        return self.control.send(to, encode_envelope(envelope))
+        is_sent = self.control.send(to, encode_envelope(envelope))
+        (self.reached.add if is_sent else self.reached.discard)(to)
+        return is_sent
 
     def receive(self, now: float) -> Iterator[Received]:
         """What has arrived and passes the checks."""
@@ -119,6 +123,7 @@ class Mesh:
                 self._refuse(key_node, str(error), now)
                 continue
             node, process = NodeId(envelope.node), Process(envelope.process)
+            self.heard.add(node)
             incarnation = Incarnation(envelope.incarnation)
             # What is remembered of the store that was here before says nothing of this one (R20, R21).
             remembered = envelope.remembered if envelope.recipient == self._me.incarnation else 0

@@ -15,7 +15,7 @@ from replicator.core.replica import ReplicaStatus
 from replicator.errors import CheckpointUnreadable
 from replicator.link.lease import LeaseWords
 from replicator.link.messages import ToEngine, ToWorker
-from replicator.model import Buffer, Epoch, Head, Incarnation, Manifest, NodeId, Owner, Payload
+from replicator.model import Buffer, Epoch, Head, Incarnation, Manifest, NodeId, Owner, Payload, Role
 from replicator.settings import Settings
 from replicator.worker.driver import Driver, Parts
 from replicator.worker.inbox import Inbox, Loaded
@@ -47,6 +47,7 @@ class FakeCore:
         self.instants: list[float] = []
         self.react: Callable[[Event], list[Effect]] = lambda event: []
         self.deadline = float("inf")
+        self.role = Role.BACKUP
         self.can_lead = True
         self.is_behind = False
         self.counter = 7
@@ -86,10 +87,11 @@ class FakeControl:
         self.sent: list[tuple[NodeId, Envelope]] = []
         self.waiting: list[tuple[NodeId | None, bytes]] = []
         self.cost_s = 0.0  # what receiving one frame takes
+        self.away: set[NodeId] = set()  # nodes that are not connected
 
     def send(self, to: NodeId, frame: bytes) -> bool:
         self.sent.append((to, decode_envelope(frame)))
-        return True
+        return to not in self.away
 
     def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
         while self.waiting:
