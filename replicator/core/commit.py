@@ -158,9 +158,12 @@ class Commits:
         """Forget the deleted streams whose tombstones every member holds; their sequences stay used.
 
         Not before the engine has been told of them: one that misses the word to forget holds on to the
-        tombstone, above which the stream has to go on in this epoch.
+        tombstone, above which the stream has to go on in this epoch. Nor while members change: a claimant
+        who knows of no newer record than the joint one heeds the old store too (R27).
         """
         reign, members = self._reign, self._reign.record.members
+        if reign.record.old or not reign.membership.adopted:
+            return
         done = [
             Acked(head.stream, head.generation, head.sequence, head.digest)
             for stream, head in self._tombstones.items()

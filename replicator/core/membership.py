@@ -3,6 +3,11 @@
 A change is a joint record with the old and the new set, from whose proposal on every quorum is a majority
 of both; then every stream's head accepted by a majority of both; then the final record. For now the only
 change is a wiped node's new incarnation in its old place; adding and removing nodes takes the same path.
+
+A learner is not taken in while it holds a stream that the primary does not have. An old store that comes
+back after it was replaced does: of what was deleted since, every member has forgotten the tombstone, and
+as a member's head it would come to life again (I11, R23). So does, seldom, a new store that took what
+never committed from a primary that is gone. Which of them it is cannot be told from here.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ class Membership:
         self._progress = progress
         self._epoch = epoch
         self._stored_version = -1  # the newest version durable here in this epoch
+        self.refused: set[ReplicaId] = set()  # learners whose stores the operator was told to empty
 
     @property
     def record(self) -> MemberRecord:
@@ -75,9 +81,20 @@ class Membership:
             member = self.record.find(follower.node)
             if member is None or member.incarnation == follower.replica[1]:
                 continue
-            if follower.adopted and not follower.lacking:
+            if follower.adopted and not follower.lacking and not self._holds_the_deleted(follower):
                 self._replace(member, follower.replica[1])
                 return
+
+    def _holds_the_deleted(self, follower: Follower) -> bool:
+        """Whether it holds streams that are not here; the operator is told once."""
+        if follower.surplus and follower.replica not in self.refused:
+            self.refused.add(follower.replica)
+            self._state.notice(
+                f"{follower.node}: its store is not taken in: it holds {len(follower.surplus)} streams that "
+                f"do not exist here, as {min(follower.surplus)}. It was replaced before and is back, it "
+                "seems: empty its data directory and start it again (R20, R23)"
+            )
+        return bool(follower.surplus)
 
     def _replace(self, member: Member, incarnation: Incarnation) -> None:
         """Put a new incarnation into the old one's place: the joint record first."""

@@ -103,7 +103,7 @@ class Primary:
     def on_report(self, report: Report) -> None:
         """A promise that came after the majority's."""
         if self.reign is not None and report.replica[0] in self.reign.progress.followers:
-            heard = self.reign.recovery.has_heard(report.replica[0])
+            heard = self.reign.recovery.has_heard(report.replica)
             self._heartbeats.on_report(report)
             if not heard and (self.phase is Phase.RECOVERING or self.reign.recovery.unavailable):
                 self.reign.recovery.add_report(report)

@@ -31,6 +31,7 @@ class Follower:
         self.acked: dict[StreamName, int] = {}  # one by one
         self.bulk: dict[StreamName, Head] = {}  # what it has adopted in bulk in this epoch
         self.not_in_bulk: set[StreamName] = set()  # and what of the primary's own streams it has not
+        self.surplus: set[StreamName] = set()  # what it reported and the primary does not have
         self.lacking: dict[
             StreamName, float
         ] = {}  # heads not acknowledged, and since when; told last at the end
@@ -65,6 +66,7 @@ class Follower:
             for stream in report.differs | report.lacks | apart
             if not (stream in said and said[stream].readable and said[stream].same_as(head_of(stream)))
         }
+        self.surplus = {s for s in report.differs if head_of(s) is None and not said[s].tombstone}
         # What is excepted depends on when the report is looked at, and an answer names its digest alone:
         # once told for a report it stays, and what is held since is told head by head.
         self.exceptions = self._told.setdefault(report.digest, frozenset(differing & said.keys()))
@@ -96,6 +98,7 @@ class Follower:
 
     def take_ack(self, stream: StreamName, sequence: int, newest: int) -> None:
         """One checkpoint is durable there."""
+        self.surplus.discard(stream)
         self.acked[stream] = max(self.newest(stream), sequence)
         if self.acked[stream] >= newest:
             self.lacking.pop(stream, None)

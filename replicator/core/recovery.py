@@ -1,9 +1,12 @@
 """Recovery: from promises to adopted streams (R7-R10).
 
-For each stream the head with the highest (accepted epoch, sequence) among the promises is chosen, brought
-here if it is lacking, and accepted again under the new epoch. Nothing is served before a majority has
-adopted it. A chosen head that nobody can read is waited for, its stream alone, and dropped only if it
-provably never committed.
+For each stream the head with the highest (accepted epoch, sequence) among the promises of members is
+chosen, brought here if it is lacking, and accepted again under the new epoch. Nothing is served before a
+majority has adopted it. A chosen head that nobody can read is waited for, its stream alone, and dropped
+only if it provably never committed.
+
+Only stores that the newest member record names have a say. Another incarnation of a member's node may hold
+what has been deleted and forgotten since it was replaced; chunks may be fetched from it (I10, R23).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 from msgspec import Struct
 
 from replicator.core.events import Why
-from replicator.core.quorum import ReplicaId, could_have_committed, quorum_sets
+from replicator.core.quorum import ReplicaId, could_have_committed, is_named, quorum_sets
 from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, NodeId, StreamName
@@ -45,7 +48,9 @@ class Recovery:
         self._state = state
         self.epoch = epoch
         self._record = record
-        self._reports = dict(reports)
+        self._reports: dict[ReplicaId, Report] = {}
+        self._counting: list[Report] = []  # those of replicas that the newest record names
+        self._take(*reports.values())
         self.chosen = dict(state.heads)  # right for every stream of which all reports say the same
         self.apart: set[StreamName] = set()  # all others: those that were ever looked at one by one
         self.unavailable: dict[StreamName, Head] = {}
@@ -53,7 +58,7 @@ class Recovery:
         self._due: dict[StreamName, None] = {}  # those of them to be fetched as soon as there is a place
         self._retry_at = math.inf
         rotten = {stream for stream, head in state.heads.items() if not head.readable}
-        for stream in sorted(rotten.union(*(report.differs for report in reports.values()))):
+        for stream in sorted(rotten.union(*(report.differs for report in self._counting))):
             self._choose(stream)
         self.exceptions = frozenset(self._lacking.keys() & state.heads.keys())
         state.adopt_heads(epoch, self.exceptions)
@@ -81,9 +86,13 @@ class Recovery:
         """Streams of which nothing is left but a head here that never committed and cannot be read."""
         return frozenset({s for s in self.apart if s in self._state.heads and s not in self.chosen})
 
-    def has_heard(self, node: NodeId) -> bool:
-        """Whether that node's heads have been looked at."""
-        return node in self._reports
+    def has_heard(self, replica: ReplicaId) -> bool:
+        """Whether that replica's heads have been looked at."""
+        return replica in self._reports
+
+    def _take(self, *reports: Report) -> None:
+        self._reports.update({report.replica: report for report in reports})
+        self._counting = [each for each in self._reports.values() if is_named(each.replica, self._record)]
 
     # ── choosing (R7) ──
 
@@ -95,7 +104,7 @@ class Recovery:
         *alone* says that the bulk adoption has passed it by, so that an own head is accepted by itself.
         """
         lack = self._lacking.pop(stream, Lack())
-        heads = [report.heads[stream] for report in self._reports.values() if stream in report.heads]
+        heads = [report.heads[stream] for report in self._counting if stream in report.heads]
         heads = [head for head in heads if head.order < min(below, lack.below)]
         self.apart.add(stream)
         self.chosen.pop(stream, None)
@@ -116,13 +125,13 @@ class Recovery:
         """Who else reported the chosen head, those first that could read it all, and whether it was rotten
         there: it may be mended by now, and what has rotted there need not be what has rotted elsewhere."""
         me, chosen = self._state.me.node, self.chosen[stream]
-        heads = [(node, report.heads.get(stream)) for node, report in self._reports.items() if node != me]
-        return sorted((not head.readable, node) for node, head in heads if head and head.same_as(chosen))
+        heads = {who[0]: report.heads.get(stream) for who, report in self._reports.items() if who[0] != me}
+        return sorted((not h.readable, node) for node, h in heads.items() if h and h.same_as(chosen))
 
     def _provably_uncommitted(self, stream: StreamName) -> bool:
         """(heads not older than it) + (members not heard) are no majority: it cannot have committed (R8)."""
         order = self.chosen[stream].order
-        heard = {report.replica: report.heads.get(stream) for report in self._reports.values()}
+        heard = {report.replica: report.heads.get(stream) for report in self._counting}
         possible: set[ReplicaId] = set()
         for each in quorum_sets(self._record):
             for replica in each:
@@ -138,7 +147,7 @@ class Recovery:
 
         What nobody has adopted in this epoch, nor is asked to, may be chosen anew.
         """
-        self._reports[report.replica[0]] = report
+        self._take(report)
         waiting = self.unavailable.keys() & (s for s, lack in self._lacking.items() if not lack.is_accepting)
         for stream in sorted(waiting):
             if not self._lacking[stream].is_firm:

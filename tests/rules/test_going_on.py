@@ -137,7 +137,7 @@ def test_R8_what_was_abandoned_stays_so() -> None:
     recovery = reign_of(cluster, "b").recovery
     assert recovery.chosen[S].sequence == 1
     cluster.do("start a")
-    while not recovery.has_heard(NodeId("a")):
+    while not recovery.has_heard(cluster.state("a").id):
         cluster.do("advance 0.05", "deliver b->a Claim", "sync a", "deliver a->b Promised")
     assert recovery.chosen[S].sequence == 1
     cluster.live(5.0)

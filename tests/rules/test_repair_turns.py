@@ -244,7 +244,7 @@ def test_R8_what_was_adopted_here_is_waited_for_when_it_rots() -> None:
         cluster.do("advance 0.05", "fetch b")
     assert list(recovery.unavailable) == [S]
     cluster.do("start a", "mend a b", "mend b c")
-    while not recovery.has_heard(NodeId("a")):
+    while not recovery.has_heard(cluster.state("a").id):
         cluster.do("advance 0.05", "deliver b->a Claim", "sync a", "deliver a->b Promised")
     assert reign_of(cluster, "b").recovery is recovery
     assert recovery.chosen[S].sequence == 1

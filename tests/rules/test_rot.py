@@ -8,7 +8,7 @@ from replicator.core.effects import Accept, CancelFetch, Commit, Fetch, Publish,
 from replicator.core.events import HeadRotten, StoreRoom
 from replicator.core.messages import Behind
 from replicator.core.state import head_of
-from replicator.model import Digest, Epoch, NodeId, StreamName
+from replicator.model import Digest, Epoch, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
 from tests.rules.test_late_words import reign_of
@@ -120,7 +120,7 @@ def test_R22_what_cannot_be_mended_leaves_its_place_to_others() -> None:
 def _hear(cluster: Cluster, name: str) -> None:
     """The late promise of one more reaches a, and nothing else happens."""
     cluster.do(f"mend a {name}")
-    while not reign_of(cluster, "a").recovery.has_heard(NodeId(name)):
+    while not reign_of(cluster, "a").recovery.has_heard(cluster.state(name).id):
         cluster.do("advance 0.05", f"deliver a->{name} Claim", f"sync {name}", f"deliver {name}->a Promised")
 
 

@@ -33,7 +33,7 @@ def _asked_of_the_store(cluster: Cluster) -> Recovery:
     cluster.do("start a")
     while not cluster.effects("b", Accept):
         cluster.do("advance 0.05", "fetch b")
-    while not recovery.has_heard(NodeId("c")):
+    while not recovery.has_heard(cluster.state("c").id):
         cluster.do("advance 0.05", "deliver b->c Claim", "sync c", "deliver c->b Promised")
     return recovery
 

@@ -29,6 +29,7 @@ class DiskFaults:
         self._replaced: set[NodeId] = set()  # with an empty disk that does not count yet
         self._rolled_back: set[NodeId] = set()  # with last week's copy
         self._copies: dict[NodeId, Image] = {}
+        self._shelf: dict[NodeId, Image] = {}  # disks that others have taken the place of
 
     def kinds(self) -> list[tuple[float, Callable[[], str]]]:
         """The kinds of fault with their weights."""
@@ -127,9 +128,11 @@ class DiskFaults:
         return 2 * len(good) > len(self._world.nodes)
 
     def wipe(self) -> str:
-        """An empty disk in the place of the old one (R20)."""
+        """An empty disk in the place of the old one (R20), or that old one again."""
         node = self._faults.any_node(running=False)
         assert node is not None
+        if node.name in self._shelf and self._random.random() < 0.5:
+            return self._put_back(node)
         return node.name if self.lose(node) else ""
 
     def lose(self, node: Node, mean_s: float | None = None) -> bool:
@@ -145,7 +148,20 @@ class DiskFaults:
         self._replaced.add(node.name)
         self._rolled_back.discard(node.name)
         self._copies.pop(node.name, None)
+        if node.disk.image.founded and not (node.disk.image.is_bad or node.disk.image.is_old):
+            self._shelf[node.name] = node.disk.image
         node.disk.replace(Image(self._world.new_incarnation()))
+
+    def _put_back(self, node: Node) -> str:
+        """The disk that an empty one has taken the place of is there again: it was away for a while."""
+        if not self.may_lose(node):
+            return ""
+        self._faults.take_down(node, power=True)
+        self._replaced.add(node.name)
+        self._rolled_back.discard(node.name)
+        self._copies.pop(node.name, None)
+        node.disk.replace(self._shelf.pop(node.name))
+        return f"{node.name}, its old disk is back"
 
     def roll_back(self) -> str:
         """Somebody takes a copy of a disk; one day it is put back in the place of the disk (T19)."""

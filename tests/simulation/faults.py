@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from replicator.model import NodeId, Role
+from replicator.model import Incarnation, NodeId, Role
 from tests.simulation.disk_faults import DiskFaults
 from tests.simulation.elector import Mood
 from tests.simulation.network import CALM, Weather
@@ -275,10 +275,17 @@ class Faults:
             self.bring_up(node)
 
     def replace_faulty(self) -> None:
-        """What an operator does: a node that stays faulty gets an empty disk."""
+        """What an operator does: a node that stays faulty, or is not taken in, gets an empty disk."""
         for node in self.world.nodes.values():
-            if node.role is Role.FAULTY and node.is_running and self.disks.may_lose(node):
+            bad = node.role is Role.FAULTY or node.disk.image.incarnation in self._refused()
+            if bad and node.is_running and self.disks.may_lose(node):
                 self.world.trace.add(self.world.now, "fault", "replace", node.name)
                 node.crash(power=True)
                 self.disks.replace_disk(node)
                 self.bring_up(node)
+
+    def _refused(self) -> set[Incarnation]:
+        """The stores that a primary does not take in: what they hold may be deleted (R23)."""
+        replicas = [node.replica for node in self.world.nodes.values() if node.replica is not None]
+        reigns = [replica._primary.reign for replica in replicas]
+        return {who[1] for reign in reigns if reign is not None for who in reign.membership.refused}

@@ -185,6 +185,25 @@ def forget_early(patch: Patch) -> None:
     patch.setattr(Commits, "forget_tombstones", forget_tombstones)
 
 
+def forget_while_changing(patch: Patch) -> None:
+    """A tombstone is forgotten while a claimant may still heed the store that is being replaced."""
+    honest = Commits.forget_tombstones
+
+    def forget_tombstones(self: Commits) -> None:
+        settled = MemberRecord(self._reign.record.version, self._reign.record.members)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Reign, "record", settled)
+            inner.setattr(Membership, "adopted", True)
+            honest(self)
+
+    patch.setattr(Commits, "forget_tombstones", forget_tombstones)
+
+
+def take_in_the_deleted(patch: Patch) -> None:
+    """A store that holds what was deleted and forgotten is taken in as a member's."""
+    patch.setattr(Membership, "_holds_the_deleted", lambda self, follower: False)
+
+
 def keep_the_newest_only(patch: Patch) -> None:
     """The newest checkpoint is kept, and the committed one below it thrown away."""
     patch.setattr(store_plan, "retained", lambda record, keep: record.entries[-1:])

@@ -27,6 +27,11 @@ def highest_sequence_wins(patch: Patch) -> None:
     patch.setattr(Head, "order", property(lambda self: (0, self.sequence)))
 
 
+def heed_strangers(patch: Patch) -> None:
+    """The claimant chooses from what stores hold that are no members' by the newest record, too (I10)."""
+    patch.setattr("replicator.core.recovery.is_named", lambda replica, record: True)
+
+
 def drop_unreadable(patch: Patch) -> None:
     """What cannot be read now is dropped for an older checkpoint (T13)."""
     patch.setattr(Recovery, "_provably_uncommitted", lambda self, stream: True)

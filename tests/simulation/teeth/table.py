@@ -86,8 +86,8 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE, REPORTS = (
-    f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease", "reports")
+PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE = (
+    f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease", "reports", "old_store")
 )
 
 TEETH = (
@@ -103,6 +103,7 @@ TEETH = (
     Tooth("R5", fencing.mix_claims, Guard(f"{GOING_ON}R5_a_new_claim_is_told_to_all_at_once")),
     Tooth("R6", fencing.report_less),
     Tooth("R7", recovering.highest_sequence_wins, Simulator(60, "comeback")),
+    Tooth("R7", recovering.heed_strangers, Guard(f"{OLD_STORE}I10_only_stores_that_the_newest_record_names_are_chosen_from")),
     Tooth("R8", recovering.drop_unreadable, Simulator(60, "lag_behind")),
     Tooth("R8", recovering.bring_nothing),
     Tooth("R8", recovering.drop_accepted, Guard(f"{CLAIMING}R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer")),
@@ -150,6 +151,8 @@ TEETH = (
     Tooth("R22", keeping.let_rot, Simulator(60, "rot")),
     Tooth("R22", keeping.forget_what_is_wanted, Guard(f"{GOING_ON}R22_what_is_wanted_in_the_place_of_rot_stays_wanted")),
     Tooth("R23", keeping.forget_early),
+    Tooth("R23", keeping.forget_while_changing, Guard(f"{OLD_STORE}R23_no_tombstone_is_forgotten_while_members_change")),
+    Tooth("R23", keeping.take_in_the_deleted, Guard(f"{OLD_STORE}R23_a_store_that_holds_what_was_deleted_is_not_taken_in")),
     Tooth("R23", keeping.recall_the_deleted, Guard("tests.rules.test_second_reading:test_R23_a_late_frame_does_not_bring_back_what_was_deleted")),
     Tooth("R23", keeping.keep_the_newest_only, Process("tests/adapters/test_store.py::test_r23_the_newest_committed_and_all_newer_stay")),
     Tooth("R24", keeping.lend_twice, Simulator(60, "usurp")),
