@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import zmq
@@ -46,19 +47,31 @@ class Keys(Struct, frozen=True):
 def generate_keys(nodes: Iterable[NodeId], directory: Path) -> list[Path]:
     """Write a secret key file for each node and the list of all public keys; return the files' paths.
 
-    Raises TransportError if a file is there already: keys in use are never overwritten.
+    Raises TransportError, and leaves no file, if one cannot be written or is there already: keys in use are
+    never overwritten.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    written: list[Path] = []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise TransportError(f"cannot write to {directory}: {error.strerror}") from error
+    texts: dict[Path, tuple[str, int]] = {}
     lines: list[str] = []
     for node in nodes:
         public, secret = (key.decode() for key in zmq.curve_keypair())
         lines.append(f"{node}={public}\n")
-        path = directory / f"{node}.secret"
-        _write_new(path, f"node={node}\npublic={public}\nsecret={secret}\n", 0o600)
-        written.append(path)
-    _write_new(directory / PEER_KEYS_NAME, "".join(lines), 0o644)
-    return [*written, directory / PEER_KEYS_NAME]
+        text = f"node={node}\npublic={public}\nsecret={secret}\n"
+        texts[directory / f"{node}.secret"] = text, 0o600
+    texts[directory / PEER_KEYS_NAME] = "".join(lines), 0o644
+    for path in filter(os.path.lexists, texts):
+        raise TransportError(
+            f"{path} is there already, and keys in use are not overwritten: make the keys of all nodes at "
+            "once, in another directory"
+        )
+    with ExitStack() as undo:
+        for path, (text, mode) in texts.items():
+            _write_new(path, text, mode, undo)
+        undo.pop_all()
+    return list(texts)
 
 
 def load_keys(
@@ -149,13 +162,15 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _write_new(path: Path, text: str, mode: int) -> None:
+def _write_new(path: Path, text: str, mode: int, undo: ExitStack) -> None:
+    """Write a file that is not there yet; *undo* removes it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        undo.callback(path.unlink)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
     except OSError as error:
         raise TransportError(f"cannot write {path}: {error.strerror}") from error
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
 
 
 def _read(path: Path, *, private: bool) -> dict[str, str]:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from replicator.errors import SettingsError
+from replicator.model import NodeId
+
 
 def keygen(
     nodes: Annotated[list[str], typer.Argument(help="The names of all nodes.", metavar="NODE...")],
@@ -22,11 +25,19 @@ def keygen(
     replicator keygen edge-1 edge-2 edge-3 -o keys
     """
     from replicator.adapters.curve import generate_keys
-    from replicator.model import NodeId
-    from replicator.settings import Settings
 
     if len(set(nodes)) < len(nodes):
         raise typer.BadParameter("a node is named twice")
-    names = [Settings(node=NodeId(node)).node for node in nodes]  # raises if a name is no node's name
+    names = list(map(_name, nodes))
     for path in generate_keys(names, directory):
         print(path)
+
+
+def _name(text: str) -> NodeId:
+    from replicator.settings import Settings
+
+    try:
+        return Settings(node=NodeId(text)).node
+    except SettingsError as error:
+        _, _, problem = str(error).partition(": ")  # of a variable that nobody has set
+        raise typer.BadParameter(problem) from error

@@ -53,7 +53,7 @@ def test_keys_in_use_are_never_overwritten(tmp_path: Path) -> None:
     """Generating twice into one directory fails and leaves the first keys as they are."""
     generate_keys([N1], tmp_path)
     before = (tmp_path / "n1.secret").read_text()
-    with pytest.raises(TransportError, match="File exists"):
+    with pytest.raises(TransportError, match="is there already"):
         generate_keys([N1], tmp_path)
     assert (tmp_path / "n1.secret").read_text() == before
 
