@@ -333,7 +333,10 @@ def _parse(info: FieldInfo, text: str) -> Any:
     if info.name == "peers":
         return msgspec.convert(parse_peers(text), info.type)
     if Path in (kind, *get_args(kind)):
-        return Path(text).expanduser()
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            raise ValueError(f"{text!r} is in the home directory of nobody known here") from None
     given: str | dict[str, str] = parse_size(text) if _unit(info) == "bytes" else text
     if info.name == "stream_chunk_bytes":
         given = parse_stream_sizes(text)

@@ -90,6 +90,12 @@ def test_wrong_sizes_by_stream_are_told(text: str, what: str) -> None:
     assert what in line
 
 
+def test_the_home_of_nobody_is_told() -> None:
+    """A path that begins with a user who does not exist is a wrong value like any other."""
+    (problem,) = problems({"REPLICATOR_DATA_DIR": "~nobody-of-this-name/x"})
+    assert problem.startswith("REPLICATOR_DATA_DIR: '~nobody-of-this-name/x' is in the home directory of")
+
+
 def test_one_line_per_wrong_variable() -> None:
     """Each wrong variable has one line with its name, its value and what is allowed; all are told at once."""
     assert problems(

@@ -6,10 +6,12 @@ Exit status: 0 done, 1 it could not be done, 2 used in a wrong way, 130 interrup
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from errno import EBADF
+from typing import TYPE_CHECKING, Self
 
 from replicator.errors import ReplicatorError, SettingsError
 
@@ -54,6 +56,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         import typer
     except ImportError:
         return _complain(_LACKING, 1)
+    if sys.stdout is None:
+        sys.stdout = _Closed()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
     try:
@@ -84,6 +88,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _complain(f"replicator: {error.format_message()} (see replicator --help)", 2)
+
+
+class _Closed(io.TextIOBase):
+    """Standard output where whoever started us has closed it: a command that prints fails, others do not."""
+
+    @property
+    def buffer(self) -> Self:
+        return self
+
+    def write(self, text: object) -> int:
+        raise OSError(EBADF, os.strerror(EBADF), "standard output")
 
 
 def _complain(text: str, status: int) -> int:

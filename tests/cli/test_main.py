@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from replicator.cli.main import COMMANDS
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, StoreMaker
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_help_lists_every_command(command: Command) -> None:
@@ -59,6 +62,19 @@ def test_wrong_settings_are_one_line_each(command: Command) -> None:
         "replicator: REPLICATOR_LEES_S: no such setting; did you mean REPLICATOR_LEASE_S?",
         "replicator: REPLICATOR_LEASE_S: 'soon' is not a number from 0.005 to 60 s",
     ]
+
+
+@pytest.mark.parametrize("words", ["config", "config --json", "--help", "keygen a b c -o keys", "export x"])
+def test_a_standard_output_that_is_closed_is_an_error(words: str, tmp_path: Path, store: StoreMaker) -> None:
+    """In one line, of whatever is printed: a program that reads it must not take nothing for an answer."""
+    store.add("x", b"state")
+    words = words.replace("--json", "--format json")
+    script = f"{sys.executable} -m replicator {words} >&-"
+    environ = {**os.environ, "REPLICATOR_DATA_DIR": str(store.path), "PYTHONPATH": str(ROOT)}
+    shell = ["bash", "-c", script]
+    outcome = subprocess.run(shell, capture_output=True, text=True, check=False, env=environ, cwd=tmp_path)
+    assert outcome.stderr == "replicator: standard output: Bad file descriptor\n"
+    assert outcome.returncode == 1
 
 
 def test_ctrl_c_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
