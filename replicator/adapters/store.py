@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Sequence as Ordered
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
+from contextlib import ExitStack, contextmanager
 from errno import EACCES, EINVAL, EPERM, EROFS
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class LmdbStore:
         in it yet; what it raises is raised. Raises `StoreInUse` if another process has it, `StoreDamaged` if
         a record is damaged or lost, else `StoreError` (other cluster or node, newer format, no permission).
         """
-        with ExitStack() as undo:
+        with ExitStack() as undo, _advice(path):
             lock = DirectoryLock(path)
             undo.callback(lock.release)
             check()
@@ -225,6 +225,17 @@ class LmdbStore:
             self._payload.close()
             self._meta.close()
             self._lock.release()
+
+
+@contextmanager
+def _advice(path: Path) -> Iterator[None]:
+    """Have whoever finds the store damaged told what to do about it."""
+    try:
+        yield
+    except StoreDamaged as error:
+        raise StoreDamaged(
+            f"{error}; move {path} away: among peers this node then joins anew, alone it needs an older copy"
+        ) from error
 
 
 def _begin_founding(path: Path) -> None:

@@ -40,6 +40,16 @@ def check_directory(directory: Path) -> None:
                 )
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether a process holds the lock just now."""
+    with suppress(FileNotFoundError), (directory / "lock").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 class DirectoryLock:
     """Held from its making until `release`."""
 

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
@@ -30,6 +30,7 @@ import msgspec
 from blake3 import blake3
 from msgspec import Struct
 
+from replicator.adapters.store_lock import is_locked
 from replicator.adapters.store_pages import lacks_used_pages
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import (
@@ -300,7 +301,7 @@ def lmdb_errors(path: object) -> Iterator[None]:
             lmdb.VersionMismatchError,
         )
         kind = StoreDamaged if isinstance(error, damage) else StoreError
-        raise kind(f"store {path}: {error}") from error
+        raise kind(f"store {path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 @contextmanager
@@ -310,15 +311,21 @@ def file_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (ENOSPC, EDQUOT, EFBIG)
-        raise (StoreFull if full else StoreError)(f"store {path}: {error}") from error
+        kind = StoreFull if full else StoreError
+        raise kind(f"store {error.filename or path}: {error.strerror or error}") from error
 
 
 def open_environment(
     path: Path, map_bytes: int, *, readonly: bool = False, sync: bool = True, metasync: bool = True
 ) -> lmdb.Environment:
-    """Open (or make) the environment in directory *path*; raises `StoreError` or `StoreDamaged`."""
+    """Open (or make) the environment in directory *path*; raises `StoreError` or `StoreDamaged`.
+
+    A reader that may not write there cannot keep a running node from reusing what it reads: it is let in
+    only while no node runs.
+    """
     with lmdb_errors(path):
-        environment = lmdb.open(
+        make = partial(
+            lmdb.open,
             os.fspath(path),
             map_size=map_bytes,
             readonly=readonly,
@@ -328,6 +335,16 @@ def open_environment(
             metasync=metasync,
             readahead=False,
         )
+        try:
+            environment = make()
+        except lmdb.ReadonlyError:
+            if not readonly:
+                raise
+            if is_locked(path.parent):
+                raise StoreError(
+                    f"store {path.parent}: its node runs, and beside it only who may write there can read"
+                ) from None
+            environment = make(lock=False)
         # A page past the file's end would be a bus error at the first touch, not an exception.
         pages, page_bytes = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
         file_bytes = (path / "data.mdb").stat().st_size

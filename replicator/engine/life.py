@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from errno import EACCES
 from itertools import islice
 from math import ceil, inf
 from pathlib import Path
@@ -226,10 +227,12 @@ def _own_directory(data_dir: Path) -> Path:
     """The data directory, made if it is not there; swept of sockets of engines that were killed."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(data_dir, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
         for path in data_dir.glob("link-*-*.sock"):
             pid = path.name.split("-")[1]
             if not (pid.isdecimal() and Path("/proc", pid).exists()):
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot use REPLICATOR_DATA_DIR {data_dir}: {error}") from error
+        raise StoreError(f"data directory {data_dir} cannot be used: {error.strerror}") from error
     return data_dir.absolute()

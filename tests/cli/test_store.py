@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import msgspec
 import pytest
 
@@ -32,6 +34,26 @@ def test_streams_are_listed(command: Command, data_dir: Path) -> None:
     assert "not known committed" in lines[1]
     assert "committed" in lines[2]
     assert "5.0 KiB" in lines[2]
+
+
+def test_a_copy_that_may_not_be_written_to_is_read(
+    command: Command, store: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without LMDB's lock, which only who may write there can take; beside a running node that is refused."""
+    open_really = lmdb.open
+
+    def open_as_a_stranger(path: str, **options: Any) -> lmdb.Environment:
+        if options.get("lock", True):
+            raise lmdb.ReadonlyError(f"{path}: Permission denied")
+        return open_really(path, **options)
+
+    store.add("orders", STATE)
+    monkeypatch.setattr(lmdb, "open", open_as_a_stranger)
+    outcome = command("export", "orders", "--data-dir", store.path)
+    assert (outcome.status, outcome.err.count(str(store.path))) == (1, 1)
+    assert "its node runs" in outcome.err
+    store.close()
+    assert command("export", "orders", "--data-dir", store.path).raw == STATE
 
 
 def test_streams_as_json(command: Command, data_dir: Path) -> None:

@@ -215,8 +215,20 @@ def test_a_data_directory_that_cannot_be_made_is_said(child: Callable[..., Setti
     """By its name, at the first call; nothing is started."""
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(StoreError, match="cannot use REPLICATOR_DATA_DIR"),
+        pytest.raises(StoreError, match="cannot be used: Not a directory"),
         Replicator(child("serve", data_dir=tmp_path / "file" / "data")),
+    ):
+        pass
+
+
+def test_a_data_directory_that_may_not_be_written_is_said(
+    child: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what it is, not as an address that cannot be used."""
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    with (
+        pytest.raises(StoreError, match=f"data directory {tmp_path} cannot be used: Permission denied"),
+        Replicator(child("serve", data_dir=tmp_path)),
     ):
         pass
 
