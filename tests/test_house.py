@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import tokenize
 from collections.abc import Iterator
 from functools import cache
@@ -178,6 +180,17 @@ def test_scripts_are_short_and_run(path: Path) -> None:
     assert "bash" not in text.splitlines()[0] or "\nset -euo pipefail\n" in text
     assert count_lines(path) <= SCRIPT_LINES_MAX
     assert path.stat().st_mode & 0o111 == 0o111
+
+
+def test_setup_says_what_it_lacks(tmp_path: Path) -> None:
+    """An older Python is told in one line, before anything is made."""
+    environ = {**os.environ, "PYTHON": "false", "REPLICATOR_VENV": str(tmp_path / "venv")}
+    setup = subprocess.run(
+        [ROOT / "scripts" / "setup"], env=environ, capture_output=True, text=True, check=False
+    )
+    assert setup.returncode == 1
+    assert setup.stderr == "scripts/setup: false is not Python 3.11 or newer; set PYTHON to one that is\n"
+    assert not (tmp_path / "venv").exists()
 
 
 def test_the_readme_shows_the_settings_as_they_are() -> None:
