@@ -43,7 +43,13 @@ class AsyncTenure(BaseTenure):
 
 
 class AsyncReplicator(FrontDoor[AsyncTenure]):
-    """As `Replicator`, for ``async with``, ``async for`` and ``await``."""
+    """As `Replicator`, for ``async with``, ``async for`` and ``await``.
+
+    To end in order on SIGTERM, cancel the task that is in ``async with``, and take the CancelledError that
+    comes out of it for the program's end::
+
+        loop.add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, AsyncTenure)

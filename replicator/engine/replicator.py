@@ -48,7 +48,11 @@ class FrontDoor(Generic[TenureT]):
         return tuple(sorted(settings.peers)) or (settings.node,)
 
     def delete(self, stream: str) -> Ticket:
-        """Delete *stream*, in the present tenure; raises `TenureEnded` when this node is not primary."""
+        """Delete *stream*, in the present tenure: see `Tenure.delete`.
+
+        Raises `TenureEnded` when this node is not primary, and what every call raises: `WrongState` once
+        closed or in a forked child, `WorkerFailed` once the worker has been given up.
+        """
         self._session.check_usable()
         tenure = self._session.present_tenure()
         if tenure is None:
@@ -123,7 +127,21 @@ class Replicator(FrontDoor[Tenure]):
                 session.done_with_offer(checkpoint)
 
     def status(self, timeout: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
-        """What this node knows of itself and the others; raises `Unavailable` when no answer comes."""
+        """What this node knows of itself and the others; raises `Unavailable` when no answer comes.
+
+        ``node`` (who was asked), ``cluster``, and ``members``, each a mapping with ``node``, ``reachable``,
+        and if that is true:
+
+        - ``role`` (of `Role`), ``epoch`` promised and its ``owner``, ``leader`` (whom the elector names),
+          ``active``, ``lease_s`` left (3600 s without peers), ``waiting_for`` (a founder, for whom),
+          ``changing`` (members are), ``full`` (the disk is), ``durability``;
+        - ``lacking``: at a primary, by backup, how many streams' newest checkpoints it lacks;
+        - ``streams``, at most 1024 by name, and ``streams_left_out``. Of each ``stream``, ``head`` (what it
+          holds) and ``commit`` (what it knows to be committed), each ``epoch`` and ``sequence`` or None;
+          ``deleted``, ``readable``, stored ``bytes``, ``age_s`` of the head, and how far it is behind the
+          newest head of all members: ``lag_bytes``, ``lag_s``. Seconds are None where they are not known;
+        - ``usage``: bytes, messages and other counts since the worker's start, for display.
+        """
         session, until = self._session, time.monotonic() + timeout
         session.changed.wait_for(session.is_started, timeout)
         with session.asking_status() as nonce:

@@ -34,7 +34,8 @@ class BaseTenure:
 
     `epoch` is the fencing token: sinks store it with what they write and refuse a lower one. `restored` is
     what to start from; when `unchanged` it is what this engine had itself (R11). `instants` are moments of
-    the takeover, in seconds of CLOCK_BOOTTIME, for display.
+    the takeover, in seconds of CLOCK_BOOTTIME, for display: ``detected`` (stood for election), ``granted``,
+    ``claimed`` (a majority has promised), ``fetched``, ``adopted``, ``restored``; without peers, some.
     """
 
     def __init__(
@@ -82,13 +83,20 @@ class BaseTenure:
         return session.submit(self.epoch, stream, parcel, copy)
 
     def delete(self, stream: str) -> Ticket:
-        """Delete *stream*: its ticket ends as that of a checkpoint does. A later submit starts it anew."""
+        """Delete *stream*: its ticket ends as that of a checkpoint does. A later submit starts it anew.
+
+        Raises as `submit` does, but nothing for a size.
+        """
         self._session.check_process()
         return self._session.submit(self.epoch, stream, None, True)
 
     def next_position(self, stream: str) -> Position:
         """What the next submit of *stream* will get, for sinks that name their transactions by it before
-        the state is dumped. Holds while no other thread submits to the stream."""
+        the state is dumped. Holds while no other thread submits to the stream.
+
+        Raises `TenureEnded` when the tenure is over or resigned; `WrongState` when closed, or in a forked
+        child.
+        """
         self._session.check_process()
         return Position(self.epoch, self._session.next_sequence(self.epoch, stream_name(stream)))
 
@@ -96,7 +104,9 @@ class BaseTenure:
         """Hand over to *successor*, or to whom it comes. Submits are refused from now on; what is with the
         worker commits first. Returns at once, and may be called in a signal's handler: wait for the end, with
         a timeout if you name a successor. If that one cannot take over within `REPLICATOR_CLAIM_TIMEOUT_S`,
-        nobody does: `resign_refused` says why, and submits are taken again."""
+        nobody does: `resign_refused` says why, and submits are taken again.
+
+        Does nothing when the tenure is over; raises `WrongState` in a forked child."""
         self._session.check_process()
         self._session.resign(self.epoch, successor)
 
@@ -121,7 +131,8 @@ class Tenure(BaseTenure):
 
     def wait_active(self, timeout: float | None = None) -> bool:
         """Wait while the tenure is suspended: true when it is active, false when it is over or still
-        suspended after *timeout* seconds (``ended_reason`` tells which)."""
+        suspended after *timeout* seconds (``ended_reason`` tells which). Raises `WrongState` in a forked
+        child, as `wait_ended` does, and nothing else."""
         self._session.check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.active:

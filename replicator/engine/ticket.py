@@ -26,8 +26,9 @@ class Committed(Struct, frozen=True):
     """A majority holds the checkpoint: it, or a later one, is what the next primary restores.
 
     *position* is what the sinks of this checkpoint may commit. *holders* are the members known to hold it.
-    *stages* are spans in seconds by name: ``waiting`` in the engine for credit, those of the worker, and
-    ``total`` from submit to this report.
+    *stages* are spans in seconds by name: ``waiting`` in the engine for credit; in the worker ``publish``
+    (compressed and sent), ``store`` (durable here) and ``commit`` (durable at a majority), which a deletion
+    does not have; and ``total`` from submit to this report.
     """
 
     position: Position
