@@ -321,7 +321,8 @@ def _allowed(info: FieldInfo) -> str:
         return "a name of 1 to 63 letters, digits, '.', '-' or '_'"
     if meta.ge is not None and meta.le is not None:
         noun = "a number" if kind is float else "a whole number"
-        return f"{noun} from {meta.ge:.15g} to {meta.le:.15g} {_unit(info)}".rstrip()
+        units = ", or as many KiB, MiB or GiB" if _unit(info) == "bytes" else ""
+        return f"{noun} from {meta.ge:.15g} to {meta.le:.15g} {_unit(info)}".rstrip() + units
     if info.name == "stream_chunk_bytes":
         return f"stream=size,… with sizes from {KIB} to {16 * MIB} bytes"
     return "name=host:port,…" if info.name == "peers" else "a path"

@@ -112,7 +112,8 @@ def test_one_line_per_wrong_variable() -> None:
         "REPLICATOR_ISOLATION: 'fork' is not one of: process, thread",
         "REPLICATOR_HEARTBEAT_INTERVAL_S: 'nan' is not a number from 0.001 to 20 s",
         "REPLICATOR_LEASE_S: 'soon' is not a number from 0.005 to 60 s",
-        "REPLICATOR_CHUNK_BYTES: '256 kB' is not a whole number from 1024 to 16777216 bytes",
+        "REPLICATOR_CHUNK_BYTES: '256 kB' is not a whole number from 1024 to 16777216 bytes, "
+        "or as many KiB, MiB or GiB",
         "REPLICATOR_KEEP: '-1' is not a whole number from 0 to 1000",
     ]
 

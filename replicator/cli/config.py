@@ -6,6 +6,7 @@ import shlex
 from enum import StrEnum
 from typing import Annotated
 
+import msgspec
 import typer
 
 from replicator.cli.common import print_json, print_table
@@ -22,7 +23,9 @@ class Format(StrEnum):
 
 
 def config(
-    check: Annotated[bool, typer.Option("--check", help="Print nothing but what is wrong.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print nothing but what is wrong, of the key files too.")
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print them.")] = Format.TABLE,
 ) -> None:
     """Show and check all settings.
@@ -36,8 +39,12 @@ def config(
     """
     settings = Settings.from_env()
     if check:
+        from replicator.adapters.curve import load_keys  # late: only this needs ZeroMQ
+
+        load_keys(settings.secret_key_file, settings.peer_keys_file, settings.node, settings.peers)
         return
     if form is Format.ENV:
+        settings = msgspec.structs.replace(settings, data_dir=settings.data_dir.absolute())
         for name, value in settings.to_env().items():
             print(f"{name}={shlex.quote(value)}")
     elif form is Format.MARKDOWN:

@@ -34,7 +34,9 @@ def demo(
     """Kill the primary twice while it learns from real sensors, and compare with an uninterrupted run.
 
     Exits with 1 unless every committed checkpoint was restored and the result is identical, bit for bit.
-    REPLICATOR_* variables hold for all engines; try REPLICATOR_ISOLATION=thread.
+    REPLICATOR_* variables hold for all engines; try REPLICATOR_ISOLATION=thread. Those that name one node,
+    its cluster or its keys (NODE, PEERS, DATA_DIR, CLUSTER, SECRET_KEY_FILE, PEER_KEYS_FILE), and ACKS, are
+    the demo's own.
     """
     if importlib.util.find_spec("river") is None:
         raise ReplicatorError("the demo learns with river: pip install 'replicator[demo]'")

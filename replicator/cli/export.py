@@ -42,6 +42,8 @@ def export(
             raise Unavailable(f"{stream} is made of parts: name a directory (-o) or one --part of: {names}")
         _write_parts(output, payload)
         return
+    if part is not None and not payload.is_mapping:
+        raise Unavailable(f"{stream} is not made of parts: leave --part out")
     name = part or ""
     if name not in payload.parts:
         raise Unavailable(f"{stream} has no part {name!r}, only: {', '.join(payload.parts) or 'none'}")

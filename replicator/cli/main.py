@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from errno import EBADF
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Self
 
 from replicator.errors import ReplicatorError, SettingsError
@@ -45,7 +46,8 @@ def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:
 def replicator() -> None:
     """Checkpoints of edge stream engines, committed by a majority of disks.
 
-    Settings are read from REPLICATOR_* variables; `replicator config` lists them.
+    Settings are read from REPLICATOR_* variables; `replicator config` lists them. `replicator --version`
+    tells which one this is.
     """
 
 
@@ -61,6 +63,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
     try:
+        if words == ["--version"]:
+            print(f"replicator {version('replicator')}")
+            return 0
         command = typer.main.get_command(application(named))
         status = command.main(args=words, prog_name="replicator", standalone_mode=False)
         sys.stdout.flush()
@@ -87,7 +92,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # A usage error. Its class lives in click or in typer's own copy of it, whichever is installed.
         if not hasattr(error, "format_message"):
             raise
-        return _complain(f"replicator: {error.format_message()} (see replicator --help)", 2)
+        helpful = f"replicator {named[0]} --help" if len(named) == 1 else "replicator --help"
+        return _complain(f"replicator: {error.format_message()} (see {helpful})", 2)
 
 
 class _Closed(io.TextIOBase):

@@ -12,7 +12,7 @@ from replicator.cli.common import AsJson, DataDir, find_data_dir, human_bytes, p
 from replicator.errors import Unavailable
 from replicator.model import Role
 
-STANDALONE_LEASE_S = 3600  # the most that a node says; only a node without peers has so much
+LEASE_S_MAX = 60  # more than any setting allows has only a node without peers
 
 
 class Place(Struct, frozen=True):
@@ -82,6 +82,9 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     print(f"cluster {report.cluster}, as seen by {report.node}\n")
     columns = ("node", "role", "epoch", "lease", "durability", "stream", "head", "commit", "behind")
     print_table(columns, (row for member in report.members for row in _rows(member)))
+    reachable = sum(member.reachable for member in report.members)
+    if 2 * reachable <= len(report.members):
+        print(f"\nno majority: {reachable} of {len(report.members)} members can be reached; nothing commits")
 
 
 def _rows(member: Member) -> Iterator[tuple[str, ...]]:
@@ -89,7 +92,7 @@ def _rows(member: Member) -> Iterator[tuple[str, ...]]:
         yield (member.node, "unreachable", *[""] * 7)
         return
     lease = f"{member.lease_s:.2f} s" if member.lease_s else ""
-    if member.lease_s >= STANDALONE_LEASE_S:
+    if member.lease_s > LEASE_S_MAX:
         lease = "unlimited"
     epoch = str(member.epoch or "")
     first = (member.node, _role(member), epoch, lease, member.durability)

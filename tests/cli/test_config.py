@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from replicator.settings import Settings, markdown, table
@@ -21,6 +23,8 @@ def test_env_gives_the_same_settings_again(command: Command) -> None:
     """What differs from the defaults is printed as variables that an EnvironmentFile can hold."""
     outcome = command("config", "--format", "env", keep="7", data_dir="/var/lib/edge 1")
     assert outcome.out.splitlines() == ["REPLICATOR_DATA_DIR='/var/lib/edge 1'", "REPLICATOR_KEEP=7"]
+    outcome = command("config", "--format", "env", keep="1", data_dir="data")
+    assert outcome.out == f"REPLICATOR_DATA_DIR={Path.cwd() / 'data'}\n"  # a service starts elsewhere
 
 
 def test_markdown_is_the_readme_s_table(command: Command) -> None:
@@ -41,3 +45,13 @@ def test_check_is_silent_when_all_is_well(command: Command) -> None:
     outcome = command("config", "--check", lease_s="0.9")
     assert outcome.status == 2
     assert outcome.err.startswith("replicator: REPLICATOR_LEASE_S: 0.9 does not fit: ")
+
+
+def test_check_reads_the_key_files(command: Command, tmp_path: Path) -> None:
+    """A key that a start would refuse is refused here."""
+    files = {"secret_key_file": tmp_path / "local.secret", "peer_keys_file": tmp_path / "peers.keys"}
+    outcome = command("config", "--check", **files)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert outcome.err.startswith(f"replicator: cannot read {tmp_path}/local.secret: ")
+    command("keygen", "local", "-o", tmp_path)
+    assert command("config", "--check").status == 0

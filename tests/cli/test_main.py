@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_wrong_use_is_one_line_and_status_2(command: Command, words: list[str]) 
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err.startswith("replicator: ")
     assert outcome.err.count("\n") == 1
+
+
+def test_wrong_use_points_to_the_command_s_own_help(command: Command) -> None:
+    """Where its options are."""
+    assert command("status", "--jsno").err.endswith("(see replicator status --help)\n")
+    assert command("fly").err.endswith("(see replicator --help)\n")
+
+
+def test_the_version_is_told(command: Command) -> None:
+    """As installed."""
+    outcome = command("--version")
+    assert (outcome.status, outcome.out) == (0, f"replicator {version('replicator')}\n")
 
 
 def test_wrong_settings_are_one_line_each(command: Command) -> None:

@@ -36,6 +36,15 @@ def test_streams_are_listed(command: Command, data_dir: Path) -> None:
     assert "5.0 KiB" in lines[2]
 
 
+def test_a_name_does_not_command_the_terminal(command: Command, store: StoreMaker) -> None:
+    """Control characters of a stream's name are shown escaped."""
+    store.add("or\x1b[2Jders", STATE)
+    store.close()
+    out = command("streams", "--data-dir", store.path).out
+    assert "or\\x1b[2Jders" in out
+    assert "\x1b" not in out
+
+
 def test_a_copy_that_may_not_be_written_to_is_read(
     command: Command, store: StoreMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +107,7 @@ def test_parts_go_to_a_directory(command: Command, store: StoreMaker, tmp_path: 
         (["order"], "no stream 'order' in "),
         (["model"], "made of parts"),
         (["model", "--part", "bias"], "no part 'bias', only: "),
-        (["orders", "--part", "bias"], "no part 'bias'"),
+        (["orders", "--part", "bias"], "orders is not made of parts: leave --part out"),
         (["model", "-o", "out"], "the part '../up' cannot be a file's name"),
         (["orders", "-o", "absent/orders.bin"], "cannot write absent/orders.bin: No such file or directory"),
     ],
