@@ -91,17 +91,23 @@ class Handover:
         return None if follower.can_lead else f"{named} cannot be primary: no engine is ready there"
 
     def _lag(self, reign: Reign) -> str | None:
-        """What the named successor lacks yet, in words; None if nothing."""
-        follower = reign.progress.followers.get(self._successor) if self._successor else None
-        lacking = len(follower.lacking) if follower is not None else 0
-        return f"{self._successor} lacks the newest checkpoint of {lacking} streams" if lacking else None
+        """Why who would take over is not ready to, in words: whoever was named has to hold everything, any
+        other one to have told at least what it holds; None if nothing stands against it."""
+        successor = self.successor(reign) if self._if_able else None
+        follower = reign.progress.followers.get(successor) if successor is not None else None
+        if follower is None:
+            return None
+        if not follower.is_known:
+            return f"it is not known yet what {successor} holds"
+        lacking = len(follower.lacking) if self._successor is not None else 0
+        return f"{successor} lacks the newest checkpoint of {lacking} streams" if lacking else None
 
     def successor(self, reign: Reign) -> NodeId | None:
         """Who was named, else the follower that could take over and lacks least."""
         if self._successor is not None:
             return self._successor
         able = self._able(reign)
-        return min(able, key=lambda each: (len(each.lacking), each.node)).node if able else None
+        return min(able, key=lambda f: (not f.is_known, len(f.lacking), f.node)).node if able else None
 
     def _able(self, reign: Reign) -> list[Follower]:
         return [each for each in reign.progress.followers.values() if self._is_up(each) and each.can_lead]

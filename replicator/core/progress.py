@@ -32,14 +32,11 @@ class Follower:
         self.bulk: dict[StreamName, Head] = {}  # what it has adopted in bulk in this epoch
         self.not_in_bulk: set[StreamName] = set()  # and what of the primary's own streams it has not
         self.surplus: set[StreamName] = set()  # what it reported and the primary does not have
-        self.lacking: dict[
-            StreamName, float
-        ] = {}  # heads not acknowledged, and since when; told last at the end
+        # Heads not acknowledged, and since when; those told last are at the end.
+        self.lacking: dict[StreamName, float] = {}
         self.hints: dict[StreamName, CommitPoint] = {}  # commit points not known to have arrived
-        self.hinted: tuple[int, tuple[CommitPoint, ...]] = (
-            0,
-            (),
-        )  # what all questions from that one on carry
+        # What all questions from that one on carry.
+        self.hinted: tuple[int, tuple[CommitPoint, ...]] = (0, ())
         self.told_at = now
         self.heard_at = -math.inf
         self.stuck_since: float | None = None
@@ -49,6 +46,11 @@ class Follower:
     @property
     def node(self) -> NodeId:
         return self.replica[0]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what it holds is known: before that it lacks nothing for want of a word from it."""
+        return self.report is not None and self.adopted
 
     def take_report(
         self, report: Report, apart: set[StreamName], head_of: Callable[[StreamName], Head | None]

@@ -141,6 +141,39 @@ def test_R26_what_was_held_back_ends_with_its_tenure() -> None:
         cluster.do("deliver a->b", "sync b", "deliver b->a", "sync a", "publish a")
     (abort,) = cluster.effects("a", Abort)
     cluster.do("submit a u 1", "drop", "cut a c").live(0.8)
-    assert _refusals(cluster) == ["c lacks the newest checkpoint of 2 streams"]
+    assert _refusals(cluster) == ["it is not known yet what c holds"]
     assert [each.handle for each in cluster.effects("a", Publish) if each.stream == "u"] == [abort.handle + 1]
     assert cluster.effects("a", Abort) == [abort]
+
+
+def _unreported() -> Cluster:
+    """a has claimed a second epoch without b, which missed five commits; now b answers heartbeats, and what
+    it has promised with is on its way."""
+    cluster = _serving().do("cut a b", "cut b c")
+    for number in range(5):
+        cluster.do(f"submit a s{number} 1", "settle")
+    cluster.live(0.5)
+    cluster.core("a")._primary.claim_above("for the test")
+    cluster.live(1.0).do("mend a b", "mend b c").forget()
+    return _without_pages(cluster, 8)
+
+
+def _without_pages(cluster: Cluster, count: int) -> Cluster:
+    for _ in range(count):
+        for _ in range(4):
+            cluster.do("drop b->a Promised", "deliver", "sync")
+        cluster.do("advance 0.05")
+    return cluster
+
+
+def test_R26_who_has_not_told_what_it_holds_is_not_taken_for_one_that_holds_everything() -> None:
+    """It lacks nothing that is known of. Named, it is waited for, then refused; else another one is found."""
+    cluster = _unreported().do("handover a b")
+    _without_pages(cluster, 20)
+    assert _refusals(cluster) == ["it is not known yet what b holds"]
+    assert not cluster.effects("a", Transfer)
+    cluster.live(1.0).do("handover a b").live(1.0)
+    assert cluster.effects("a", Transfer) == [Transfer("b")]  # type: ignore[arg-type]
+    cluster = _unreported().do("handover a")
+    _without_pages(cluster, 8)
+    assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from replicator.core.lease import Holder, Lender
 from replicator.core.membership import Membership
 from replicator.core.messages import Claim, Echo, Hello, LeaseReturned, Message, Probe, ProbeAnswer, Reason
 from replicator.core.primary import Primary
-from replicator.core.progress import Progress
+from replicator.core.progress import Follower, Progress
 from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId, is_named
 from replicator.core.reign import Reign
@@ -197,6 +197,11 @@ def forget_while_changing(patch: Patch) -> None:
             honest(self)
 
     patch.setattr(Commits, "forget_tombstones", forget_tombstones)
+
+
+def hand_over_unheard(patch: Patch) -> None:
+    """Who has not told what it holds passes for one that lacks nothing."""
+    patch.setattr(Follower, "is_known", True)
 
 
 def take_in_the_deleted(patch: Patch) -> None:

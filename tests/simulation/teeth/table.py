@@ -164,6 +164,7 @@ TEETH = (
     Tooth("R25", keeping.never_end, Guard(f"{LEASE}R25_a_lapse_longer_than_the_limit_ends_it")),
     Tooth("R26", keeping.keep_the_lease, Guard(f"{LEASE}R26_a_primary_that_resigns_gives_the_lease_back_at_once")),
     Tooth("R26", keeping.hand_on_what_was_held, Guard("tests.rules.test_handover:test_R26_what_was_held_back_ends_with_its_tenure")),
+    Tooth("R26", keeping.hand_over_unheard, Guard("tests.rules.test_handover:test_R26_who_has_not_told_what_it_holds_is_not_taken_for_one_that_holds_everything")),
     Tooth("R27", keeping.change_at_once),
     Tooth("R27", keeping.take_any_record, Guard(f"{DISK}R27_a_founder_that_missed_the_declaration_never_goes_back_to_an_older_record")),
     Tooth("R27", keeping.cover_nothing, Simulator(280, "lose_holder")),
