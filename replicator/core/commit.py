@@ -92,7 +92,8 @@ class Commits:
             if acked.sequence == head.sequence and acked.digest != head.digest:
                 return
         newest = self._reign.head(stream)
-        follower.take_ack(stream, acked.sequence, max(acked.sequence, newest.sequence if newest else 0))
+        newest_sequence = max(acked.sequence, newest.sequence if newest else 0)
+        follower.take_ack(stream, acked.sequence, newest_sequence, self._state.now)
         self.count_adoption({stream})
         self.check(stream)
         self._cover(stream)

@@ -81,9 +81,15 @@ class Membership:
             member = self.record.find(follower.node)
             if member is None or member.incarnation == follower.replica[1]:
                 continue
-            if follower.adopted and not follower.lacking and not self._holds_the_deleted(follower):
+            if self._has_caught_up(follower) and not self._holds_the_deleted(follower):
                 self._replace(member, follower.replica[1])
                 return
+
+    def _has_caught_up(self, learner: Follower) -> bool:
+        """Whether it lacks nothing but what is on its way: while commits go on, something always is. That is
+        nobody's loss: the final record waits for a majority of both sets (T11)."""
+        late = self._state.now - self._state.config.behind_interval_s
+        return learner.is_known and all(since > late for since in learner.lacking.values())
 
     def _holds_the_deleted(self, follower: Follower) -> bool:
         """Whether it holds streams that are not here; the operator is told once."""

@@ -98,12 +98,16 @@ class Follower:
         acked, head = self.acked.get(stream, NOTHING), self.bulk.get(stream)
         return acked if head is None or head.sequence < acked else head.sequence
 
-    def take_ack(self, stream: StreamName, sequence: int, newest: int) -> None:
-        """One checkpoint is durable there."""
+    def take_ack(self, stream: StreamName, sequence: int, newest: int, now: float) -> None:
+        """One checkpoint is durable there. What it lacks of the stream then came out since: where a stream
+        moves fast a follower may well be one behind at all times."""
         self.surplus.discard(stream)
-        self.acked[stream] = max(self.newest(stream), sequence)
+        before = self.newest(stream)
+        self.acked[stream] = max(before, sequence)
         if self.acked[stream] >= newest:
             self.lacking.pop(stream, None)
+        elif sequence > before and stream in self.lacking:
+            self.lacking[stream] = now
 
 
 class Progress:

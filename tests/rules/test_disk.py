@@ -241,3 +241,18 @@ def test_a_hello_is_answered_with_what_exists() -> None:
     (hello,) = cluster.sent("b", Hello)
     assert hello.founded
     assert hello.record == cluster.state("b").record
+
+
+def test_R20_a_joining_replica_takes_its_place_while_commits_go_on() -> None:
+    """Its acknowledgements are always one checkpoint behind: it lacks nothing but what is on its way."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    cluster.do("crash c", "wipe c", "start c")
+    for sequence in range(2, 150):
+        cluster.do(f"submit a s {sequence}", "publish a", "sync a b", "deliver b->a", "sync a")
+        cluster.do("deliver c->a Ack", "advance 0.03", "deliver", "sync", "fetch c", "sync c")
+        cluster.do("deliver c->a Hello", "deliver c->a Promised", "deliver c->a Adopted")
+        cluster.do("deliver c->a MembersAccepted", "deliver c->a HeartbeatAnswer")
+    record = cluster.state("a").record
+    assert record is not None
+    assert len(cluster.effects("a", Commit)) > 100
+    assert (record.version, cluster.core("c").role) == (3, Role.BACKUP)

@@ -199,6 +199,11 @@ def forget_while_changing(patch: Patch) -> None:
     patch.setattr(Commits, "forget_tombstones", forget_tombstones)
 
 
+def wait_for_silence(patch: Patch) -> None:
+    """A learner has to lack nothing at all, which it never does while commits go on."""
+    patch.setattr(Membership, "_has_caught_up", lambda self, learner: learner.adopted and not learner.lacking)
+
+
 def hand_over_unheard(patch: Patch) -> None:
     """Who has not told what it holds passes for one that lacks nothing."""
     patch.setattr(Follower, "is_known", True)
