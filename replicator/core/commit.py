@@ -6,12 +6,17 @@ the incarnation that sent it, once, for the digest it names.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from replicator.core import effects
 from replicator.core.messages import ACKS_PER_MESSAGE, Ack, Acked, CommitPoint, Forget
 from replicator.core.progress import Follower
-from replicator.core.quorum import ReplicaId, is_quorum
+from replicator.core.quorum import ReplicaId, is_quorum, quorum_sets
 from replicator.core.reign import Reign
-from replicator.model import Generation, Head, Incarnation, NodeId, Sequence, StreamName
+from replicator.model import Generation, Head, Sequence, StreamName
+
+STREAMS_PER_BEAT = ACKS_PER_MESSAGE  # looked at with one heartbeat, so that no number of them takes long
+NO_VERSION = -1
 
 
 class Commits:
@@ -23,7 +28,14 @@ class Commits:
         self._is_settled = not reign.recovery.chosen  # a quorum has adopted in bulk
         self._unadopted: set[StreamName] = set()  # what it has not adopted in common, once it has
         self._tombstones: dict[StreamName, Head] = {}
+        # Those that somebody has acknowledged since they were looked at, by the members of that record.
+        self._ripe: dict[StreamName, None] = {}
+        self._ripe_for = NO_VERSION
         self._uncovered: dict[StreamName, tuple[int, int]] = {}  # committed, not known to be held by all
+        self._were_up: frozenset[ReplicaId] = frozenset()  # who had to hold it when that was last asked
+        # Streams that a quorum of that record is not known to hold; empty once it holds every one.
+        self._to_cover: list[StreamName] = []
+        self._covered_for = NO_VERSION
 
     # ── adoption (R9) ──
 
@@ -61,8 +73,10 @@ class Commits:
     def _note(self, head: Head) -> None:
         """A head is committed: tell retention and the followers, once (R15)."""
         state, stream = self._state, StreamName(head.stream)
+        self._tombstones.pop(stream, None)
         if head.tombstone:
             self._tombstones[stream] = head
+            self._ripe[stream] = None
         if state.committed.get(stream) != (head.generation, head.sequence):
             state.mark_committed(head)
             self._reign.progress.add_hint(CommitPoint(head.stream, head.generation, head.position))
@@ -94,9 +108,18 @@ class Commits:
         newest = self._reign.head(stream)
         newest_sequence = max(acked.sequence, newest.sequence if newest else 0)
         follower.take_ack(stream, acked.sequence, newest_sequence, self._state.now)
+        if stream in self._tombstones:
+            self._ripe[stream] = None
         self.count_adoption({stream})
         self.check(stream)
         self._cover(stream)
+
+    def on_adopted(self) -> None:
+        """A follower's bulk adoption acknowledges many heads at once."""
+        self._ripe.update(dict.fromkeys(self._tombstones))
+        self.count_bulk()
+        self.check_all()
+        self._cover_all()
 
     def take_early(self, early: dict[ReplicaId, Acked]) -> None:
         """Acknowledgments that had come before the manifest was known here."""
@@ -128,30 +151,47 @@ class Commits:
         for stream in list(self._reign.window.flights):
             self.check(stream)
 
-    def cover_all(self) -> None:
+    def cover_without_the_lost(self) -> None:
+        """Look again at what waits for all members if one is up no longer: it may have been the last."""
+        up = frozenset(follower.replica for follower in self._up())
+        if not self._were_up <= up:
+            self._cover_all()
+        self._were_up = up
+
+    def _up(self) -> list[Follower]:
+        recent = self._state.now - self._state.config.lease_s
+        return [each for each in self._reign.progress.followers.values() if each.heard_at >= recent]
+
+    def _cover_all(self) -> None:
         for stream in list(self._uncovered):
             self._cover(stream)
 
     def _cover(self, stream: StreamName) -> None:
         """Say when every member that is up holds the commit."""
         waiting = self._uncovered.get(stream)
-        if waiting is None:
-            return
-        progress = self._reign.progress
-        recent = self._state.now - self._state.config.lease_s
-        up = [follower for follower in progress.followers.values() if follower.heard_at >= recent]
-        if all(follower.newest(stream) >= waiting[1] for follower in up):
+        if waiting is not None and all(each.newest(stream) >= waiting[1] for each in self._up()):
             del self._uncovered[stream]
-            self._state.emit(effects.HeldByAll(waiting[0], progress.holders(stream, waiting[1])))
+            holders = self._reign.progress.holders(stream, waiting[1])
+            self._state.emit(effects.HeldByAll(waiting[0], holders))
 
     def covered(self) -> bool:
-        """Whether a quorum of the present record holds every stream's committed head (R27, T11)."""
+        """Whether a quorum of the present record holds every stream's committed head (R27, T11).
+
+        Each stream is looked at until it is so, some at each call: what is held once is durable, and what
+        commits later under the same record is held by a quorum of it.
+        """
         reign = self._reign
-        return not reign.recovery.unavailable and all(
-            reign.progress.commit_point(stream, reign.record) >= self._state.committed.get(stream, (0, 0))[1]
-            for stream in self._state.heads
-            if reign.head(stream) is not None
-        )
+        if self._covered_for != reign.record.version:
+            self._covered_for, self._to_cover = reign.record.version, list(self._state.heads)
+        for _ in range(STREAMS_PER_BEAT):
+            if not self._to_cover or not self._is_covered(self._to_cover[-1]):
+                break
+            self._to_cover.pop()
+        return not self._to_cover and not reign.recovery.unavailable
+
+    def _is_covered(self, stream: StreamName) -> bool:
+        reign, committed = self._reign, self._state.committed.get(stream, (0, 0))[1]
+        return reign.head(stream) is None or reign.progress.commit_point(stream, reign.record) >= committed
 
     # ── tombstones (R23) ──
 
@@ -162,24 +202,34 @@ class Commits:
         tombstone, above which the stream has to go on in this epoch. Nor while members change: a claimant
         who knows of no newer record than the joint one heeds the old store too (R27).
         """
-        reign, members = self._reign, self._reign.record.members
+        reign = self._reign
         if reign.record.old or not reign.membership.adopted:
             return
-        done = [
-            Acked(head.stream, head.generation, head.sequence, head.digest)
-            for stream, head in self._tombstones.items()
-            if stream not in reign.window.flights
-            and all(
-                reign.progress.acked((NodeId(m.node), Incarnation(m.incarnation)), stream) >= head.sequence
-                for m in members
-            )
-        ][:ACKS_PER_MESSAGE]
-        for acked in done:
-            del self._tombstones[StreamName(acked.stream)]
-            reign.window.pass_by(StreamName(acked.stream), Sequence(acked.sequence))
-            self._state.forget(
-                StreamName(acked.stream), Generation(acked.generation), Sequence(acked.sequence)
-            )
+        if self._ripe_for != reign.record.version:
+            self._ripe_for = reign.record.version
+            self._ripe.update(dict.fromkeys(self._tombstones))
+        ripe = list(islice(self._ripe, STREAMS_PER_BEAT))
+        done = [self._tombstones[stream] for stream in ripe if self._is_held_by_all(stream)]
+        for stream in ripe:
+            del self._ripe[stream]
+        for head in done:
+            self._forget(head)
         if done:
+            tombstones = tuple(Acked(h.stream, h.generation, h.sequence, h.digest) for h in done)
             for follower in reign.progress.followers.values():
-                self._state.send(follower.node, Forget(reign.epoch, tuple(done)))
+                self._state.send(follower.node, Forget(reign.epoch, tombstones))
+
+    def _is_held_by_all(self, stream: StreamName) -> bool:
+        """Whether every member has the stream's tombstone, and nothing new is on its way."""
+        reign, head = self._reign, self._tombstones.get(stream)
+        if head is None or stream in reign.window.flights:
+            return False
+        (members,) = quorum_sets(reign.record)
+        return all(reign.progress.acked(member, stream) >= head.sequence for member in members)
+
+    def _forget(self, head: Head) -> None:
+        stream, sequence = StreamName(head.stream), Sequence(head.sequence)
+        del self._tombstones[stream]
+        self._reign.window.pass_by(stream, sequence)
+        self._reign.progress.forget(stream)
+        self._state.forget(stream, Generation(head.generation), sequence)

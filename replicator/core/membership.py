@@ -12,6 +12,8 @@ never committed from a primary that is gone. Which of them it is cannot be told 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import structs
 
 from replicator.core.messages import Members
@@ -70,18 +72,22 @@ class Membership:
         if follower is not None:
             follower.record_version = max(follower.record_version, version)
 
-    def step(self, streams_adopted: bool) -> None:
-        """Go on with a change that is under way, or start one for a learner that has caught up."""
-        if not streams_adopted or not self.adopted:
+    def step(self, covered: Callable[[], bool]) -> None:
+        """Go on with a change that is under way, or start one for a learner that has caught up.
+
+        *covered()* says whether a quorum holds every stream; it takes time, and is asked last.
+        """
+        if not self.adopted:
             return
         if self.record.old:
-            self._propose(MemberRecord(self.record.version + 1, self.record.members))
+            if covered():
+                self._propose(MemberRecord(self.record.version + 1, self.record.members))
             return
         for follower in self._progress.followers.values():
             member = self.record.find(follower.node)
             if member is None or member.incarnation == follower.replica[1]:
                 continue
-            if self._has_caught_up(follower) and not self._holds_the_deleted(follower):
+            if self._has_caught_up(follower) and not self._holds_the_deleted(follower) and covered():
                 self._replace(member, follower.replica[1])
                 return
 

@@ -167,7 +167,7 @@ class Primary:
         if self.phase is Phase.SERVING and self._state.owns(reign.epoch):  # not once more is promised (R3)
             self._commits.forget_tombstones()
             if reign.membership.is_changing:
-                reign.membership.step(self._commits.covered())
+                reign.membership.step(self._commits.covered)
         reign.holder.count(reign.record)
         self._lease_moved(reign)
         self._watch(reign)
@@ -202,7 +202,7 @@ class Primary:
         if self.reign is not None:
             self._heartbeats.on_answer(replica, answer)
             self._lease_moved(self.reign)
-            self._commits.cover_all()
+            self._commits.cover_without_the_lost()
 
     def _lease_moved(self, reign: Reign) -> None:
         """The lease may have been prolonged: tell the engine, and report what had to wait for it."""
@@ -230,8 +230,7 @@ class Primary:
             return
         if follower.report.digest == message.digest and not follower.adopted:
             follower.take_adopted()
-            self._commits.count_bulk()
-            self._commits.check_all()
+            self._commits.on_adopted()
             self._step()
 
     def on_members_accepted(self, replica: ReplicaId, message: messages.MembersAccepted) -> None:

@@ -109,6 +109,12 @@ class Follower:
         elif sequence > before and stream in self.lacking:
             self.lacking[stream] = now
 
+    def forget(self, stream: StreamName) -> None:
+        """The stream is deleted, and every member knows it. Its hint goes as it came, once it has arrived."""
+        self.acked.pop(stream, None)
+        self.bulk.pop(stream, None)
+        self.lacking.pop(stream, None)
+
 
 class Progress:
     """All followers of one epoch, and what a majority of them holds."""
@@ -160,6 +166,11 @@ class Progress:
         for follower in self.followers.values():
             if follower.newest(stream) < sequence:
                 follower.lacking.setdefault(stream, since)
+
+    def forget(self, stream: StreamName) -> None:
+        """Keep nothing of a deleted stream (I12)."""
+        for follower in self.followers.values():
+            follower.forget(stream)
 
     def add_hint(self, point: CommitPoint) -> None:
         for follower in self.followers.values():

@@ -133,6 +133,7 @@ def forget_early(patch: Patch) -> None:
             s for s, head in self._tombstones.items() if progress.commit_point(s, record) >= head.sequence
         }
         acked = Progress.acked
+        self._ripe.update(dict.fromkeys(done))
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(Progress, "acked", lambda p, r, s: 2**62 if s in done else acked(p, r, s))
             honest(self)

@@ -129,12 +129,13 @@ def test_t12_a_change_before_the_own_epoch_has_adopted_anything() -> None:
     reign = cluster.core("a")._primary.reign
     assert reign is not None
     version = reign.record.version
+    for follower in reign.progress.followers.values():
+        follower.lacking.clear()
+    reign.membership.step(lambda: False)
     reign.membership._stored_version = -1
     for follower in reign.progress.followers.values():
         follower.record_version = -1
-        follower.lacking.clear()
-    reign.membership.step(streams_adopted=False)
-    reign.membership.step(streams_adopted=True)
+    reign.membership.step(lambda: True)
     assert reign.record.version == version
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -178,11 +179,17 @@ def forget_early(patch: Patch) -> None:
             s for s, head in heads.items() if self._reign.progress.commit_point(s, record) >= head.sequence
         }
         acked = Progress.acked
+        self._ripe.update(dict.fromkeys(done))
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(Progress, "acked", lambda p, r, s: 2**62 if s in done else acked(p, r, s))
             honest(self)
 
     patch.setattr(Commits, "forget_tombstones", forget_tombstones)
+
+
+def keep_the_forgotten(patch: Patch) -> None:
+    """What followers lacked of a deleted stream stays lacking when it is forgotten."""
+    patch.setattr(Progress, "forget", lambda self, stream: None)
 
 
 def forget_while_changing(patch: Patch) -> None:
@@ -337,12 +344,12 @@ def cover_nothing(patch: Patch) -> None:
     """A change of members goes on before the new set holds every stream (T11)."""
     honest = Membership.step
 
-    def step(self: Membership, streams_adopted: bool) -> None:
+    def step(self: Membership, covered: Callable[[], bool]) -> None:
         followers = self._progress.followers.values()
         lacking = {follower.node: follower.lacking for follower in followers}
         for follower in followers:
             follower.adopted, follower.lacking = True, {}
-        honest(self, True)
+        honest(self, lambda: True)
         for follower in followers:
             follower.lacking = lacking[follower.node]
 
