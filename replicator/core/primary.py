@@ -25,6 +25,8 @@ from replicator.core.tenure import Tenure
 from replicator.core.window import Flight, Window
 from replicator.model import Digest, Epoch, Manifest, MemberRecord, NodeId, Role, Sequence, StreamName
 
+FORGOTTEN_MAX = 65_536  # deleted streams remembered in one epoch; a higher one begins without them
+
 
 class Phase(enum.StrEnum):
     """Where the primary stands."""
@@ -173,8 +175,8 @@ class Primary:
         self._watch(reign)
 
     def _watch(self, reign: Reign) -> None:
-        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot, or
-        that a stream can be given to the engine after all."""
+        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot, that
+        a stream can be given to the engine after all, or that too many were deleted to remember."""
         state, config = self._state, self._state.config
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
@@ -185,6 +187,8 @@ class Primary:
         above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
         given = self._withheld.difference(reign.recovery.unavailable)
         above += [f"stream {stream} is no longer withheld" for stream in sorted(given)]
+        if len(state.forgotten) >= FORGOTTEN_MAX:
+            above.append(f"{len(state.forgotten)} streams were deleted in this epoch")
         if above and reign.serving and not self.claimant.bumping:
             self.claim_above("; ".join(above))
 

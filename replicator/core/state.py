@@ -75,7 +75,7 @@ class State:
         self.founded = durable.founded
         self.heads: dict[StreamName, Head] = {StreamName(h.stream): h for h in durable.heads}
         self.committed: dict[StreamName, tuple[Generation, Sequence]] = dict(durable.committed)
-        self.forgotten: dict[StreamName, Sequence] = {}  # tombstones, since the newest promise was written
+        self.forgotten: dict[StreamName, Sequence] = {}  # tombstones, since the newest promise
         self.counter = durable.counter
         self.remembered: dict[NodeId, tuple[Incarnation, int]] = dict(durable.remembered)
         self.epoch_seen = Epoch(durable.promise.epoch if durable.promise else 0)

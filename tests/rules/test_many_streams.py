@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from replicator.core import commit
+from replicator.core import commit, primary
 from replicator.core.commit import Commits
-from replicator.core.effects import ForgetTombstone, HandoverRefused, HeldByAll, Transfer
+from replicator.core.effects import ForgetTombstone, HandoverRefused, HeldByAll, Notice, StartTenure, Transfer
 from replicator.core.membership import Membership
 from replicator.core.messages import Forget
 from replicator.core.progress import Follower, Progress
@@ -162,3 +162,20 @@ def test_R27_covered_is_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = serving().do("crash c", "wipe c", "start c").live(3.0)
     assert cluster.core("c").role is Role.JOINING
     assert asked == []
+
+
+def test_I12_deleted_streams_are_remembered_in_a_bounded_number() -> None:
+    """Streams that come and go fill an epoch in the end; the tenure goes on unchanged in a higher one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(primary, "FORGOTTEN_MAX", 4)
+        cluster = serving().forget()
+        for number in range(4):
+            cluster.do(f"submit a job{number} 1").live(0.2).do(f"delete a job{number} 2").live(0.2)
+            assert len(cluster.state("a").forgotten) == (number + 1) % 4
+    cluster.live(0.5)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert (tenure.epoch, tenure.unchanged) == (2, True)
+    assert [cluster.state(name).forgotten for name in "abc"] == [{}, {}, {}]
+    assert any("4 streams were deleted in this epoch" in one.text for one in cluster.effects("a", Notice))
+    cluster.do("submit a job0 1").live(0.3)
+    assert [cluster.state(name).heads[StreamName("job0")].epoch for name in "abc"] == [2, 2, 2]

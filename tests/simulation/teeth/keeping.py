@@ -187,6 +187,11 @@ def forget_early(patch: Patch) -> None:
     patch.setattr(Commits, "forget_tombstones", forget_tombstones)
 
 
+def remember_all_deletions(patch: Patch) -> None:
+    """Deleted streams are remembered for as long as the epoch lasts, however many come and go."""
+    patch.setattr(Primary, "claim_above", lambda self, reason: None)
+
+
 def keep_the_forgotten(patch: Patch) -> None:
     """What followers lacked of a deleted stream stays lacking when it is forgotten."""
     patch.setattr(Progress, "forget", lambda self, stream: None)

@@ -153,6 +153,7 @@ TEETH = (
     Tooth("R22", keeping.forget_what_is_wanted, Guard(f"{GOING_ON}R22_what_is_wanted_in_the_place_of_rot_stays_wanted")),
     Tooth("R23", keeping.forget_early),
     Tooth("R23", keeping.forget_while_changing, Guard(f"{OLD_STORE}R23_no_tombstone_is_forgotten_while_members_change")),
+    Tooth("R23", keeping.remember_all_deletions, Guard("tests.rules.test_many_streams:test_I12_deleted_streams_are_remembered_in_a_bounded_number")),
     Tooth("R23", keeping.keep_the_forgotten, Guard("tests.rules.test_many_streams:test_I12_of_a_deleted_stream_nothing_is_kept_of_the_followers")),
     Tooth("R23", keeping.take_in_the_deleted, Guard(f"{OLD_STORE}R23_a_store_that_holds_what_was_deleted_is_not_taken_in")),
     Tooth("R23", keeping.recall_the_deleted, Guard("tests.rules.test_second_reading:test_R23_a_late_frame_does_not_bring_back_what_was_deleted")),
