@@ -145,7 +145,7 @@ class Primary:
         self.window.drained("goes on unchanged in a newer epoch")
         self.tenure.end("goes on unchanged in a newer epoch")
         chosen, lost = reign.recovery.chosen, reign.recovery.unavailable
-        heads = [h for s, h in state.heads.items() if self._unchanged or (s in chosen and s not in lost)]
+        heads = [h for s, h in state.heads.items() if (self._unchanged or s in chosen) and s not in lost]
         self._withheld = frozenset(lost)
         unavailable = tuple(lost[stream] for stream in sorted(lost))
         state.change_role(Role.PRIMARY, f"a majority has adopted epoch {reign.epoch}")

@@ -8,6 +8,7 @@ from msgspec import structs
 from replicator.core.effects import Abandoned, AbandonRefused, Accept, Commit, StartTenure, Transfer
 from replicator.core.events import Accepted, HeadRotten, Received
 from replicator.core.messages import Behind, Claim, Echo, Hello, Probe, ProbeAnswer, Promised
+from replicator.core.primary import Phase
 from replicator.model import (
     Digest,
     Epoch,
@@ -227,3 +228,18 @@ def test_R22_what_is_wanted_in_the_place_of_rot_stays_wanted() -> None:
     cluster.hear("c", "a", Behind(1, (cluster.state("a").heads[S],)))
     cluster.forget().do("advance 0.5", "fetch c")
     assert [accept.manifest.sequence for accept in cluster.effects("c", Accept)] == [3]
+
+
+def test_R11_a_tenure_that_goes_on_unchanged_restores_nothing_that_rots_meanwhile() -> None:
+    """The only copy that can be reached rots before the new epoch serves: it is withheld."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2)
+    cluster.do("cut a b", "submit a s 1").live(0.2).do("crash c", "mend a b").forget()
+    cluster.core("a")._primary.claim_above("for the test")
+    while cluster.core("a")._primary.phase is not Phase.RECOVERING:
+        cluster.do("advance 0.02", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a b")
+        cluster.do("deliver *->* Claim", "sync b", "deliver *->* Promised")
+    cluster.do("rot a s").live(3.0)
+    tenure = cluster.effects("a", StartTenure)[0]
+    assert tenure.unchanged
+    assert [head.sequence for head in tenure.unavailable] == [1]
+    assert tenure.heads == ()
