@@ -89,6 +89,8 @@ class Claimant:
         self._state.has_engine = ready and self._state.config.has_engine
         if ready:
             self.try_now()
+        elif self.phase in (Phase.PROBING, Phase.PROMISING, Phase.CLAIMING):
+            self._give_away("the engine has left")
 
     def try_now(self) -> None:
         """Something that stood against a claim is gone: no timer has to run out (R11)."""
@@ -150,6 +152,11 @@ class Claimant:
     def _begin(self) -> None:
         state = self._state
         self._at = self._retry_at()
+        if state.role is Role.PRIMARY and not self.bumping:
+            self._at = (
+                math.inf
+            )  # what called for a higher epoch is gone: the tenure goes on in the one it has
+            return
         if not state.can_lead:
             if state.role is not Role.FOUNDING:
                 state.emit(effects.Transfer(None))
@@ -167,9 +174,11 @@ class Claimant:
         self._probe()
 
     def _give_away(self, reason: str) -> None:
-        """Others may have more luck with the grant than this node has (T17)."""
+        """Others may have more luck with the grant than this node has (T17); not with that of a tenure."""
+        has_tenure = self.bumping
         self.stop(reason)
-        self._state.emit(effects.Transfer(None))
+        if not has_tenure:
+            self._state.emit(effects.Transfer(None))
 
     def _probe(self) -> None:
         """Ask, and look whether this replica itself may promise now."""
@@ -259,7 +268,10 @@ class Claimant:
         """Ask a replica for its promise, perhaps in the epoch that is won already (a late one).
 
         *anew* if what has come of its answer was compared with own heads that nobody has watched since.
+        Nobody is asked before the own promise is durable (R5).
         """
+        if not self._state.owns(self.epoch):
+            return
         if anew:
             self._pages.forget(node)
         self._pages.ask_again(node, self._state.now - self._state.config.claim_retry_max_s)

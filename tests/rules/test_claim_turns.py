@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from replicator.core.effects import Changed, EndTenure, StartTenure, Transfer, WritePromise
 from replicator.core.events import RecordWritten, Tick
 from replicator.core.messages import Claim, LeaseReturned, Probe, ProbeAnswer, Promised, Reason, Refusal
@@ -178,3 +180,42 @@ def test_R20_a_new_set_of_members_is_told_to_those_that_have_promised() -> None:
     assert record.find(cluster.node("e").name).incarnation == cluster.owner("e").incarnation  # type: ignore[union-attr]
     cluster.do("start d").live(2.0)
     assert cluster.state("d").record == record
+
+
+def test_R11_a_bump_that_comes_to_nothing_leaves_the_tenure_as_it_was() -> None:
+    """Nobody answers for a while, and what called for it is gone: the grant is not given away."""
+    cluster = serving().do("submit a s 1").live(0.3).forget().do("cut a b", "cut a c")
+    cluster.state("a").draw = lambda: 0.0
+    cluster.core("a")._primary.claim_above("for the test")
+    cluster.live(2.3)
+    assert not cluster.effects("a", Transfer)
+    cluster.do("mend a b", "mend a c").live(0.5).do("submit a s 2").live(0.3)
+    assert cluster.core("a").role is Role.PRIMARY
+    _bump(cluster)
+    cluster.live(1.0)
+    assert cluster.core("a").role is Role.PRIMARY
+    assert cluster.core("a")._primary.tenure.epoch == 2
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_R11_an_engine_that_leaves_during_a_claim_gives_the_grant_away(steps: int) -> None:
+    """Nobody would take the tenure that is being claimed."""
+    cluster = Cluster("a", "b", "c").do("grant a")
+    cluster.do(*["deliver a->* Probe", "deliver *->a ProbeAnswer", "sync a"][: steps + steps // 2])
+    phase = cluster.core("a")._claimant.phase
+    cluster.do("engine a gone")
+    assert phase.value == ("probing", "probing", "claiming")[steps]
+    assert cluster.effects("a", Transfer) == [Transfer(None)]
+    cluster.live(1.0)
+    assert not cluster.effects("a", StartTenure)
+
+
+def test_R5_during_a_bump_nobody_is_asked_before_the_own_promise_is_durable() -> None:
+    """The heartbeats of the epoch that still reigns tell a follower without a report the claim again."""
+    cluster = serving().do("submit a s 1").live(0.3).do("cut a c", "resign a").live(0.8)
+    cluster.do("mend a c").forget().do("drop")
+    _bump(cluster)
+    cluster.do("advance 0.07", "deliver a->b", "deliver b->a", "advance 0.25")
+    promise = cluster.state("a").promise
+    assert promise is not None
+    assert all(claim.epoch <= promise.epoch for claim in cluster.sent("a", Claim))
