@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 BUDGET_S = {
-    "adapters": 70,
+    "adapters": 90,
     "chaos": 75,
     "demo": 40,
     "exploration": 60,
     "integration": 150,
     "rules": 30,  # with transcripts and traps
     "simulation": 130,  # 300 seeds and the quick form of the teeth
-    "unit": 60,
+    "unit": 80,
 }
 PART_OF = {"transcripts": "rules", "traps": "rules"}
 
