@@ -3,8 +3,10 @@
 Three nodes on this machine, one checkpoint at a time, each submitted when the one before is committed;
 none of its chunks is known before. `commit_ms` is from submit() to the ticket's end in the engine, on disk,
 synced, on two of three nodes. `floor_ms` is what the same machine needs in the same moments for three raw
-copies of the payload (`bench.kit.floor`): both are taken in turns, and `ratio` is commit over floor. Stages
-are the medians of what the ticket tells of itself, in milliseconds.
+copies of the payload (`bench.kit.floor`): both are taken in turns, and `ratio` is commit over floor.
+`zeromq_ms` is the same three raw copies over a node's kinds of ZeroMQ sockets instead of plain TCP, with no
+protocol either, and `over_zeromq` commit over that. Stages are the medians of what the ticket tells of
+itself, in milliseconds.
 
 Variants: `thread` and `process` are where the primary's worker runs; `curve` is `thread` with all links
 encrypted; `memory` is `thread` with REPLICATOR_DURABILITY=memory, against a floor that does not sync either.
@@ -18,6 +20,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +68,13 @@ class Commits:
         return spent_s * 1000
 
 
-def measure_size(cluster: Cluster, floor: Floor, size: str, options: argparse.Namespace) -> Row:
-    """Commits of one size and the floor, in turns."""
+def measure_size(cluster: Cluster, floors: dict[str, Floor], size: str, options: argparse.Namespace) -> Row:
+    """Commits of one size and the floors, in turns."""
     payload = MAKERS[options.payload](SIZES[size])
     raw = bytearray(payload)
     commits = Commits(cluster, f"state-{SIZES[size]}", payload)
 
-    def take_floor() -> float:
+    def take(floor: Floor) -> float:
         freshen(raw)
         return floor.commit(raw) * 1000
 
@@ -82,15 +85,18 @@ def measure_size(cluster: Cluster, floor: Floor, size: str, options: argparse.Na
         warm_up=1 if SIZES[size] >= LARGE_BYTES else 10,
     )
     stages = commits.stages.items()
-    samples = take_in_turns({"commit": commits.take, "floor": take_floor}, budget)
+    takers = {name: partial(take, floor) for name, floor in floors.items()}
+    samples = take_in_turns({"commit": commits.take, **takers}, budget)
     return {
         "size": size,
         "bytes": SIZES[size],
         "commits": len(samples["commit"]),
         "commit_ms": Spread.of(samples["commit"]),
         "p99_ms": Spread.of(samples["commit"]).p99,
-        "floor_ms": Spread.of(samples["floor"]),
-        "ratio": ratios(samples["commit"], samples["floor"]),
+        "floor_ms": Spread.of(samples["tcp"]),
+        "ratio": ratios(samples["commit"], samples["tcp"]),
+        "zeromq_ms": Spread.of(samples["zeromq"]),
+        "over_zeromq": ratios(samples["commit"], samples["zeromq"]),
         **{f"stage_{name}_ms": round(statistics.median(spans), 3) for name, spans in stages},
     }
 
@@ -103,12 +109,14 @@ def measure(options: argparse.Namespace) -> Report:
         progress(f"{variant}: starting three nodes")
         synced = VARIANTS[variant].get("durability") != "memory"
         with (
-            Floor(options.dir, synced=synced) as floor,
+            Floor(options.dir, synced=synced) as tcp,
+            Floor(options.dir, synced=synced, links="zeromq") as zeromq,
             Cluster(directory=options.dir, **VARIANTS[variant]) as cluster,
         ):
             report.note_settings(cluster.settings(cluster.names[0]))
+            floors = {"tcp": tcp, "zeromq": zeromq}
             for size in options.sizes:
-                report.add({"variant": variant, **measure_size(cluster, floor, size, options)})
+                report.add({"variant": variant, **measure_size(cluster, floors, size, options)})
     report.settings.pop("REPLICATOR_ISOLATION", None)  # the variants' own
     report.settings.pop("REPLICATOR_DURABILITY", None)
     report.notes += compare(report)

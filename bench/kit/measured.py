@@ -59,6 +59,8 @@ def commit_latency(report: Report) -> Iterator[Line]:
         if rows:
             sizes = " / ".join(str(row["size"]) for row in rows)
             figure = f"median {series(rows, 'commit_ms')} ms; {series(rows, 'ratio')} times the floor"
+            if "over_zeromq" in rows[0]:
+                figure += f", {series(rows, 'over_zeromq')} times the same over bare ZeroMQ"
             yield f"submit to committed by two of three nodes, {name}: {sizes}", figure
 
 

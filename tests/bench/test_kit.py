@@ -13,7 +13,8 @@ import pytest
 from lz4.block import compress
 
 from bench.kit.cluster import Cluster
-from bench.kit.floor import INLINE_BYTES, Floor
+from bench.kit.floor import Floor
+from bench.kit.links import INLINE_BYTES, PIECE_BYTES
 from bench.kit.payloads import SIZES, STAMP_EVERY_BYTES, freshen, incompressible, realistic
 from bench.kit.process import cpu_s, forget_peak, memory_mib
 from bench.kit.report import Report, number
@@ -74,14 +75,15 @@ def test_payloads_are_what_their_names_say() -> None:
         assert low < len(payload) / len(compress(bytes(payload))) < high
 
 
-def test_the_floor_holds_what_it_was_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", ["tcp", "zeromq"])
+def test_the_floor_holds_what_it_was_given(tmp_path: Path, links: str) -> None:
     """Three copies on disk, by both ways a payload takes, and no file or process stays."""
-    payload = realistic(INLINE_BYTES + 5)
-    with Floor(tmp_path) as floor:
-        for size in (10, len(payload)):
+    payload = realistic(PIECE_BYTES + 5)
+    with Floor(tmp_path, links=links) as floor:
+        for size in (10, INLINE_BYTES + 1, len(payload)):
             assert floor.commit(payload[:size]) > 0
         slots = [path.read_bytes() for path in tmp_path.rglob("slot-*")]
-        assert sorted(map(len, slots)) == [10, 10, 10, *[len(payload)] * 3]
+        assert sorted(map(len, slots)) == [INLINE_BYTES + 1] * 3 + [len(payload)] * 3
         assert slots.count(bytes(payload)) == 3
     assert list(tmp_path.iterdir()) == []
 
