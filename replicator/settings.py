@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -58,9 +58,9 @@ def _text(meaning: str) -> Meta:
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Where the store lives unless ``REPLICATOR_DATA_DIR`` says otherwise."""
+    """Where the store lives unless ``REPLICATOR_DATA_DIR`` says otherwise; in ~ if no home is known."""
     state = environ.get("XDG_STATE_HOME")
-    home = Path(environ["HOME"] if environ.get("HOME") else "~").expanduser()
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))  # which, unlike Path's, never raises
     return (Path(state) if state else home / ".local" / "state") / "replicator"
 
 
@@ -299,8 +299,7 @@ _FIELDS: dict[str, FieldInfo] = {info.name: info for info in msgspec.structs.fie
 
 
 def _meta(info: FieldInfo) -> Meta:
-    meta: Meta = get_args(info.type)[1]
-    return meta
+    return cast(Meta, get_args(info.type)[1])
 
 
 def _unit(info: FieldInfo) -> str:
@@ -342,10 +341,9 @@ def _parse(info: FieldInfo, text: str) -> Any:
     if info.name == "stream_chunk_bytes":
         given = parse_stream_sizes(text)
     try:
-        value = msgspec.convert(given, info.type, strict=False)
+        return msgspec.convert(given, info.type, strict=False)
     except msgspec.ValidationError:
         raise ValueError(f"{text!r} is not {_allowed(info)}") from None
-    return value
 
 
 def _unknown(environ: Mapping[str, str]) -> list[str]:
@@ -385,6 +383,8 @@ def _misfits(values: Mapping[str, Any], wrong: set[str]) -> dict[str, str]:
         if wrong.isdisjoint(relation.names) and first not in problems and not relation.holds(draft):
             rest = ", ".join(f"{name} is {_format(values[name]) or 'not set'}" for name in others)
             problems[first] = f"{_format(values[first]) or 'not set'} does not fit: {relation.text}; {rest}"
+    if "data_dir" not in wrong and values["data_dir"] == default_data_dir({"HOME": "~"}):
+        problems["data_dir"] = "not set, and no home directory is known for the default; set it"
     peers, node = values["peers"], values["node"]
     if peers and "peers" not in wrong:
         if texts := list(peer_problems(peers, has_keys=values["secret_key_file"] is not None)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import hypothesis
 import pytest
@@ -94,6 +95,25 @@ def test_the_home_of_nobody_is_told() -> None:
     """A path that begins with a user who does not exist is a wrong value like any other."""
     (problem,) = problems({"REPLICATOR_DATA_DIR": "~nobody-of-this-name/x"})
     assert problem.startswith("REPLICATOR_DATA_DIR: '~nobody-of-this-name/x' is in the home directory of")
+
+
+def test_no_home_directory_is_told_unless_it_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither HOME nor the list of users names one, one line says what to set, and that is enough."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", Mock(side_effect=KeyError("uid not found")))
+    line = "not set, and no home directory is known for the default; set it"
+    assert problems({"REPLICATOR_KEEP": "-1"}) == [
+        f"REPLICATOR_DATA_DIR: {line}",
+        "REPLICATOR_KEEP: '-1' is not a whole number from 0 to 1000",
+    ]
+    with pytest.raises(SettingsError, match=f"^REPLICATOR_DATA_DIR: {line}$"):
+        Settings()
+    settings = Settings.from_env({"REPLICATOR_DATA_DIR": "/data"})
+    assert settings.to_env() == {"REPLICATOR_DATA_DIR": "/data"}
+    assert Settings.from_env({"XDG_STATE_HOME": "/state"}).data_dir == Path("/state/replicator")
+    assert Settings.from_env({"HOME": "/home"}).data_dir == Path("/home/.local/state/replicator")
+    assert markdown().count("REPLICATOR_DATA_DIR") == 1
 
 
 def test_one_line_per_wrong_variable() -> None:
