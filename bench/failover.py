@@ -43,7 +43,7 @@ from bench.kit.report import Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import percentile
 from bench.takeover.rounds import FAULTS, INTERVAL_S, STAGES, Round, Stage
-from tests.arguments import above_zero, none_or_more, one_or_more, writable
+from tests.arguments import above_zero, none_or_more, one_or_more, resumable
 from tests.chaos.network import INSIDE, enter, missing, run as shell
 
 NAME = "failover"
@@ -177,7 +177,8 @@ def _row(key: Key, rounds: list[Round]) -> Row:
 
 
 def _load(state: Path | None) -> list[Round]:
-    if state is None or not state.exists():
+    """The rounds that are kept; raises ValueError if that is not what the file has."""
+    if state is None or not state.exists() or not state.stat().st_size:
         return []
     return msgspec.json.decode(state.read_bytes(), type=list[Round])
 
@@ -238,7 +239,9 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--warm", action="store_true", help="the engines follow while they are backups")
     made.add_argument("--seed", type=int, default=1, help="of the moments of the faults")
     made.add_argument("--full", action="store_true", help="all that the README shows")
-    made.add_argument("--state", type=writable, metavar="FILE", help="where rounds are kept and added to")
+    made.add_argument(
+        "--state", type=resumable(_load), metavar="FILE", help="where rounds are kept and added to"
+    )
     given = sys.argv[1:] if arguments is None else arguments
     options = made.parse_args(given)
     if options.count == 0 and not (options.state and options.state.exists()):

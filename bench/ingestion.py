@@ -39,6 +39,9 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
+import msgspec
+from msgspec import Struct, field
+
 from bench.kit.cluster import Cluster, descendants
 from bench.kit.machine import versions
 from bench.kit.payloads import SIZES
@@ -47,7 +50,7 @@ from bench.kit.process import cpu_s
 from bench.kit.report import Cell, Report, Row, progress
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
-from tests.arguments import above_zero, one_or_more, writable
+from tests.arguments import above_zero, one_or_more, resumable
 
 NAME = "ingestion"
 MODES: dict[str, dict[str, Any]] = {
@@ -118,28 +121,38 @@ class Engine:
                 self._process.kill()
 
 
+class State(Struct):
+    """What is kept: of one commit, by cell and loop, the turns with replication on and off."""
+
+    commit: str
+    turns: dict[str, dict[str, list[Turn]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> State | None:
+        """What the file has, if there is anything; raises ValueError if that is something else."""
+        data = path.read_bytes() if path.exists() else b""
+        return msgspec.json.decode(data, type=cls) if data else None
+
+
 class Kept:
     """Turns that have been taken, by cell and loop: in a file, if there is one, after every pair."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._turns: dict[str, dict[str, list[Turn]]] = {}
-        self._commit = versions()["replicator"]
-        if path is not None and path.exists():
-            found = json.loads(path.read_text())
-            if found["commit"] != self._commit:
-                raise OSError(f"{path} has turns of {found['commit']}, this is {self._commit}: remove it")
-            self._turns = found["turns"]
+        commit = versions()["replicator"]
+        self._state = (path and State.load(path)) or State(commit)
+        if self._state.commit != commit:
+            raise OSError(f"{path} has turns of {self._state.commit}, this is {commit}: remove it")
 
     def turns(self, *key: str) -> dict[str, list[Turn]]:
         """Those of one cell and loop, replication on and off."""
-        return self._turns.setdefault(" | ".join(key), {"on": [], "off": []})
+        return self._state.turns.setdefault(" | ".join(key), {"on": [], "off": []})
 
     def save(self) -> None:
         """Write them; nothing of an older file is seen half written."""
         if self._path is not None:
             draft = self._path.with_suffix(self._path.suffix + ".new")
-            draft.write_text(json.dumps({"commit": self._commit, "turns": self._turns}))
+            draft.write_bytes(msgspec.json.encode(self._state))
             draft.replace(self._path)
 
 
@@ -369,7 +382,7 @@ def main() -> int:
     add("--full", action="store_true", help="all modes and cases, most of them with few pairs")
     add(
         "--state",
-        type=writable,
+        type=resumable(State.load),
         metavar="FILE",
         help="keep the turns there, and go on from those that it has",
     )

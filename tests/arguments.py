@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from argparse import ArgumentTypeError
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -47,6 +49,11 @@ def writable(text: str) -> Path:
     return path
 
 
+def resumable(read: Callable[[Path], object]) -> Callable[[str], Path]:
+    """A file to go on from, which need not be there; one that *read* raises ValueError for is refused."""
+    return partial(_resumable, read=read)
+
+
 def directory(text: str) -> Path:
     """A directory in which files can be made."""
     try:
@@ -54,6 +61,17 @@ def directory(text: str) -> Path:
             return Path(text)
     except OSError as error:
         raise ArgumentTypeError(f"no file can be made in {text}: {error.strerror}") from None
+
+
+def _resumable(text: str, read: Callable[[Path], object]) -> Path:
+    path = writable(text)
+    try:
+        read(path)
+    except OSError as error:
+        raise ArgumentTypeError(f"{text} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ArgumentTypeError(f"{text} has something else in it, and is left as it is") from None
+    return path
 
 
 def _at_least(least: int, value: int) -> int:

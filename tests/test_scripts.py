@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,14 @@ REFUSED = {
     "explore --minutes 0": "argument --minutes: 0 is not more than 0",
     "explore --states 0": "argument --states: 0 is less than 1",
 }
-MODULES = {"simulate": "tests.simulation.__main__", "explore": "tests.exploration.__main__"}
+MODULES = {
+    "chaos": "tests.chaos.__main__",
+    "explore": "tests.exploration.__main__",
+    "simulate": "tests.simulation.__main__",
+    "bench failover": "bench.failover",
+    "bench ingestion": "bench.ingestion",
+}
+FOREIGN = (b"hello\n", b'{"commit": 1, "turns": 2}', b'[{"a": 1}]', b"[1]\n[2]", b"\xff\x00\n")
 
 
 @pytest.mark.parametrize("words", REFUSED)
@@ -29,3 +38,24 @@ def test_nothing_run_is_no_success(words: str, capsys: pytest.CaptureFixture[str
         import_module(MODULES[name]).main(arguments)
     out, err = capsys.readouterr()
     assert (out, err.splitlines()[-1]) == ("", f"scripts/{name}: error: {REFUSED[words]}")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "explore"])
+def test_a_state_of_something_else_is_left_as_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What no run has written ends with status 2 and one line, before anything is run; nothing is in it then
+    that was not before."""
+    state = tmp_path / "state"
+    main = import_module(MODULES[name]).main
+    monkeypatch.setattr(sys, "argv", [name, "--state", str(state)])
+    for data in FOREIGN:
+        state.write_bytes(data)
+        with pytest.raises(SystemExit, match="2"):
+            main(*([] if name == "bench ingestion" else [sys.argv[1:]]))
+        said = capsys.readouterr().err.splitlines()
+        line = f"argument --state: {state} has something else in it, and is left as it is"
+        assert said[-1] == f"scripts/{name}: error: {line}"
+        assert said[0].startswith("usage:")
+        assert state.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [state]

@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.arguments import resumable
 from tests.chaos.nemeses import NEMESES
 from tests.chaos.network import INSIDE, enter, missing
-from tests.chaos.report import add_up, words
+from tests.chaos.report import add_up, sums, words
 from tests.chaos.run import torment
 from tests.chaos.world import Options
 
@@ -34,7 +35,9 @@ def _arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3, choices=range(2, 8), help="how many (default 3)")
     parser.add_argument("--seed", type=int, help="what the faults are drawn from (default: a random one)")
     parser.add_argument("--nemeses", default="", help=f"some of: {','.join(NEMESES)} (default: all)")
-    parser.add_argument("--state", type=Path, help="a file in which the figures of several runs add up")
+    parser.add_argument(
+        "--state", type=resumable(sums), help="a file in which the figures of several runs add up"
+    )
     parser.add_argument("--loopback", action="store_true", help="do without namespaces, even where there are")
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
     parser.add_argument("--keep", action="store_true", help="keep the run's directory, also when all is well")

@@ -35,9 +35,18 @@ def words(report: dict[str, Any]) -> str:
     return "\n".join(told)
 
 
+def sums(path: Path) -> dict[str, Any]:
+    """The file's sums, none if there is nothing; raises ValueError if it has something else."""
+    total = json.loads(path.read_text() or "{}") if path.exists() else {}
+    known = {"runs", "faults", "lines", *SUMS, *MOST}
+    if not isinstance(total, dict) or (total and not known <= total.keys()):
+        raise ValueError("no sums of runs")
+    return total
+
+
 def add_up(path: Path, report: dict[str, Any]) -> dict[str, Any]:
     """Add the report to the file's sums, and return them."""
-    total: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    total = sums(path)
     total["runs"] = total.get("runs", 0) + 1
     for name in SUMS:
         total[name] = round(total.get(name, 0.0) + report[name], 1)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from tests.arguments import above_zero, none_or_more, one_or_more, readable, writable
+from tests.arguments import above_zero, none_or_more, one_or_more, readable, resumable
 from tests.simulation.batches import (
     BATCH_SEEDS,
     ROOT,
@@ -31,6 +31,7 @@ from tests.simulation.batches import (
     Sum,
     append_record,
     commit_here,
+    has_batches,
     missing_batches,
     read_record,
     report,
@@ -54,7 +55,9 @@ def _arguments(given: list[str]) -> argparse.Namespace:
         "--minutes", type=above_zero, help="begin no further batch after so long (no end by default)"
     )
     parser.add_argument("--jobs", type=one_or_more, default=1, help="how many processes")
-    parser.add_argument("--state", type=writable, metavar="FILE", help="write every batch down and resume")
+    parser.add_argument(
+        "--state", type=resumable(read_record), metavar="FILE", help="write every batch down and resume"
+    )
     parser.add_argument("--report", type=readable, metavar="FILE", help="sum a record up, and run nothing")
     parser.add_argument("--teeth", action="store_true", help="break one rule after the other instead")
     parser.add_argument(
@@ -68,7 +71,7 @@ def _arguments(given: list[str]) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.teeth and options.compiled:
         parser.error("--teeth replaces parts of the core, so it cannot be compiled: leave --compiled out")
-    if options.report and not read_record(options.report):
+    if options.report and not has_batches(options.report):
         parser.error(f"argument --report: {options.report} has no batches")
     return options
 

@@ -156,14 +156,29 @@ def commit_here() -> str:
 
 
 def read_record(path: Path) -> list[Batch]:
-    """All batches of a record; a line cut off by a crash counts as not written."""
-    batches = []
+    """All batches of a record; a line cut off by a crash counts as not written.
+
+    Raises ValueError if there are lines and no batch is among them: that is no record.
+    """
+    batches, skipped = list[Batch](), 0
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             batches.append(msgspec.json.decode(line, type=Batch))
         except msgspec.MsgspecError:
-            print(f"{path}: a line that is no batch is skipped", file=sys.stderr)
+            skipped += 1
+    if skipped and not batches:
+        raise ValueError(f"{path} is no record")
+    if skipped:
+        print(f"{path}: {skipped} lines that are no batches are skipped", file=sys.stderr)
     return batches
+
+
+def has_batches(path: Path) -> bool:
+    """Whether the file is a record of something."""
+    try:
+        return bool(read_record(path))
+    except ValueError:
+        return False
 
 
 def append_record(path: Path, batch: Batch) -> None:

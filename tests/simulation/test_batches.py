@@ -16,6 +16,7 @@ from tests.simulation.batches import (
     Failure,
     append_record,
     commit_here,
+    has_batches,
     missing_batches,
     read_record,
     report,
@@ -49,6 +50,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         file.write(b'{"commit":"a')
     append_record(path, batch(100, failures=(Failure(111, "I3: lost\nand more", ("a line",)),)))
     assert read_record(path) == [batch(0), batch(100, failures=(Failure(111, "I3: lost"),))]
+    path.write_bytes(b"hello\n")
+    with pytest.raises(ValueError, match="is no record"):
+        read_record(path)
+    assert not has_batches(path)
 
 
 def test_a_run_goes_on_with_what_is_missing() -> None:
