@@ -32,6 +32,7 @@ class Arrivals:
         self._told_index = 0
         self._told_at = math.inf  # since when something is on its way
         self._came_index = 0
+        self._lost_index = 0  # given up: nobody waits for it, but from how late it comes is learnt
         self._came_at = -math.inf
         self._due: dict[StreamName, int] = {}  # heads said to be lacking: at the latest published by then
 
@@ -40,7 +41,7 @@ class Arrivals:
         is_lost = self.seen_index < index == self._told_index
         if is_lost:
             self.seen_index = index
-        if index > self._came_index >= self._told_index:
+        if index > self._over_index >= self._told_index:
             self._told_at = self._state.now
         self._told_index = index
         return is_lost
@@ -50,13 +51,13 @@ class Arrivals:
         self.seen_index = max(self.seen_index, index)
         if index > self._came_index:
             took_s = 0.0
-            if (
-                index <= self._told_index
-            ):  # it was waited for; if very long, something else may have been lost
+            if index <= self._told_index:  # it was waited for, or something else that was lost
                 waited_s = self._state.now - max(self._came_at, self._told_at)
                 took_s = min(waited_s, PATIENCE * self._patience_s)
             self._took_s = max(took_s, self._took_s / 2)
             self._came_index, self._came_at = index, self._state.now
+            if index <= self._lost_index:  # what comes was late, so the rest may be
+                self._lost_index = 0
 
     @property
     def untold(self) -> int:
@@ -74,8 +75,13 @@ class Arrivals:
             return False
         due = self._due.setdefault(StreamName(head.stream), self._told_index)
         if self._state.now - max(self._came_at, self._told_at) >= self._patience_s:
-            self._came_index = max(self._came_index, due)  # lost: nobody waits for it any longer
-        return self._came_index < due
+            self._lost_index = max(self._lost_index, due)
+        return self._over_index < due
+
+    @property
+    def _over_index(self) -> int:
+        """Up to here nothing is waited for."""
+        return max(self._came_index, self._lost_index)
 
     @property
     def _patience_s(self) -> float:

@@ -17,6 +17,7 @@ from replicator.core.report import Report
 from replicator.model import Head, NodeId, StreamName
 
 HINTS_PER_HEARTBEAT = 256
+LOOKED_AT_TIMES = 4  # the heads that are told at once: some have been published a moment ago
 
 
 class Heartbeats:
@@ -95,17 +96,21 @@ class Heartbeats:
             )
 
     def _tell_lacking(self, follower: Follower) -> None:
-        """Tell a follower the heads that it should have acknowledged by now (R18)."""
-        state, config = self._state, self._state.config
+        """Tell a follower the heads that it should have acknowledged by now (R18). Of many that were
+        published a moment ago no more are looked at than a beat has time for."""
+        state, config, lacking = self._state, self._state.config, follower.lacking
         late: list[Head] = []
-        for stream, since in follower.lacking.items():
+        looked_at = list(islice(lacking, LOOKED_AT_TIMES * config.behind_heads_max))
+        for stream in looked_at:
             head = self._reign.head(stream)
-            if head is not None and state.now - since >= config.behind_interval_s:
+            if head is not None and state.now - lacking[stream] >= config.behind_interval_s:
                 late.append(head)
                 if len(late) >= config.behind_heads_max:
                     break
-        for told in late:  # the others have their turn first next time
-            stream = StreamName(told.stream)
-            follower.lacking[stream] = follower.lacking.pop(stream)
+        done = [StreamName(head.stream) for head in late]
+        if not late and len(looked_at) < len(lacking):
+            done = looked_at
+        for stream in done:  # the others have their turn first next time
+            lacking[stream] = lacking.pop(stream)
         if late:
             state.send(follower.node, Behind(self._reign.epoch, tuple(late)))

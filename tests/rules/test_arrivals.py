@@ -35,16 +35,35 @@ def test_R18_what_is_on_its_way_is_not_fetched_besides() -> None:
     cluster = serving().do("submit a s 1")
     head = _told(cluster, 40)
     for index in range(3, 40):
-        cluster.do("advance 0.15")
-        assert not _fetches(cluster, head)
-        cluster.do("advance 0.35")
-        if index > 3:
-            assert not _fetches(cluster, head)
+        head = structs.replace(head, stream=f"large-{index}")
+        fetched = []
+        for _ in range(5):
+            fetched.append(_fetches(cluster, head))
+            cluster.do("advance 0.1")
+        assert any(fetched) == (index == 3)
         _comes(cluster, index)
     cluster.do("advance 1.9")
     assert not _fetches(cluster, head)
     cluster.do("advance 0.2")
     assert _fetches(cluster, head)
+
+
+def test_R18_from_what_comes_after_it_was_given_up_is_learnt() -> None:
+    """One publication at a time, each on its way for 0.5 s from the first on: two of them are fetched."""
+    cluster = serving().do("submit a s 1")
+    head = _told(cluster, 2)
+    fetched = 0
+    for index in range(3, 20):
+        head = structs.replace(head, stream=f"large-{index}")
+        asked = []
+        for beat in range(5):
+            cluster.hear("b", "a", Heartbeat(1, 100 * index + beat, 0.3, None, index, ()))
+            asked.append(_fetches(cluster, head))
+            cluster.do("advance 0.1")
+        fetched += any(asked)
+        _comes(cluster, index)
+        cluster.state("b").fetching.clear()  # as they come, each
+    assert fetched <= 2
 
 
 def test_R18_what_was_lost_is_fetched_while_others_come() -> None:

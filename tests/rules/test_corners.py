@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import structs
 
 from replicator.core.effects import AbandonRefused, Abort, Accept, Changed, Commit, Fetch, Notice, WriteRecord
@@ -77,6 +79,23 @@ def test_R18_lagging_members_are_told_a_bounded_number_of_heads() -> None:
     cluster.forget().do("advance 0.3", "deliver a->b")
     assert [len(behind.heads) for behind in cluster.sent("a", Behind)][:1] == [config.behind_heads_max]
     assert len(cluster.effects("b", Fetch)) == config.fetches_max
+
+
+def test_R18_what_was_published_a_moment_ago_hides_nothing() -> None:
+    """More young heads than a beat looks at, before one that is late."""
+    cluster = serving()
+    cluster.state("a").config = structs.replace(cluster.state("a").config, behind_heads_max=1)
+    names = [StreamName(f"young-{number}") for number in range(50)]
+    for name in (*names, S):
+        cluster.state("a").heads[name] = head_of(manifest(name), Epoch(1))
+    reign = cluster.core("a")._primary.reign
+    assert reign is not None
+    reign.progress.followers[NodeId("b")].lacking.update({**dict.fromkeys(names, math.inf), S: -1.0})
+    told = set()
+    for _ in range(15):
+        cluster.do("advance 0.3", "deliver")
+        told |= {head.stream for behind in cluster.sent("a", Behind) for head in behind.heads}
+    assert S in told
 
 
 def test_R19_a_publication_of_another_store_or_position_changes_nothing() -> None:
