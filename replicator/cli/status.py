@@ -48,6 +48,7 @@ class Member(Struct, frozen=True):
     changing: bool = False
     durability: str = ""
     full: bool = False
+    lacking: dict[str, int | None] = {}
     streams: list[Stream] = []
     streams_left_out: int = 0
 
@@ -82,6 +83,9 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     print(f"cluster {report.cluster}, as seen by {report.node}\n")
     columns = ("node", "role", "epoch", "lease", "durability", "stream", "head", "commit", "behind")
     print_table(columns, (row for member in report.members for row in _rows(member)))
+    for member in report.members:
+        if unknown := [node for node, count in sorted(member.lacking.items()) if count is None]:
+            print(f"\nunknown to {member.node} yet, what they lack: {', '.join(unknown)}")
     reachable = sum(member.reachable for member in report.members)
     if 2 * reachable <= len(report.members):
         print(f"\nno majority: {reachable} of {len(report.members)} members can be reached; nothing commits")

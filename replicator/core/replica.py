@@ -38,7 +38,8 @@ from replicator.model import (
 
 
 class ReplicaStatus(TypedDict):
-    """What a replica knows of itself; as a primary also how many streams each follower lacks.
+    """What a replica knows of itself; as a primary also how many streams each follower lacks,
+    None for one that has not told yet in this epoch what it holds.
 
     *changing* says that a change of members is under way: quorums are of the old and the new ones (R27).
     *heads* and *committed*, the generation and sequence known to be committed, are by stream. They are the
@@ -55,7 +56,7 @@ class ReplicaStatus(TypedDict):
     full: bool
     heads: Mapping[StreamName, Head]
     committed: Mapping[StreamName, tuple[Generation, Sequence]]
-    lacking: dict[NodeId, int]
+    lacking: dict[NodeId, int | None]
 
 
 class Replica:
@@ -155,7 +156,8 @@ class Replica:
             "heads": state.heads,
             "committed": state.committed,
             "lacking": {
-                node: len(follower.lacking) for node, follower in primary.reign.progress.followers.items()
+                node: len(follower.lacking) if follower.is_known else None
+                for node, follower in primary.reign.progress.followers.items()
             }
             if primary.reign is not None
             else {},

@@ -135,7 +135,8 @@ class Replicator(FrontDoor[Tenure]):
         - ``role`` (of `Role`), ``epoch`` promised and its ``owner``, ``leader`` (whom the elector names),
           ``active``, ``lease_s`` left (3600 s without peers), ``waiting_for`` (a founder, for whom),
           ``changing`` (members are), ``full`` (the disk is), ``durability``;
-        - ``lacking``: at a primary, by backup, how many streams' newest checkpoints it lacks;
+        - ``lacking``: at a primary, by backup, how many streams' newest checkpoints it lacks; None for
+          one that has not told yet in this epoch what it holds;
         - ``streams``, at most 1024 by name, and ``streams_left_out``. Of each ``stream``, ``head`` (what it
           holds) and ``commit`` (what it knows to be committed), each ``epoch`` and ``sequence`` or None;
           ``deleted``, ``readable``, stored ``bytes``, ``age_s`` of the head, and how far it is behind the

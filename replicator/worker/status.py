@@ -67,7 +67,8 @@ class StreamReport(Struct, kw_only=True):
 
 
 class MemberReport(Struct, kw_only=True):
-    """A member's own word. *lacking* says, at a primary, how many streams each backup lacks."""
+    """A member's own word. *lacking* says, at a primary, how many streams each backup lacks, if it
+    knows."""
 
     node: str
     reachable: bool = True
@@ -79,7 +80,7 @@ class MemberReport(Struct, kw_only=True):
     waiting_for: str
     changing: bool
     full: bool
-    lacking: dict[str, int]
+    lacking: dict[str, int | None]
     leader: str | None
     durability: str
     streams: list[StreamReport]

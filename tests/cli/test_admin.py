@@ -24,6 +24,7 @@ REPORT = {
             "leader": "edge-1",
             "durability": "disk",
             "full": False,
+            "lacking": {"edge-5": None, "edge-3": None, "edge-2": 1},
             "streams": [
                 {
                     "stream": "orders",
@@ -60,7 +61,8 @@ REPORT = {
 
 
 def test_status_shows_every_member(command: Command, fake_node: StartNode) -> None:
-    """Role, epoch, lease and each stream's progress of every member; one that is unreachable is named so."""
+    """Role, epoch, lease and each stream's progress of every member; one that is unreachable is named so, and
+    so are those of whom the primary does not know what they lack."""
     node, data_dir = fake_node(REPORT)
     outcome = command("status", "--data-dir", data_dir)
     assert node.asked == [{"command": "status"}]
@@ -74,6 +76,8 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
         "edge-3 unreachable",
         "edge-4 primary, suspended 3",
         "edge-5 founding, waiting for edge-3",
+        "",
+        "unknown to edge-1 yet, what they lack: edge-3, edge-5",
     ]
 
 

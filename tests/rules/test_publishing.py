@@ -266,6 +266,16 @@ def test_R18_a_promise_that_comes_again_hides_nothing_that_is_lacking() -> None:
     assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [2]
 
 
+def test_R18_what_a_follower_lacks_that_was_not_heard_is_not_known() -> None:
+    """Status does not say that it lacks nothing: it says so once it has told what it holds."""
+    cluster = Cluster("a", "b", "c").do("cut a c").with_primary("a").live(0.3)
+    assert cluster.core("a").status()["lacking"] == {"b": 0, "c": None}
+    cluster.do("submit a s 1").live(0.2)
+    assert cluster.core("a").status()["lacking"] == {"b": 0, "c": None}
+    cluster.do("mend a c").live(0.5)
+    assert cluster.core("a").status()["lacking"] == {"b": 0, "c": 0}
+
+
 def test_R12_what_was_accepted_while_it_went_out_again_is_stored() -> None:
     """A full disk has room again: of two acceptances the first finds chunks lacking, so the checkpoint goes
     out again, and the second succeeds meanwhile. The third is stale: the checkpoint is held, and commits."""

@@ -52,6 +52,7 @@ class FakeCore:
         self.is_behind = False
         self.counter = 7
         self.streams: dict[Any, Any] = {}
+        self.lacking: dict[NodeId, int | None] = {}
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self.events.append(event)
@@ -73,7 +74,7 @@ class FakeCore:
             "full": False,
             "heads": {stream: head for stream, (head, _) in self.streams.items()},
             "committed": {stream: known for stream, (_, known) in self.streams.items() if known is not None},
-            "lacking": {},
+            "lacking": self.lacking,
         }
 
 

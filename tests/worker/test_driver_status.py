@@ -79,7 +79,9 @@ def answer(bench: Bench, node: Any, report: bytes) -> None:
 
 
 def test_all_members_are_asked_and_a_silent_one_is_said_to_be_so(bench: Bench) -> None:
-    """The answer comes as soon as all have spoken, else after `GATHER_TIMEOUT_S`."""
+    """The answer comes as soon as all have spoken, else after `GATHER_TIMEOUT_S`; what is
+    not known of them is None."""
+    bench.core.lacking = {B: 0, C: None}
     report = own_report(bench)
     assert ask(bench) == []
     answer(bench, B, report)
@@ -94,6 +96,7 @@ def test_all_members_are_asked_and_a_silent_one_is_said_to_be_so(bench: Bench) -
         ("c", False),
     ]
     assert status["members"][2] == {"node": "c", "reachable": False}
+    assert [member["lacking"] for member in status["members"][:2]] == [{"b": 0, "c": None}] * 2
     assert status["members"][1]["usage"] == {"streams": 1, "published": 2, "messages_refused": 0}
 
 
