@@ -170,7 +170,7 @@ class Stage:
                 time.sleep(0.05)
                 return None
             members = primary.members()
-            behind = sum(s["lag_bytes"] for member in members.values() for s in member["streams"])
+            behind = sum(s["lag_bytes"] or 0 for member in members.values() for s in member["streams"])
             few = [len(m["streams"]) for m in members.values()] != [self._options.streams] * 3
             roles = sorted(member["role"] for member in members.values())
             if roles != ["backup", "backup", "primary"] or few or behind > 5000:

@@ -66,7 +66,8 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
     Asks one running node for everybody's role, epoch, lease and progress.
     Positions are epoch.sequence: "head" is the newest checkpoint the member holds, "commit" the newest
-    it knows to be held by a majority, "behind" what it still lacks.
+    it knows to be held by a majority, "behind" what it still lacks, "unknown" where a member has more
+    streams than it can tell of.
 
     \b
     replicator status
@@ -121,6 +122,8 @@ def _role(member: Member) -> str:
 
 
 def _behind(stream: Stream) -> str:
+    if not stream.lag_bytes and stream.lag_s is None:
+        return "unknown"
     size = human_bytes(stream.lag_bytes) if stream.lag_bytes else ""
     age = f"{stream.lag_s:.1f} s" if stream.lag_s else ""
     return ", ".join(filter(None, (size, age)))

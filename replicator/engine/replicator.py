@@ -140,7 +140,8 @@ class Replicator(FrontDoor[Tenure]):
         - ``streams``, at most 1024 by name, and ``streams_left_out``. Of each ``stream``, ``head`` (what it
           holds) and ``commit`` (what it knows to be committed), each ``epoch`` and ``sequence`` or None;
           ``deleted``, ``readable``, stored ``bytes``, ``age_s`` of the head, and how far it is behind the
-          newest head of all members: ``lag_bytes``, ``lag_s``. Seconds are None where they are not known;
+          newest head of all members: ``lag_bytes``, ``lag_s``. Seconds and lags are None where they are
+          not known: also of a stream that some member's report leaves out, as it may have the newest;
         - ``usage``: bytes, messages and other counts since the worker's start, for display.
         """
         session, until = self._session, time.monotonic() + timeout

@@ -3,7 +3,8 @@
 One gathering runs at a time and later askers join it. A member that has not answered within
 `GATHER_TIMEOUT_S` is reported as unreachable. Lag is what a member's head lacks of the newest head that
 anybody reports of the stream: its bytes (whole, though chunks known already are not sent again), and for
-how long that head has been there.
+how long that head has been there. Where a member's report leaves the stream out, nobody here knows its newest
+head: the lag is unknown.
 
 A report goes to a member by the control channel, and heartbeats queue behind it (R16). So it is compressed
 and at most `REPORT_BYTES_MAX` long, which holds several hundred streams, the same ones of each member: the
@@ -58,7 +59,7 @@ class StreamReport(Struct, kw_only=True):
     readable: bool = True
     bytes: int = 0
     age_s: float | None = None
-    lag_bytes: int = 0
+    lag_bytes: int | None = 0
     lag_s: float | None = 0.0
 
     @property
@@ -251,21 +252,28 @@ class Census:
 
 
 def _add_lag(members: list[MemberReport]) -> None:
-    """Say of each member what it lacks of each stream's newest head, streams it knows nothing of included."""
+    """Say of each member what it lacks of each stream's newest head, streams it knows nothing of included.
+
+    None of a stream that a member has left out: that one may have a newer head of it than all that are told.
+    """
     newest: dict[str, StreamReport] = {}
     for member in members:
         for stream in member.streams:
             if stream.stream not in newest or stream.order > newest[stream.stream].order:
                 newest[stream.stream] = stream
+    cut = [max((s.stream for s in m.streams), default="") for m in members if m.streams_left_out]
     for member in members:
         known = {stream.stream for stream in member.streams}
         if not member.streams_left_out:
             member.streams += [StreamReport(stream=name) for name in newest if name not in known]
         for stream in member.streams:
             first = newest[stream.stream]
-            is_behind = stream.order < first.order
-            stream.lag_bytes = first.bytes if is_behind else 0
-            stream.lag_s = first.age_s if is_behind else 0.0
+            if any(stream.stream > last for last in cut):
+                stream.lag_bytes = stream.lag_s = None
+            elif stream.order < first.order:
+                stream.lag_bytes, stream.lag_s = first.bytes, first.age_s
+            else:
+                stream.lag_bytes, stream.lag_s = 0, 0.0
 
 
 def _pack(report: MemberReport) -> bytes:

@@ -30,8 +30,10 @@ REPORT = {
                     "stream": "orders",
                     "head": {"epoch": 4, "sequence": 17},
                     "commit": {"epoch": 4, "sequence": 17},
+                    "lag_bytes": 0,
+                    "lag_s": 0.0,
                 },
-                {"stream": "model", "head": {"epoch": 4, "sequence": 9}, "commit": None},
+                {"stream": "model", "head": {"epoch": 4, "sequence": 9}, "commit": None, "lag_bytes": None},
             ],
             "usage": {"chunks": 12},
         },
@@ -62,7 +64,7 @@ REPORT = {
 
 def test_status_shows_every_member(command: Command, fake_node: StartNode) -> None:
     """Role, epoch, lease and each stream's progress of every member; one that is unreachable is named so, and
-    so are those of whom the primary does not know what they lack."""
+    so are those of whom the primary does not know what they lack, and streams of which nobody knows."""
     node, data_dir = fake_node(REPORT)
     outcome = command("status", "--data-dir", data_dir)
     assert node.asked == [{"command": "status"}]
@@ -71,7 +73,7 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
         "",
         "node role epoch lease durability stream head commit behind",
         "edge-1 primary 4 0.23 s disk orders 4.17 4.17",
-        "model 4.9",
+        "model 4.9 unknown",
         "edge-2 backup, disk full 4 memory orders 4.16 4.15 4.0 KiB, 0.2 s",
         "edge-3 unreachable",
         "edge-4 primary, suspended 3",

@@ -121,6 +121,32 @@ def test_lag_is_what_a_member_lacks_of_the_newest_head(bench: Bench) -> None:
     assert (lacking["head"], lacking["lag_bytes"], lacking["lag_s"]) == (None, 100, 2.0)
 
 
+@pytest.mark.parametrize("reachable", [(B, C), (C,)])
+def test_a_stream_that_a_member_leaves_out_may_be_newest_there(bench: Bench, reachable: Any) -> None:
+    """Its lag is None on every member, not 0; of those that all tell it is known. Who is not reachable has
+    left out nothing."""
+    names = [os.urandom(20).hex() for _ in range(1000)]
+    bench.core.streams = {name: (head(name, sequence=9), None) for name in names}
+    cut = own_report(bench)
+    told = {stream["stream"] for stream in unpacked(cut)["streams"]}
+    bench.core.streams = {names[0]: (head(names[0], sequence=1), None)}
+    short = own_report(bench)
+    bench.core.streams = {name: (head(name, sequence=1), None) for name in names}
+    ask(bench)
+    for node, report in ((B, cut), (C, short)):
+        if node in reachable:
+            answer(bench, node, report)
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    (status,) = replies(bench)
+    mine, *_, lacking = (member["streams"] for member in status["members"] if member["reachable"])
+    for streams in (mine, lacking):
+        assert {stream["stream"] for stream in streams} == set(names)
+        unknown = {stream["stream"] for stream in streams if stream["lag_bytes"] is None}
+        assert unknown == (set(names) - told if B in reachable else set())
+        assert all(stream["lag_s"] is None for stream in streams if stream["stream"] in unknown)
+
+
 def test_a_deleted_stream_leaves_nothing_behind(bench: Bench) -> None:
     """Its tombstone is forgotten: so are its arrival and commit, and a new stream of the name begins anew."""
     bench.inbox.deliver(accepted(2))
