@@ -9,7 +9,7 @@ head: the lag is unknown.
 A report goes to a member by the control channel, and heartbeats queue behind it (R16). So it is compressed
 and at most `REPORT_BYTES_MAX` long, which holds several hundred streams, the same ones of each member: the
 first by name. It says how many it leaves out. However often somebody asks, a member is asked again only when
-its last report has come or must be lost.
+its last report has come or must be lost; until then that report answers later askers as well.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Census:
         self._nonce = 0
         self._askers: list[Reply] = []
         self._heard: dict[NodeId, MemberReport] = {}
-        self._asked: dict[NodeId, float] = {}  # whose answer is under way, since when
+        self._asked: dict[NodeId, tuple[int, float]] = {}  # nonce and time of what is not answered yet
         self._arrived: dict[StreamName, tuple[float, Manifest]] = {}  # when which head was accepted
         self._committed: dict[StreamName, Position] = {}
         self.deadline = math.inf
@@ -163,9 +163,9 @@ class Census:
             self._heard.clear()
             self.deadline = now + GATHER_TIMEOUT_S
             for peer in self._peers:
-                is_due = now - self._asked.get(peer, -math.inf) >= LOST_AFTER_S
-                if is_due and self._mesh.send(peer, StatusRequest(self._nonce)):
-                    self._asked[peer] = now
+                _, since = self._asked.get(peer, (0, -math.inf))
+                if now - since >= LOST_AFTER_S and self._mesh.send(peer, StatusRequest(self._nonce)):
+                    self._asked[peer] = (self._nonce, now)
         self._finish_if_all(now)
 
     def on_request(self, node: NodeId, request: StatusRequest, now: float) -> None:
@@ -173,9 +173,12 @@ class Census:
         self._mesh.send(node, StatusReport(request.nonce, _pack(self._own(now))))
 
     def on_report(self, node: NodeId, message: StatusReport, now: float) -> None:
-        """A member's answer; one that is too late or makes no sense is ignored."""
-        self._asked.pop(node, None)
-        if message.nonce != self._nonce or not self._askers:
+        """A member's answer; ignored if it was given up, if nobody waits, or if it makes no sense."""
+        asked = self._asked.get(node)
+        if asked is None or asked[0] != message.nonce:
+            return
+        del self._asked[node]
+        if not self._askers:
             return
         report = _unpack(message.report)
         if report is None:

@@ -195,6 +195,27 @@ def test_one_answer_at_a_time_is_under_way(bench: Bench) -> None:
     assert gather() == [B, C]
 
 
+def test_an_answer_that_is_late_answers_the_next_who_asks(bench: Bench) -> None:
+    """Its member is not asked again meanwhile, so it would be unreachable every other time; an answer that
+    has been given up is one no more."""
+    report = own_report(bench)
+    ask(bench)
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    ask(bench)
+    answer(bench, B, report)
+    answer(bench, C, report)
+    assert [member["reachable"] for member in replies(bench)[-1]["members"]] == [True, True, True]
+    ask(bench)
+    bench.clock.now += LOST_AFTER_S
+    bench.turn()
+    ask(bench)
+    answer(bench, B, report)
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    assert [member["reachable"] for member in replies(bench)[-1]["members"]] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
