@@ -84,7 +84,7 @@ class Replica:
         """Take one event at instant *now*; return what is to be done, in order. Time alone is a `Tick`."""
         state = self._state
         state.now = now
-        if state.role is not Role.FAULTY or isinstance(event, events.Received):
+        if state.role is not Role.FAULTY or isinstance(event, _FAULTY_TOO):
             _HANDLERS[type(event)](self, event)
             self._primary.hand_over()
         elif isinstance(event, events.Granted):
@@ -331,6 +331,10 @@ def _owner(event: events.Received) -> Owner:
 def _replica(event: events.Received) -> ReplicaId:
     return (event.node, event.incarnation)
 
+
+# What a faulty replica still takes: what peers say, and what the engine had sent before it heard of the end;
+# its payloads are released, and the outcome is that of any checkpoint of an ended tenure (R17a).
+_FAULTY_TOO = (events.Received, events.Submitted, events.DeleteAsked)
 
 _HANDLERS: dict[type, Callable[..., None]] = {
     events.Tick: lambda self, event: self._tick(),

@@ -5,18 +5,20 @@ from __future__ import annotations
 from msgspec import structs
 
 from replicator.core.effects import (
+    Abort,
     Accept,
     Changed,
     Commit,
     Fetch,
     ForgetTombstone,
     Notice,
+    Release,
     StartTenure,
     Transfer,
     WritePromise,
     WriteRecord,
 )
-from replicator.core.events import StoreFailed, StoreRoom
+from replicator.core.events import DeleteAsked, StoreFailed, StoreRoom, Submitted
 from replicator.core.messages import (
     Ack,
     Claim,
@@ -30,7 +32,7 @@ from replicator.core.messages import (
     Reason,
     Refusal,
 )
-from replicator.model import Incarnation, Promise, Role, StreamName
+from replicator.model import Epoch, Incarnation, Promise, Role, Sequence, StreamName
 from tests.rules.cluster import Cluster
 
 S = StreamName("s")
@@ -155,6 +157,25 @@ def test_R21_after_a_failed_write_nothing_is_written_or_acknowledged() -> None:
     cluster.hear("c", "b", Claim(9, 1))
     assert not cluster.sent("c", Promised)
     assert cluster.effects("a", Commit), "the others go on"
+
+
+def test_R21_a_faulty_replica_keeps_nothing_of_the_engine_s() -> None:
+    """R17a: what is in flight, what waits, and what was on its way here when the tenure ended: the payloads
+    are released, each once, and no outcome stays open."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()
+    cluster.do("submit a s 1", "submit a s 2", "submit a t 1")
+    cluster.node("a").deliver(StoreFailed("fdatasync: input/output error"))
+    assert cluster.core("a").role is Role.FAULTY
+    handles = sorted(release.handle for release in cluster.effects("a", Release))
+    assert len(handles) == 3
+    assert sorted(abort.handle for abort in cluster.effects("a", Abort)) == handles
+    cluster.forget().node("a").engine.unreleased.update((71, 72))
+    cluster.node("a").deliver(Submitted(Epoch(1), StreamName("s"), Sequence(3), 71, 100))
+    cluster.node("a").deliver(DeleteAsked(Epoch(1), StreamName("t"), Sequence(2), 72))
+    ended = [Abort(handle, "the tenure has ended") for handle in (71, 72)]
+    assert cluster.effects("a", Abort) == ended
+    assert cluster.effects("a", Release) == [Release(71), Release(72)]
+    assert cluster.order("a")[-3:] == [DeleteAsked, Abort, Release], "and nothing else is done"
 
 
 def test_R11_a_faulty_replica_gives_a_grant_away() -> None:
