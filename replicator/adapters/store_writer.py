@@ -13,7 +13,6 @@ failure nothing is written again, and what is queued is dropped (R21).
 from __future__ import annotations
 
 import logging
-import os
 import select
 import threading
 from collections import deque
@@ -23,6 +22,7 @@ from replicator.adapters.ports import Deliver, StoreEffect
 from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Discard, Fence, Hints, Item, Put
+from replicator.bell import Bell
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
@@ -69,8 +69,7 @@ class Writer:
         self._one_by_one = 0  # so many items go each by itself, since together they found no room
         self._is_due = False  # something waits that is worth a transaction
         self._is_idle = False
-        self._is_asleep = False  # so that the bell has to be rung
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._sleeper = select.poll()
         self._sleeper.register(self._bell, select.POLLIN)
         self._closing = False
@@ -107,11 +106,9 @@ class Writer:
         self._wake()
 
     def _wake(self) -> None:
-        """Have what is due written. Ringing gives up the interpreter's lock, which a condition's notice does
-        not: the writer would wake only to wait for it."""
-        if self._is_asleep and (self._is_due or self._closing):
-            self._is_asleep = False
-            os.eventfd_write(self._bell, 1)
+        """Have what is due written."""
+        if self._bell.is_dozing and (self._is_due or self._closing):
+            self._bell.ring()
 
     def put(
         self,
@@ -167,7 +164,7 @@ class Writer:
             self._run()
         else:
             self._thread.join()
-        os.close(self._bell)
+        self._bell.close()
         return not self._failed
 
     # ── the writer's own thread ──
@@ -214,13 +211,13 @@ class Writer:
 
     def _wait(self) -> None:
         """Return when something is due, or nothing was for a while."""
-        self._is_asleep = True  # first, so that whoever has something due after the look below rings
+        self._bell.doze()  # first, so that whoever has something due after the look below rings
         while not (self._is_due or self._urgent or self._closing):
             if not self._sleeper.poll(self._patience_s() * 1000):
                 break
-            os.eventfd_read(self._bell)
-            self._is_asleep = True
-        self._is_asleep = False
+            self._bell.silence()
+            self._bell.doze()
+        self._bell.wake()
 
     def _patience_s(self) -> float:
         """How long to wait for something due: then it is time to sweep, to catch up, or to look for room."""

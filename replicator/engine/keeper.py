@@ -118,6 +118,7 @@ class Keeper:
             if self._stop_at is None:
                 poll.poll(left_s * 1000 if left_s < inf else None)
             bell.wake()
+            bell.silence()
 
 
 _DEATHS = frozenset({"WorkerDied", "WorkerFailed", "MessageError"})

@@ -12,8 +12,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from replicator.bell import Bell
 from replicator.engine.backlog import Backlog, Entry
-from replicator.engine.bell import Bell
 from replicator.link.line import EngineLine
 
 

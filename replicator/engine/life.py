@@ -163,7 +163,9 @@ class Life:
             until = now
         timeout_ms = max(0, ceil((until - now) * 1000)) if until < inf else None
         ready = self._end.wait(timeout_ms)
-        bell.wake(bell.fileno() in ready)
+        bell.wake()
+        if bell.fileno() in ready:
+            bell.silence()
         return ready
 
     def _receive(self) -> None:

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Generic, TypeVar
 
+from replicator.bell import Bell
 from replicator.engine.backlog import Backlog, Ending, Entry, TellsOfCommit
-from replicator.engine.bell import Bell
 from replicator.engine.checkpoint import Arrival, Checkpoint
 from replicator.engine.fork import guard
 from replicator.engine.lending import Lending

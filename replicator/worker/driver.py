@@ -153,7 +153,7 @@ class Driver:
 
     def _turn(self) -> None:
         timeout_s = 0.0
-        if self._inbox.doze():
+        if self._inbox.may_sleep():
             timeout_s = min(max(0.0, self._due - self._clock()), SLEEP_S_MAX)
         poller = self._poller if self._data.has_room else self._deaf_poller
         ready = poller.poll(math.ceil(timeout_s * 1000))

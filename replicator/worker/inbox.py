@@ -8,12 +8,12 @@ producers bound it: each of them has a bounded number of things under way.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from replicator.bell import Bell
 from replicator.core.events import Event
 from replicator.model import Epoch, Head, Payload
 
@@ -36,52 +36,33 @@ class Post(Struct, frozen=True):
 Item = Event | tuple[Loaded, ...] | Post
 
 
-class Inbox:
-    """A deque with a bell."""
+class Inbox(Bell):
+    """A deque with a bell; it is closed when every thread that delivers has ended."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._items: deque[Item] = deque()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._asleep = False
 
     def deliver(self, item: Item) -> None:
         """Append an item and wake the control thread if it sleeps. Any thread; never blocks."""
         self._items.append(item)
-        if self._asleep:
-            self._asleep = False
-            os.eventfd_write(self._bell, 1)
+        if self.is_dozing:
+            self.ring()
 
     def post(self, run: Callable[[], None]) -> None:
         """Have *run* called on the control thread."""
         self.deliver(Post(run))
 
-    def fileno(self) -> int:
-        """What becomes readable when an item comes for a sleeper."""
-        return self._bell
-
-    def doze(self) -> bool:
+    def may_sleep(self) -> bool:
         """Ask to be woken from now on; false if there is something to do first.
 
         The order matters: whoever appends after the flag is set rings, and what was appended before it
         is seen here.
         """
-        self._asleep = True
+        self.is_dozing = True
         return not self._items
-
-    def wake(self) -> None:
-        """Stop asking to be woken."""
-        self._asleep = False
-
-    def silence(self) -> None:
-        """Stop the bell; called when it was heard."""
-        os.eventfd_read(self._bell)
 
     def take(self) -> Iterator[Item]:
         """What is there, oldest first, also what comes meanwhile."""
         while self._items:
             yield self._items.popleft()
-
-    def close(self) -> None:
-        """Close the bell; called when every thread that delivers has ended."""
-        self._asleep = False
-        os.close(self._bell)

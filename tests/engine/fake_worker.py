@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from replicator.engine.bell import Bell
+from replicator.bell import Bell
 from replicator.errors import ReplicatorError
 from replicator.link import messages as link
 from replicator.link.endpoint import Context, WorkerEnd

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from replicator.bell import Bell
 from replicator.engine.backlog import Backlog
-from replicator.engine.bell import Bell
 from replicator.engine.lending import Lending
 from replicator.engine.parcel import pack
 from replicator.engine.ticket import Released, Ticket

@@ -265,7 +265,7 @@ def test_no_worker_is_started_to_be_closed(
     """A close while the next worker waits for its turn ends the wait, and the thread."""
     monkeypatch.setattr(keeper, "BACK_OFF_MIN_S", DEADLINE_S)
     worker.die()
-    soon(lambda: replicator._keeper._failures and replicator._session.bell._dozing)
+    soon(lambda: replicator._keeper._failures and replicator._session.bell.is_dozing)
     replicator.close()
     assert worker.starts == 1
 
