@@ -21,13 +21,13 @@ import zmq
 from msgspec import Struct
 from zmq.utils import z85
 
+from replicator.adapters.loglimit import LogLimit
 from replicator.errors import TransportError
 from replicator.model import NodeId
 
 log = logging.getLogger(__name__)
 
 KEY_CHARACTERS = 40
-LOG_INTERVAL_S = 10.0
 PEER_KEYS_NAME = "peers.keys"
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
@@ -116,7 +116,7 @@ class Gate:
         self._socket.linger = 0
         self._socket.bind(_ZAP_ENDPOINT)
         self.refused = 0
-        self._logged_at = -LOG_INTERVAL_S  # for all addresses together: anybody can make up many
+        self._log_limit = LogLimit()  # for all addresses together: anybody can make up many
         self._thread = threading.Thread(target=self._run, name="replicator-gate", daemon=True)
         self._thread.start()
 
@@ -148,8 +148,7 @@ class Gate:
         if user is not None:
             return [_ZAP_VERSION, request, b"200", b"OK", user, b""]
         self.refused += 1
-        if (now := time.monotonic()) - self._logged_at >= LOG_INTERVAL_S:
-            self._logged_at = now
+        if self._log_limit.permits(time.monotonic()):
             address = question[3].decode(errors="replace") if len(question) > 3 else "?"
             log.warning("connection refused address=%s reason='unknown key' count=%d", address, self.refused)
         return [_ZAP_VERSION, request, b"400", b"unknown key", b"", b""]

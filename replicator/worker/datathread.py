@@ -13,10 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 
+from replicator.adapters.loglimit import LogLimit
 from replicator.adapters.ports import Deliver
 from replicator.core.events import StoreFailed
-
-LOG_INTERVAL_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class DataThread(ABC):
         self._deliver: Deliver = _nowhere
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closed = threading.Event()
-        self._logged: dict[tuple[str, str], float] = {}
+        self._log_limit = LogLimit()
         self._thread = threading.Thread(target=self._guarded, name=f"replicator-{name}", daemon=True)
 
     def start(self, deliver: Deliver) -> None:
@@ -90,12 +89,10 @@ class DataThread(ABC):
     def _refuse(self, sender: str | None, reason: str, counter: str = "dropped") -> None:
         """Count a message that is not taken, and say so at most once in a while for each reason (R28)."""
         self.counters[counter] += 1
-        now = time.monotonic()
-        what = (sender or "(unknown)", reason)
-        if now - self._logged.get(what, -LOG_INTERVAL_S) >= LOG_INTERVAL_S:
-            self._logged[what] = now
+        sender = sender or "(unknown)"
+        if self._log_limit.permits(time.monotonic(), sender, reason):
             count = self.counters[counter]
-            log.warning("message refused sender=%s reason=%r count=%d", what[0], reason, count)
+            log.warning("message refused sender=%s reason=%r count=%d", sender, reason, count)
 
 
 def _nowhere(event: object) -> None:

@@ -4,7 +4,7 @@ Every message travels with the protocol version, the cluster, who sends it, the 
 store, and the newest counter heard of the recipient's (R21). What comes in is looked at only when all of
 that fits: bytes that are no message, another version or cluster, a node that is no peer, and an envelope
 that names another node than the sender's key (T16) are dropped, counted and logged, each reason of each
-peer at most once per `LOG_INTERVAL_S`.
+peer as often as the `LogLimit` permits.
 
 Acknowledgments to one node are gathered until something else goes to it or `flush` is called: a store that
 made many streams durable with one sync answers for all of them with one message.
@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from replicator.adapters.loglimit import LogLimit
 from replicator.adapters.ports import Control
 from replicator.codec.frames import decode_envelope, encode_envelope
 from replicator.core.events import Received
@@ -25,7 +26,6 @@ from replicator.model import Incarnation, NodeId, Owner, Process
 
 log = logging.getLogger(__name__)
 
-LOG_INTERVAL_S = 10.0
 STRANGER = NodeId("(stranger)")
 
 
@@ -72,7 +72,7 @@ class Mesh:
         self.heard: set[NodeId] = set()  # peers whose messages pass the checks
         self._acks: dict[NodeId, Ack] = {}  # gathered, not yet sent
         self._refused: dict[tuple[NodeId, str], int] = {}
-        self._logged: dict[tuple[NodeId, str], float] = {}
+        self._log_limit = LogLimit()
 
     def send(self, to: NodeId, message: Message) -> bool:
         """Send without waiting; False, and lost, if the peer is unknown or its queue is full."""
@@ -148,6 +148,5 @@ class Mesh:
     def _refuse(self, key_node: NodeId | None, reason: str, now: float) -> None:
         what = (key_node or STRANGER, reason)
         count = self._refused[what] = self._refused.get(what, 0) + 1
-        if now - self._logged.get(what, -LOG_INTERVAL_S) >= LOG_INTERVAL_S:
-            self._logged[what] = now
+        if self._log_limit.permits(now, *what):
             log.warning("message refused sender=%s reason=%r count=%d", what[0], reason, count)

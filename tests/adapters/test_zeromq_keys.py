@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from replicator.adapters.curve import (
     KEY_CHARACTERS,
-    LOG_INTERVAL_S,
     PEER_KEYS_NAME,
     Gate,
     Keys,
     generate_keys,
     load_keys,
 )
+from replicator.adapters.loglimit import LOG_INTERVAL_S
 from replicator.adapters.zeromq import Control, Transport
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
