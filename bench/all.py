@@ -27,6 +27,7 @@ from msgspec import Struct
 from bench.kit.measured import RESULTS, ROOT, blocks, write
 from bench.kit.report import progress
 from bench.kit.run import interrupt
+from replicator.signals import ending_signals
 
 INTERRUPTED = 130
 END_TIMEOUT_S = 60.0  # what a measurement may take to stop all that it has started
@@ -116,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_of.parse_args(arguments)
     if unknown := set(options.names) - PLAN.keys():
         options_of.error(f"no such measurement: {', '.join(sorted(unknown))}")
-    signal.signal(signal.SIGTERM, interrupt)
+    for each in ending_signals():
+        signal.signal(each, interrupt)
     with ExitStack() as stack:
         results = RESULTS
         if options.quick:

@@ -1,7 +1,8 @@
 """One way to run a measurement: the same options everywhere, an end without leftovers, one report.
 
 A script defines ``measure(options) -> Report`` and, if it can be drawn, ``draw(report, path)``, and calls
-`run`. Ctrl-C and SIGTERM end it cleanly: what has been started is stopped, and nothing is written.
+`run`. Ctrl-C, SIGTERM and a terminal that closes end it cleanly: what has been started is stopped, and
+nothing is written.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.kit import plots
 from bench.kit.report import Report
 from replicator import ReplicatorError
 from replicator.settings import PREFIX, SCRIPT_NAMES
+from replicator.signals import ending_signals
 from tests.arguments import directory, writable
 
 Measure = Callable[[argparse.Namespace], Report]
@@ -70,7 +72,8 @@ def run(
             plots.require()
         except plots.PlotsMissing as error:
             options_of.error(str(error))
-    signal.signal(signal.SIGTERM, interrupt)
+    for each in ending_signals():
+        signal.signal(each, interrupt)
     for name in unheeded(os.environ):
         print(f"{name} is not heeded: a measurement has its own settings", file=sys.stderr)
     try:
@@ -111,5 +114,6 @@ def command_line(name: str, arguments: list[str] | None = None) -> str:
 
 
 def interrupt(number: int, frame: object) -> None:
-    """A signal's handler: end as Ctrl-C does."""
+    """A signal's handler: end as Ctrl-C does. A closing terminal says so twice: itself, and by its shell."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -17,8 +17,7 @@ from replicator.cli.common import AsJson, print_json
 from replicator.demo.director import Director, Plan
 from replicator.demo.view import View
 from replicator.errors import ReplicatorError
-
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from replicator.signals import ending_signals
 
 
 def demo(
@@ -40,7 +39,7 @@ def demo(
     """
     if importlib.util.find_spec("river") is None:
         raise ReplicatorError("the demo learns with river: pip install 'replicator[demo]'")
-    for each in ENDING_SIGNALS:
+    for each in ending_signals():
         signal.signal(each, _interrupt)
     plan = Plan(nodes=nodes, rows=rows, rows_per_s=rate, checkpoint_interval_s=interval, warm=warm)
     console = Console(stderr=as_json, highlight=False)
@@ -73,5 +72,5 @@ def _undisturbed_end() -> Iterator[None]:
 
 
 def _ignore_signals() -> None:
-    for each in ENDING_SIGNALS:
+    for each in ending_signals():
         signal.signal(each, signal.SIG_IGN)

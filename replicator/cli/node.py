@@ -13,7 +13,8 @@ def node() -> None:
     """Run a node without an engine, in the foreground.
 
     It stores and votes, and never becomes primary: two engines and one such node survive the loss of any
-    one of them. Ends cleanly on Ctrl-C and SIGTERM. Role changes are logged to standard error.
+    one of them. Ends cleanly on Ctrl-C, on SIGTERM and with its terminal. Role changes are logged to standard
+    error.
 
     \b
     REPLICATOR_NODE=edge-3 REPLICATOR_PEERS=edge-1=…,edge-2=…,edge-3=… replicator node

@@ -5,8 +5,8 @@ told to the engine in one sentence. Keys and ports are looked at before: a store
 that could not start would belong to it all the same. In a process of its own the control thread runs the
 driver and the main thread the leisurely loop; in the engine's process the calling thread runs the driver.
 
-A worker process ignores SIGINT and SIGTERM, which a terminal or a service manager sends to the whole group:
-the engine has a last checkpoint to commit first, and the worker ends with the engine.
+A worker process ignores SIGINT, SIGTERM and SIGHUP, which a terminal or a service manager sends to the whole
+group: the engine has a last checkpoint to commit first, and the worker ends with the engine.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from replicator.link.line import WorkerLine
 from replicator.link.messages import Failed, Started
 from replicator.model import NodeId, Owner, Process
 from replicator.settings import Settings, core_config
+from replicator.signals import ending_signals
 from replicator.worker.datapath import DataPath
 from replicator.worker.driver import Driver, Parts, boottime
 from replicator.worker.inbox import Inbox
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine-pid", type=int, required=True)
     parser.add_argument("--line-fds", type=int, nargs=3)
     options = parser.parse_args(arguments)
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in ending_signals():
         signal.signal(each, signal.SIG_IGN)
     settings = Settings.from_json(sys.stdin.buffer.readline())
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
@@ -119,7 +120,7 @@ def run(
 
 
 def run_node(settings: Settings) -> int:
-    """Run a node without an engine in the foreground until SIGINT or SIGTERM; raises ReplicatorError."""
+    """Run a node without an engine in the foreground until it is asked to end; raises ReplicatorError."""
     _set_limits()
     Worker(settings, Silence(), LeaseWords.create(), has_engine=False).run()
     return 0
@@ -167,7 +168,7 @@ class Worker:
 
     def _run_process(self, driver: Driver, inbox: Inbox, engine_pid: int | None) -> None:
         """The driver on a control thread, the leisurely loop on this one."""
-        stop_signals = () if self._has_engine else (signal.SIGINT, signal.SIGTERM)
+        stop_signals = () if self._has_engine else ending_signals()
         leisure = Leisure(self._settings, driver, inbox, engine_pid, stop_signals)
         control = _Control(driver, leisure.end)
         gc.collect()

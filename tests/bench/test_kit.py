@@ -173,6 +173,23 @@ def test_what_is_interrupted_or_fails_says_so_in_a_line(
     assert not path.exists()
 
 
+def test_a_closing_terminal_interrupts_too(tmp_path: Path) -> None:
+    """Also when it says so again while what was started is being stopped."""
+    script = (
+        "import os, pathlib, signal, sys, tempfile\n"
+        "from bench.kit.run import parser, run\n"
+        "def measure(options):\n"
+        "    with tempfile.TemporaryDirectory(dir=options.dir):\n"
+        "        try: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "        finally: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "sys.exit(run(parser('Why?', 'why'), measure))\n"
+    )
+    words = [sys.executable, "-c", script, "--dir", str(tmp_path)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (said.returncode, said.stderr) == (130, "interrupted: nothing is written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_asking_for_a_file_leaves_none(tmp_path: Path) -> None:
     """That a file can be written is found out without making it, or changing one that is there."""
     kept = tmp_path / "kept.json"

@@ -16,12 +16,13 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.arguments import resumable
 from tests.chaos.nemeses import NEMESES
-from tests.chaos.network import INSIDE, enter, missing
+from tests.chaos.network import INSIDE, enter, inherited_signals, missing
 from tests.chaos.report import add_up, sums, words
 from tests.chaos.run import torment
 from tests.chaos.world import Options
@@ -56,6 +57,7 @@ is_interrupted = False
 def _end(signum: int, frame: object) -> NoReturn:
     global is_interrupted
     is_interrupted = True
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal says so twice: itself, and by its shell
     raise KeyboardInterrupt
 
 
@@ -67,8 +69,8 @@ def main(given: list[str]) -> int:
         enter(MODULE, given)
     if reason:
         print(f"no namespaces here ({reason}): nodes on loopback, nothing is cut or full", file=sys.stderr)
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, _end)
+    for each in inherited_signals():
+        signal.signal(each, _end)
     seed = random.randrange(2**32) if arguments.seed is None else arguments.seed
     options = Options(arguments.nodes, seed, not reason)
     names = [name for name in arguments.nemeses.split(",") if name] or list(NEMESES)
@@ -76,7 +78,8 @@ def main(given: list[str]) -> int:
     began = time.monotonic()
 
     def say(what: str) -> None:
-        print(f"{time.monotonic() - began:7.1f} s  {what}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may have been closed
+            print(f"{time.monotonic() - began:7.1f} s  {what}", file=sys.stderr, flush=True)
 
     say(f"seed={seed} nodes={options.nodes} namespaces={options.namespaces} directory={directory}")
     is_kept = True

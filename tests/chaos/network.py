@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-INSIDE = "CHAOS_INSIDE"  # set in the environment of a run that lives in namespaces of its own
+from replicator.signals import ending_signals
+
+INSIDE = "CHAOS_INSIDE"  # set for a run that lives in namespaces of its own: the signals that end it
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 PORT = 7400
 ON_S, OFF_S = (0.02, 0.25), (0.01, 0.08)  # how long a flapping link works, and does not
@@ -43,9 +46,17 @@ def missing() -> str:
 
 def enter(module: str, arguments: Sequence[str]) -> None:
     """Run *module* anew in namespaces of its own, in the place of this process."""
-    os.environ[INSIDE] = "1"
+    os.environ[INSIDE] = " ".join(each.name for each in ending_signals())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # or unshare would end first, and have all killed at once
     command = [*_unshare(), sys.executable, "-m", module, *arguments]
     os.execvp(command[0], command)
+
+
+def inherited_signals() -> Iterable[signal.Signals]:
+    """Those that end the run, as they were outside."""
+    if INSIDE not in os.environ:
+        return ending_signals()
+    return [signal.Signals[name] for name in os.environ[INSIDE].split()]
 
 
 def run(*command: str, check: bool = True) -> bool:

@@ -80,9 +80,10 @@ def test_without_namespaces_processes_die_on_loopback(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C, a service manager's end, and a kill: all processes are gone; of a kill only files stay."""
+    """Ctrl-C, a service manager's end, a terminal's, and a kill: all processes are gone; of a kill only files
+    stay."""
     if number == signal.SIGKILL and (reason := missing()):
         pytest.skip(f"nothing ends by itself without namespaces: {reason}")
 

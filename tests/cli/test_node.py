@@ -46,7 +46,7 @@ def node(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_node_serves_until_it_is_told_to_stop(
     command: Command, node: subprocess.Popen[str], tmp_path: Path, stop: signal.Signals
 ) -> None:

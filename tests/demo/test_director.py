@@ -83,14 +83,18 @@ def test_two_kills_lose_nothing_and_change_nothing(demo: subprocess.Popen[str], 
     assert processes_of(tmp_path) == []
 
 
-def test_ctrl_c_ends_everything(demo: subprocess.Popen[str], tmp_path: Path) -> None:
-    """Interrupted while rows flow, by somebody impatient: no process, no file, no traceback is left."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_end_in_the_midst_ends_everything(
+    demo: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """By Ctrl-C of somebody impatient, or with its terminal, while rows flow: no process, no file, no
+    traceback is left."""
     assert demo.stderr
     for line in demo.stderr:
         if "serves" in line:
             break
     while demo.poll() is None:
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(number)
         Event().wait(0.02)
     said, complaint = demo.communicate(timeout=30)
     assert (said, demo.returncode) == ("", 130)

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
+from replicator.signals import ending_signals
 from tests.arguments import above_zero, none_or_more, one_or_more, readable, resumable
 from tests.simulation.batches import (
     BATCH_SEEDS,
@@ -100,7 +101,8 @@ def main(given: list[str]) -> int:
             return 2
         command = [sys.executable, "-P", "-m", "tests.simulation", *given]
         os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(directory)})
-    signal.signal(signal.SIGTERM, _interrupt)
+    for each in ending_signals():
+        signal.signal(each, _interrupt)
     return Run(options, commit).run()
 
 
@@ -190,12 +192,14 @@ class Run:
 
 def _begin_child() -> None:
     """The parent alone hears interrupts, and says when it is over; nobody outlives it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal says so twice: itself, and by its shell
     raise KeyboardInterrupt
 
 

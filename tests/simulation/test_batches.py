@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +96,29 @@ def test_a_batch_counts_what_its_seeds_did() -> None:
     assert one.simulated_s >= 2 * 60
     assert sum(one.faults.values()) >= 2 * 30
     assert one.commits >= 2 * 100
+
+
+def test_a_closing_terminal_ends_a_run_in_order() -> None:
+    """It says what it has done until then, and no process is left."""
+    words = [sys.executable, "-m", "tests.simulation", "--minutes", "5", "--jobs", "2"]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=batches.ROOT,
+        start_new_session=True,
+    ) as run:
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        try:
+            end = time.monotonic() + 30
+            while len(started := children.read_text().split()) < 2:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            os.killpg(run.pid, signal.SIGHUP)
+            out, err = run.communicate(timeout=30)
+        finally:
+            run.kill()
+    assert (run.returncode, err) == (0, "interrupted: batches that were not finished are not counted\n")
+    assert "0 failed" in out
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]

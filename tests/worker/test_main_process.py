@@ -170,8 +170,9 @@ def test_the_worker_ends_when_it_is_told_to(spawned: Spawned) -> None:
 
 
 def test_signals_of_the_group_do_not_end_the_worker(spawned: Spawned) -> None:
-    """Ctrl-C and a service manager's SIGTERM are the engine's to act upon: it has a checkpoint to commit."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    """Ctrl-C, a service manager's SIGTERM and a terminal's end are the engine's to act upon: it has a
+    checkpoint to commit."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.pidfd_send_signal(spawned.pidfd, each)
     assert status_of(spawned.settings.data_dir)["node"] == "alone"
     spawned.end.send(link.Ready(True))
