@@ -176,6 +176,9 @@ class DataPath(Protocol):
     def allow_publish(self, epoch: Epoch, publish_index: int) -> None:
         """Raise (or for a new epoch set) the index up to which publications may leave."""
 
+    def abandon_publications(self) -> None:
+        """Let go of all payloads that are not published yet: their tenure is over."""
+
     def fetch(self, effect: Fetch) -> None:
         """Fetch what is lacking; answered by Fetched or FetchFailed. Replaces the stream's earlier fetch."""
 

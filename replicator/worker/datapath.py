@@ -109,6 +109,10 @@ class DataPath:
         """Raise (or for a new epoch set) the index up to which publications may leave (R16)."""
         self._publisher.allow(epoch, publish_index)
 
+    def abandon_publications(self) -> None:
+        """Let go of all payloads that are not published yet: their tenure is over."""
+        self._publisher.abandon()
+
     def fetch(self, effect: Fetch) -> None:
         """Fetch what is lacking; answered by Fetched or FetchFailed. Replaces the stream's earlier fetch."""
         if self._repairer:

@@ -378,6 +378,8 @@ class Driver:
         self.operator.role = effect.new
         self._newcomer.changed(effect.new, now)
         self._candidacy.is_primary = effect.new is Role.PRIMARY
+        if effect.old is Role.PRIMARY:
+            self._data.abandon_publications()
         if effect.new is Role.CANDIDATE and effect.old is Role.BACKUP:
             self._tenancy.note("granted", now)
             self._tenancy.note("detected", self._elector.stood_at)

@@ -11,7 +11,8 @@ what it has published lately.
 No message leaves before the core has allowed its index: the window follows the fastest majority, not the
 slowest subscriber (R16). While one waits for long, the core is told how much has left; or the loss of all
 of that, in the midst of a checkpoint, would never be noticed (R18). A publication of an older epoch than the
-newest one heard of is abandoned.
+newest one heard of is abandoned, and so is all when this node is primary no longer: its outcome is unknown as
+it is (R17a), and no later word would let it leave.
 """
 
 from __future__ import annotations
@@ -134,6 +135,14 @@ class Publisher(DataThread):
         with self._changed:
             self._newest = max(self._newest, epoch)
             self._allowed = max(self._allowed, (epoch, publish_index))
+            self._changed.notify()
+
+    def abandon(self) -> None:
+        """Let go of what is queued and of what waits to leave: from now on only a newer epoch's is published.
+        Any thread."""
+        with self._changed:
+            self._newest = Epoch(self._newest + 1)
+            self._tasks.clear()
             self._changed.notify()
 
     def close(self) -> None:

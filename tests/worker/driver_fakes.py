@@ -176,6 +176,9 @@ class FakeData:
     def allow_publish(self, *arguments: Any) -> None:
         self.calls.append(("allow", *arguments))
 
+    def abandon_publications(self) -> None:
+        self.calls.append(("abandon",))
+
     def fetch(self, *arguments: Any) -> None:
         self.calls.append(("fetch", *arguments))
 

@@ -277,6 +277,24 @@ def test_payloads_are_let_go() -> None:
         wait_until(lambda: can_resize(part), "the end of all references")
 
 
+def test_payloads_are_let_go_when_the_tenure_is_over() -> None:
+    """Of one that waits to leave, and of those behind it, though no newer epoch may ever be heard of: a store
+    that has failed stays so (R21). If there is one, its publications go out."""
+    with running(2) as (primary, _):
+        part = bytearray(noise(4 * MIB))
+        primary.path.allow_publish(Epoch(8), 1)
+        primary.path.publish(5, ORDERS, 1, Epoch(8), Sequence(1), Payload({"": part}))
+        primary.path.publish(6, ORDERS, 1, Epoch(8), Sequence(2), Payload({"": b"behind it"}))
+        wait_until(lambda: primary.path.usage()["sent_bytes"] >= MIB, "the first message")
+        assert not can_resize(part)
+        primary.path.abandon_publications()
+        assert not primary.path._publisher._tasks
+        wait_until(lambda: can_resize(part), "the end of all references")
+        primary.path.publish(7, ORDERS, 1, Epoch(9), Sequence(3), Payload({"": b"new"}))
+        published = primary.wait_for(Published, lambda event: event.epoch >= 8)
+        assert (published.handle, published.publish_index) == (7, 1)
+
+
 def can_resize(part: bytearray) -> bool:
     """Whether nobody holds a view of the buffer."""
     try:

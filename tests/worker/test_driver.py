@@ -50,6 +50,15 @@ def test_events_reach_the_core_in_order_and_its_effects_are_done_in_order(bench:
     assert bench.data.calls == [("allow", Epoch(1), 9)] * 2
 
 
+@pytest.mark.parametrize("new", [Role.BACKUP, Role.CANDIDATE, Role.FAULTY])
+def test_who_is_primary_no_longer_publishes_nothing(bench: Bench, new: Role) -> None:
+    """The data path lets go of what has not left; of a candidate that has lost it has nothing."""
+    bench.emit(effects.Changed(Role.CANDIDATE, Role.BACKUP, "lost"))
+    assert bench.data.calls == []
+    bench.emit(effects.Changed(Role.PRIMARY, new, "over"))
+    assert bench.data.calls == [("abandon",)]
+
+
 def test_an_event_s_instant_is_read_after_it_has_come(bench: Bench) -> None:
     """A lender's clock is read after the question was received, so its lease never ends before the
     holder's (R24, I9), however long the messages before it took."""
