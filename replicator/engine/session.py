@@ -343,7 +343,8 @@ class Session(Generic[TenureT]):
 
     def _want_anew(self, wish: link.Ready | link.Follow) -> None:
         self._wanted[type(wish)] = wish
-        self._shelf.stop_waiting()
+        if isinstance(wish, link.Follow):
+            self._shelf.stop_waiting()
         if self.started:
             self.call(wish)
 

@@ -2,7 +2,7 @@
 
 Of each stream the newest is kept, also after the follower has taken it, so that a takeover need not have it
 loaded and sent again; of a deleted one nothing is. The worker knows what is here: it is what it has offered
-last. Used under the session's lock.
+last. Used under the session's lock, but for `stop_waiting`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ class Shelf:
 
     def take(self) -> Checkpoint | None:
         """The one that has waited longest."""
-        if not self._waiting:
+        waiting = self._waiting
+        if not waiting:
             return None
-        stream = next(iter(self._waiting))
-        arrival = self._waiting.pop(stream)
+        stream = next(iter(waiting))
+        arrival = waiting.pop(stream)
         checkpoint = arrival.checkpoint()
         if self._kept.get(stream) is arrival:
             # The bytes are there once, but the mapping is the follower's, who may take it apart.
@@ -59,8 +60,12 @@ class Shelf:
         self._followed.pop(stream, None)
 
     def stop_waiting(self) -> None:
-        """Nobody follows, or somebody else begins to."""
-        self._waiting.clear()
+        """Nobody follows, or somebody else begins to: the worker is told, and offers all anew.
+
+        Takes no lock, so that a follower that was left behind may be collected wherever the collector runs,
+        and needs none: who is in the midst of `put` or `take` goes on with the mapping that he has.
+        """
+        self._waiting = {}
 
     def clear(self) -> None:
         """A tenure has started, or the worker is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 
@@ -78,6 +79,43 @@ def test_who_follows_again_hears_all_that_comes(replicator: Replicator, worker: 
     thread.join(DEADLINE_S)
     assert payloads == [b"five"]
     assert worker.hears_nothing_but(link.Ready)
+
+
+def test_who_asks_for_a_tenure_takes_nothing_from_a_follower(
+    replicator: Replicator, worker: FakeWorker
+) -> None:
+    """What waits for him is given to him, and its place at the worker given back."""
+    followed = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(followed).payload == b"four"
+    offer(worker, "s", 5, b"five")
+    soon(lambda: replicator._session._shelf._waiting)
+    assert next(replicator.tenures(0), None) is None
+    assert next(followed).payload == b"five"
+    assert worker.hear(link.StandbyTaken)[0].stream == "s"
+
+
+def test_a_follower_may_be_collected_wherever_the_collector_runs(
+    replicator: Replicator, worker: FakeWorker
+) -> None:
+    """It is left behind in a cycle, and some thread makes objects while it has the session's lock."""
+    followed = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(followed).payload == b"four"
+    assert worker.hear(link.Follow)[0].on
+
+    def collect() -> None:
+        with replicator._session._lock:
+            gc.collect()
+
+    left: list[object] = [followed]
+    left.append(left)
+    del followed, left
+    collector = threading.Thread(target=collect, daemon=True)
+    collector.start()
+    collector.join(DEADLINE_S)
+    assert not collector.is_alive()
+    assert not worker.hear(link.Follow)[0].on
 
 
 def test_what_a_follower_does_to_its_mapping_is_its_own(replicator: Replicator, worker: FakeWorker) -> None:
