@@ -29,6 +29,7 @@ The tour, in reading order; a file imports only from what stands above it:
 `core`                the protocol: events in, effects out; no socket, file, clock or thread. Start with
                       `core.quorum`, then `core.promise`, `core.claim`, `core.primary`, `core.replica`
 `bell`                wakes a thread that sleeps
+`descriptor`          keeps clear of the standard streams' numbers
 `codec`               chunks, compression, frames
 `link`                what engine and worker say to each other: messages, the shared lease word, and
                       `link.line`, by which `submit` tells a worker process without waking a thread

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from replicator.descriptor import above_standard
+
 
 class Bell:
     """An eventfd behind a flag. Whoever has put something down rings; the sleeper looks once more after
@@ -18,7 +20,7 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        (self._fd,) = above_standard(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self.is_dozing = False  # whether ringing does anything
 
     def ring(self) -> None:

@@ -29,8 +29,9 @@ SCRIPT_LINES_MAX = 80
 # A file imports only from its own layer and from those before it. The package's own `__init__` is the
 # layer "replicator": its public names come from the engine's side, and the demo and the commands use them.
 LAYERS = (
-    "errors", "model", "core", "addresses", "sizes", "profiles", "relations", "signals", "settings", "bell",
-    "codec", "link", "adapters", "worker", "engine", "replicator", "demo", "cli", "__main__",
+    "errors", "model", "core", "addresses", "sizes", "profiles", "relations", "signals", "settings",
+    "descriptor", "bell", "codec", "link", "adapters", "worker", "engine", "replicator", "demo", "cli",
+    "__main__",
 )  # fmt: skip
 CORE_MAY_IMPORT = {
     "__future__", "bisect", "collections", "enum", "functools", "hashlib", "heapq", "itertools", "logging",

@@ -25,6 +25,7 @@ import traceback
 from collections import deque
 from typing import Protocol
 
+from replicator.descriptor import STDERR, above_standard
 from replicator.engine.fork import guard
 from replicator.errors import WorkerFailed
 from replicator.link.endpoint import Context
@@ -34,7 +35,6 @@ from replicator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STDERR = 2
 WORKER_MODULE = "replicator.worker"
 LAST_LINES_MAX = 20
 END_TIMEOUT_S = 0.5
@@ -71,7 +71,7 @@ class ChildProcess:
         self._lifeline = -1  # closed by an exec, as by any end; nobody else may have it
         guard(self)
         try:
-            stdin, self._lifeline = os.pipe()
+            stdin, self._lifeline = above_standard(*os.pipe())
             with open(stdin, "rb"):
                 self._child = subprocess.Popen(
                     command,
@@ -82,7 +82,7 @@ class ChildProcess:
                     start_new_session=True,
                     env={**os.environ, "PYTHONPATH": _module_path()},
                 )
-            self._pidfd = os.pidfd_open(self._child.pid)
+            (self._pidfd,) = above_standard(os.pidfd_open(self._child.pid))
         except OSError as error:
             self._let_go()
             self.line.close()
@@ -162,7 +162,7 @@ class WorkerThread:
 
     def __init__(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> None:
         self.line: EngineLine | None = None
-        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        (self._ended,) = above_standard(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._words = ""
         arguments = (settings, address, words, context)
         self._thread = threading.Thread(

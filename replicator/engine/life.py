@@ -20,6 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from replicator import errors
+from replicator.descriptor import above_standard
 from replicator.engine.backlog import Entry
 from replicator.engine.host import ChildProcess, Host, WorkerThread
 from replicator.engine.session import Session
@@ -119,7 +120,7 @@ class Life:
         keep_fds: tuple[int, ...] = ()
         address = f"ipc://{path}"
         if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-            keep_fds = (os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),)
+            keep_fds = above_standard(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             undo.callback(os.close, keep_fds[0])
             address = f"ipc:///proc/self/fd/{keep_fds[0]}/{path.name}"
         undo.callback(_remove, path)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import mmap
 import os
 
+from replicator.descriptor import above_standard
+
 SLOTS = 512
 WORD_BYTES = 8
 NANOSECONDS = 1_000_000_000
@@ -46,7 +48,7 @@ class LeaseWords:
     @classmethod
     def create(cls) -> LeaseWords:
         """A new page of zeros, not inherited by children unless passed to them."""
-        fd = os.memfd_create("replicator-lease", os.MFD_CLOEXEC)
+        (fd,) = above_standard(os.memfd_create("replicator-lease", os.MFD_CLOEXEC))
         os.truncate(fd, PAGE_BYTES)
         return cls(fd)
 

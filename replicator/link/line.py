@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.msgpack import Decoder, Encoder
 
+from replicator.descriptor import above_standard
 from replicator.errors import UNREADABLE, MessageError
 from replicator.link import memory
 from replicator.link.messages import Aborted, Place, ShortToEngine, Submit, SubmitInPlace, Unread
@@ -48,7 +49,9 @@ class EngineLine:
         self._ring = Ring.create()
         self._ring.words[NONCE] = int.from_bytes(os.urandom(8))
         self._ring.words[ADDRESS] = memory.address_of(self._ring.words)
-        self._socket, self._other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own, other = above_standard(*(end.detach() for end in ends))
+        self._socket, self._other = socket.socket(fileno=own), socket.socket(fileno=other)
         self._socket.setblocking(False)
         self._encoder, self._decoder = Encoder(), Decoder(ShortToEngine)
         self._heard = ctypes.create_string_buffer(DATAGRAM_BYTES_MAX)

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 
+from replicator.descriptor import above_standard
 from replicator.link.memory import ring_holding
 
 CAPACITY_BYTES = 2**16
@@ -40,7 +41,9 @@ class Ring:
         """An empty one, not inherited by children unless passed to them."""
         memory = os.memfd_create("replicator-line", os.MFD_CLOEXEC)
         os.truncate(memory, _WORDS_BYTES + CAPACITY_BYTES)
-        return cls((memory, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)))
+        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        memory, bell = above_standard(memory, bell)
+        return cls((memory, bell))
 
     @classmethod
     def attach(cls, fds: tuple[int, int]) -> Ring:

@@ -24,8 +24,8 @@ from replicator import (
     Tenure,
     WorkerFailed,
 )
+from replicator.descriptor import STDERR
 from replicator.engine import host, keeper, life
-from replicator.engine.host import STDERR
 from replicator.engine.session import Session
 from tests.engine.fake_worker import DEADLINE_S, soon
 
@@ -147,6 +147,23 @@ with open(Path(sys.argv[1], "file"), "wb") as file:
         print("no such library" in str(error), os.fstat(2).st_size)
 """
     assert run_engine(code, tmp_path, restarts=0) == "2\nTrue 0\n"
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_an_engine_may_lack_any_standard_stream(
+    child: Callable[..., Settings], tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    """The worker gets its own, over whatever has their numbers, and what else it needs beside them."""
+    child("serve")
+    code = f"""
+out = os.dup(1)
+for fd in {closed}:
+    os.close(fd)
+with Replicator(settings) as replicator:
+    ticket = next(iter(replicator.tenures(10))).submit("s", b"")
+    os.write(out, type(ticket.result(10)).__name__.encode())
+"""
+    assert run_engine(code, tmp_path) == "Committed"
 
 
 def test_what_is_no_string_in_the_module_path_counts_for_nothing(
