@@ -56,8 +56,10 @@ class Claimant:
         self.phase = Phase.IDLE
         self.granted = False
         self.bumping = False  # claiming above members that are stuck, with a tenure still open (R11)
-        self.epoch = Epoch(0)
+        self.epoch = Epoch(0)  # claimed last, perhaps won
+        self._reigns = False  # whether it is won and its reign has not ended, whatever the phase is since
         self._nonce = 0
+        self._claim_nonce = 0  # of the claim of `epoch`: no later probe makes an answer to it another one
         self._would: set[ReplicaId] = set()
         self._would_never: set[ReplicaId] = set()
         self._newest: MemberRecord | None = None  # the newest record heard while probing
@@ -113,8 +115,16 @@ class Claimant:
             self._state.change_role(Role.BACKUP, reason)
         self._at = self._retry_at() if self.granted or bumping else math.inf
 
+    def on_reign_ended(self, reason: str) -> None:
+        """What was won is over: late promises of that epoch are of no use any longer."""
+        self._reigns = False
+        self.stop(reason)
+
     def bump(self) -> None:
-        """Claim above members stuck at a higher promise; the tenure waits for it, suspended (R11)."""
+        """Claim above members stuck at a higher promise; the tenure waits for it, suspended (R11).
+
+        Until the higher epoch is promised, and if nothing comes of it, the reign goes on in the one it has.
+        """
         self.bumping = True
         if self.phase is Phase.WON:
             self._change(Phase.IDLE)
@@ -234,10 +244,11 @@ class Claimant:
         self._change(Phase.PROMISING)
         self._at = math.inf
         self._give_up_at = state.now + state.config.claim_timeout_s
-        self.epoch = Epoch(state.epoch_seen + 1)
+        self.epoch, self._reigns = Epoch(state.epoch_seen + 1), False
         self._reports.clear()
         self._pages = Pages(self._ask)
         self._nonce += 1
+        self._claim_nonce = self._nonce
         self._promiser.promise(self.epoch, state.me)
 
     # ── claiming ──
@@ -264,29 +275,36 @@ class Claimant:
             if node not in self._reports:
                 self.claim_again(node)
 
+    @property
+    def _gathers(self) -> bool:
+        """Whether promises of the epoch are of use: it is being claimed, or somebody reigns in it."""
+        return self.phase is Phase.CLAIMING or self._reigns
+
     def claim_again(self, node: NodeId, anew: bool = False) -> None:
         """Ask a replica for its promise, perhaps in the epoch that is won already (a late one).
 
         *anew* if what has come of its answer was compared with own heads that nobody has watched since.
         Nobody is asked before the own promise is durable (R5).
         """
-        if not self._state.owns(self.epoch):
+        if not self._gathers:
             return
+        assert self._state.owns(self.epoch)
         if anew:
             self._pages.forget(node)
         self._pages.ask_again(node, self._state.now - self._state.config.claim_retry_max_s)
 
     def _ask(self, node: NodeId, page: int) -> None:
         epoch, version = self._record_order
-        self._state.send(node, Claim(self.epoch, self._nonce, version, epoch, page))
+        self._state.send(node, Claim(self.epoch, self._claim_nonce, version, epoch, page))
 
     def on_page(self, replica: ReplicaId, process: Process, page: Promised) -> Report | None:
-        """Take a page of a promise; a whole report that comes after the claim is won is handed back."""
-        if page.epoch != self.epoch or self.phase not in (Phase.CLAIMING, Phase.WON):
+        """Take a page of a promise; a whole report that comes after the claim is won is handed back, also
+        while a higher epoch is probed for, and if nothing has come of that."""
+        if page.epoch != self.epoch or not self._gathers:
             return None
         state = self._state
         report = self._pages.add(replica, process, page, state.heads, state.now)
-        if self.phase is Phase.WON:
+        if self._reigns:
             return report
         # Silence is what times out: an answer of many pages may take a slow link much longer.
         self._give_up_at = max(self._give_up_at, self._pages.moved_at + state.config.claim_timeout_s)
@@ -316,7 +334,7 @@ class Claimant:
 
     def _win(self, record: MemberRecord) -> None:
         self._change(Phase.WON)
-        self.bumping = False
+        self.bumping, self._reigns = False, True
         self._at = self._give_up_at = math.inf
         reports, self._reports = self._reports, {}
         self._won(self.epoch, record, reports)

@@ -198,8 +198,12 @@ class Primary:
         self.claimant.bump()
 
     def suspend(self) -> None:
-        """The lease is no longer what it was, or a higher epoch is about to be promised (R24, R25)."""
-        self._lapsed_since = self._state.now
+        """The lease is no longer what it was, or a higher epoch is about to be promised (R24, R25).
+
+        One lapse, however many epochs are claimed in it.
+        """
+        if self._lapsed_since is None:
+            self._lapsed_since = self._state.now
         self.tenure.suspend()
 
     def on_heartbeat_answer(self, replica: ReplicaId, answer: messages.HeartbeatAnswer) -> None:
@@ -387,6 +391,6 @@ class Primary:
         self.handover.clear()
         self._change(Phase.OFF)
         state.change_role(Role.BACKUP, reason)
-        self.claimant.stop(reason)
+        self.claimant.on_reign_ended(reason)
         if hand_over:
             state.emit(effects.Transfer(successor))

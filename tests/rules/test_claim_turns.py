@@ -7,7 +7,7 @@ import pytest
 from replicator.core.effects import Changed, EndTenure, StartTenure, Transfer, WritePromise
 from replicator.core.events import RecordWritten, Tick
 from replicator.core.messages import Claim, LeaseReturned, Probe, ProbeAnswer, Promised, Reason, Refusal
-from replicator.model import Epoch, Incarnation, MemberRecord, Promise, Role
+from replicator.model import Epoch, Incarnation, MemberRecord, NodeId, Promise, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_publishing import serving
 
@@ -219,3 +219,47 @@ def test_R5_during_a_bump_nobody_is_asked_before_the_own_promise_is_durable() ->
     promise = cluster.state("a").promise
     assert promise is not None
     assert all(claim.epoch <= promise.epoch for claim in cluster.sent("a", Claim))
+
+
+def _without_c() -> Cluster:
+    """a is primary without c, which is down, and holds what c has never heard of."""
+    cluster = Cluster("a", "b", "c").do("crash c").with_primary("a").live(0.2).do("submit a s 1").live(0.3)
+    cluster.state("a").draw = lambda: 0.0
+    return cluster.forget()
+
+
+def test_R11_a_late_promise_is_taken_after_a_bump_that_came_to_nothing() -> None:
+    """The reign goes on in its epoch, and who comes back into it is told everything, as ever (R10, R18)."""
+    cluster = _without_c().do("cut a b")
+    cluster.core("a")._primary.claim_above("for the test")
+    cluster.live(2.3).do("mend a b").live(0.5).do("start c").live(1.0)
+    assert not cluster.effects("a", EndTenure)
+    assert StreamName("s") in cluster.state("c").heads
+    assert cluster.core("a").status()["lacking"] == {"b": 0, "c": 0}
+
+
+def test_R11_a_promise_of_a_claim_that_was_lost_is_no_report_to_the_reign_below_it() -> None:
+    """It tells what was held in another epoch than the primary's; nor is anybody asked for it any longer."""
+    cluster = _without_c().do("cut a b")
+    _bump(cluster)
+    _yes(cluster, "a", "b")
+    cluster.do("sync a")
+    cluster.hear("a", "b", Refusal(2, Promise(9, cluster.owner("b")), Reason.PROMISED))
+    reign, record = cluster.core("a")._primary.reign, cluster.state("b").record
+    assert reign is not None
+    assert record is not None
+    known = reign.progress.followers[NodeId("b")].report
+    cluster.hear("a", "b", Promised(2, 2, 0, 1, (), record, 0, cluster.core("b")._lender.echo(0.0)))
+    cluster.forget().do("advance 0.25")
+    assert reign.progress.followers[NodeId("b")].report is known
+    assert not cluster.sent("a", Claim)
+
+
+def test_R25_one_lapse_may_hold_many_claims() -> None:
+    """Each claim above is promised to oneself and then lost, and none prolongs what the engine waits for."""
+    cluster = serving().do("submit a s 1").live(0.3).forget()
+    _bump(cluster)
+    for _ in range(140):
+        cluster.do("advance 0.05", *["drop * Promised", "deliver", "sync"] * 4)
+    assert len(cluster.effects("a", WritePromise)) > 2
+    assert [end.reason for end in cluster.effects("a", EndTenure)] == ["the lease lapsed for too long"]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from replicator.core import promise
+from replicator.core.claim import Phase
 from replicator.core.effects import Send, StartTenure
 from replicator.core.messages import Adopt, Adopted, Claim, Promised
 from replicator.model import NodeId, StreamName
@@ -108,3 +109,32 @@ def test_R16_a_late_answer_is_asked_for_page_by_page_too() -> None:
     assert list(dict.fromkeys(asked(cluster, "a"))) == list(range(PAGES))
     assert len(cluster.sent("b", Adopt)) >= 2
     assert cluster.sent("a", Adopted)
+
+
+def _telling() -> Cluster:
+    """b reigns, and a, which has just come back, has told it the first of its pages."""
+    cluster = claiming().live(0.3).do("start a")
+    while not cluster.sent("a", Promised):
+        cluster.do("advance 0.05", "deliver b->a Claim", "sync a")
+    return cluster.do("deliver a->b Promised")
+
+
+def test_R11_an_answer_in_pages_goes_on_while_a_higher_epoch_is_probed_for() -> None:
+    """Nothing is promised above the reign's yet; what has come of the answer stays."""
+    with a_head_a_page():
+        cluster = _telling()
+        cluster.core("b")._primary.claim_above("for the test")
+        for _ in range(PAGES):
+            cluster.do("deliver b->a Claim", "deliver a->b Promised")
+    assert cluster.core("b")._claimant.phase is Phase.PROBING
+    assert told(cluster, "a") == [(page, f"s{page}") for page in range(PAGES)]
+    assert cluster.sent("b", Adopt)
+
+
+def test_R11_an_answer_in_pages_ends_with_the_reign() -> None:
+    """Nothing more is asked for in an epoch that its owner has given up."""
+    with a_head_a_page():
+        cluster = _telling().do("resign b").forget()
+        cluster.do("deliver b->a Claim", "deliver a->b Promised")
+    assert cluster.sent("a", Promised)
+    assert not cluster.sent("b", Claim)

@@ -1,4 +1,4 @@
-"""R7-R11 broken: what a claimant chooses, holds and adopts, and how it keeps trying."""
+"""R7-R11 broken: what a claimant chooses, holds and adopts, how it keeps trying, and for how long (R25)."""
 
 from __future__ import annotations
 
@@ -164,3 +164,25 @@ def leave_stuck(patch: Patch) -> None:
         return []
 
     patch.setattr("replicator.core.primary.stuck_for", stuck_for)
+
+
+def deafen_by_bumps(patch: Patch) -> None:
+    """Once a higher epoch was thought of, no late promise is taken in the one that goes on."""
+    honest = Claimant.bump
+
+    def bump(self: Claimant) -> None:
+        self._reigns = False
+        honest(self)
+
+    patch.setattr(Claimant, "bump", bump)
+
+
+def lapse_anew(patch: Patch) -> None:
+    """Each claim above begins another lapse, so that none is ever too long."""
+    honest = Primary.suspend
+
+    def suspend(self: Primary) -> None:
+        self._lapsed_since = None
+        honest(self)
+
+    patch.setattr(Primary, "suspend", suspend)

@@ -86,8 +86,9 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE = (
-    f"tests.rules.test_{part}:test_" for part in ("publishing", "disk", "lease", "reports", "old_store")
+PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS = (
+    f"tests.rules.test_{part}:test_"
+    for part in ("publishing", "disk", "lease", "reports", "old_store", "claim_turns")
 )
 
 TEETH = (
@@ -123,6 +124,7 @@ TEETH = (
     Tooth("R11", recovering.drain_for_ever, Guard(f"{GOING_ON}R11_rot_that_was_found_while_recovering_over_a_bump")),
     Tooth("R11", recovering.forget_parked, Guard(f"{CLAIMING}R11_a_parked_probe_is_answered_when_the_lease_is_given_back")),
     Tooth("R11", recovering.drain_what_comes, Guard("tests.rules.test_under_load:test_R11_what_is_submitted_while_a_tenure_drains_does_not_prolong_it")),
+    Tooth("R11", recovering.deafen_by_bumps, Guard(f"{TURNS}R11_a_late_promise_is_taken_after_a_bump_that_came_to_nothing")),
     Tooth("R12", publishing.not_itself),
     Tooth("R12", publishing.publish_the_adopted, Guard(f"{ROT}R12_what_was_adopted_does_not_go_out_again_when_it_rots")),
     Tooth("R13", publishing.AcceptsEarly),
@@ -165,6 +167,7 @@ TEETH = (
     Tooth("R24", keeping.no_margin, Simulator(60, "usurp", 0.1)),
     Tooth("R25", keeping.report_suspended),
     Tooth("R25", keeping.never_end, Guard(f"{LEASE}R25_a_lapse_longer_than_the_limit_ends_it")),
+    Tooth("R25", recovering.lapse_anew, Guard(f"{TURNS}R25_one_lapse_may_hold_many_claims")),
     Tooth("R26", keeping.keep_the_lease, Guard(f"{LEASE}R26_a_primary_that_resigns_gives_the_lease_back_at_once")),
     Tooth("R26", keeping.hand_on_what_was_held, Guard("tests.rules.test_handover:test_R26_what_was_held_back_ends_with_its_tenure")),
     Tooth("R26", keeping.hand_over_unheard, Guard("tests.rules.test_handover:test_R26_who_has_not_told_what_it_holds_is_not_taken_for_one_that_holds_everything")),
