@@ -72,6 +72,7 @@ class Backup:
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
         self._rotten = {stream: Digest(h.digest) for stream, h in state.heads.items() if not h.readable}
         self._rotten_at = state.now
+        self._no_room: set[StreamName] = set()  # rotten, and not fetched again before there is room
         self._points = Points(state)
         self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
         self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first
@@ -220,7 +221,8 @@ class Backup:
             return
         for theirs in message.heads:
             stream = StreamName(theirs.stream)
-            is_refused = self._state.full and not theirs.tombstone and stream not in self._rotten
+            is_mended = stream in self._rotten and stream not in self._no_room
+            is_refused = self._state.lacks_room_for(theirs) and not is_mended
             if self._state.is_old(stream, message.epoch, theirs.sequence):
                 self._ack_if(self._state.heads.get(stream), theirs.digest)
             elif is_refused or stream in self._accepting:
@@ -280,6 +282,8 @@ class Backup:
         self._accepting.pop(stream, None)
         if event.why in (Why.STALE, Why.FENCED):
             self._mended(stream, Digest(event.manifest.digest))
+        elif event.why is Why.FULL and stream in self._rotten:
+            self._no_room.add(stream)
         promise = self._state.promise
         if promise is None or promise.epoch != event.epoch:
             return
@@ -354,6 +358,13 @@ class Backup:
             return
         self._state.heads[event.stream] = structs.replace(head, readable=False)
         self._rotten[event.stream] = event.digest
+        self._no_room.discard(event.stream)
+        self._rotten_at = self._state.now
+        self.tick()
+
+    def on_room(self) -> None:
+        """What could not be mended for want of room is tried again (R21)."""
+        self._no_room.clear()
         self._rotten_at = self._state.now
         self.tick()
 
@@ -380,5 +391,5 @@ class Backup:
                 del self._rotten[stream]
                 if self._wanted.get(stream, (0, None))[1] == digest:  # its fetch may have gone with a tenure
                     del self._wanted[stream]
-            elif stream not in self._state.fetching:
+            elif stream not in self._state.fetching and stream not in self._no_room:
                 self._want(stream, digest, None, Epoch(head.accepted_epoch))

@@ -2,6 +2,7 @@
 
 A grant is a level: while it stands, the claimant probes, and claims when a majority would promise. Its
 epoch is one above the highest seen anywhere and promised to itself first, so that no number is used twice.
+Where its disk is full, it leaves the grant to somebody with room, if it hears of one (R21, T17).
 What it gathers, a `Report` of each, is what recovery chooses from.
 """
 
@@ -62,6 +63,7 @@ class Claimant:
         self._claim_nonce = 0  # of the claim of `epoch`: no later probe makes an answer to it another one
         self._would: set[ReplicaId] = set()
         self._would_never: set[ReplicaId] = set()
+        self._roomy: set[ReplicaId] = set()  # who would promise, and could lead with room on its disk
         self._newest: MemberRecord | None = None  # the newest record heard while probing
         self._newest_epoch = 0
         self._begun_at = 0.0
@@ -163,9 +165,7 @@ class Claimant:
         state = self._state
         self._at = self._retry_at()
         if state.role is Role.PRIMARY and not self.bumping:
-            self._at = (
-                math.inf
-            )  # what called for a higher epoch is gone: the tenure goes on in the one it has
+            self._at = math.inf  # what called for a higher epoch is gone: the tenure goes on in its own
             return
         if not state.can_lead:
             if state.role is not Role.FOUNDING:
@@ -179,6 +179,7 @@ class Claimant:
         self._nonce += 1
         self._would.clear()
         self._would_never.clear()
+        self._roomy.clear()
         self._begun_at, self._waits_for_lease = self._state.now, False
         self._newest, self._newest_epoch = self._state.record, self._state.record_epoch
         self._probe()
@@ -222,6 +223,8 @@ class Claimant:
             self._newest, self._newest_epoch = heard, answer.record_epoch
         if answer.would:
             self._would.add(replica)
+            if answer.has_room:
+                self._roomy.add(replica)
         elif answer.reason is Reason.LEASE:
             self._waits_for_lease = True
         elif answer.reason is Reason.NOT_MEMBER:
@@ -239,7 +242,7 @@ class Claimant:
             return
         if state.id not in self._would or not is_quorum(self._would, record):
             return
-        if self._promiser.objection(state.epoch_seen + 1, state.me) is not None:
+        if self._promiser.objection(state.epoch_seen + 1, state.me) is not None or self._leaves_it():
             return
         self._change(Phase.PROMISING)
         self._at = math.inf
@@ -250,6 +253,17 @@ class Claimant:
         self._nonce += 1
         self._claim_nonce = self._nonce
         self._promiser.promise(self.epoch, state.me)
+
+    def _leaves_it(self) -> bool:
+        """Whether a claim has to wait, or the grant is given away: a full disk leaves leadership to one with
+        room, and waits a round for word of it. For a tenure of its own nobody else is asked (R11, R21)."""
+        state = self._state
+        if not state.full or self.bumping:
+            return False
+        if self._roomy:
+            self._give_away("another node has room on its disk")
+            return True
+        return state.now < self._begun_at + state.config.claim_retry_max_s
 
     # ── claiming ──
 

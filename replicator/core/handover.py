@@ -23,6 +23,7 @@ class Handover:
         self._state = state
         self._successor: NodeId | None = None
         self._if_able = False  # only if somebody can take over
+        self._is_full = False  # the disk has no room for what is needed to go on
         self._asked_at = 0.0
         self._revoked_at: float | None = None
         self.deadline = math.inf
@@ -41,7 +42,11 @@ class Handover:
 
     def step(self, reign: Reign) -> bool:
         """Whether the tenure is to end now. What comes is held back once the successor is able to take over;
-        if it is not when the time is up, the tenure goes on."""
+        if it is not when the time is up, the tenure goes on. On too full a disk it ends at once, if somebody
+        else could go on."""
+        if reign.wants_room and (better := self._better(reign)) is not None:
+            self._successor, self._is_full = better, True
+            return True
         if not self.is_asked:
             return False
         objection, window = self._objection(reign), reign.window
@@ -74,13 +79,17 @@ class Handover:
     @property
     def reason(self) -> str:
         """Why the tenure ends by a handover."""
+        if self._is_full:
+            return "the disk is full"
         return "the elector names this node no longer" if self.is_revoked_steadily else "resigned"
 
     def _objection(self, reign: Reign) -> str | None:
         """Why nobody that was asked for could take over now; None if somebody could, or none need to."""
         named = self._successor
-        if not self._if_able or (named is None and self._able(reign)):
+        if not self._if_able:
             return None
+        if named is None and (able := self._able(reign)):
+            return None if any(map(self._is_no_worse, able)) else "no other node has room on its disk"
         if named is None:
             return "no other node is reachable and can be primary"
         follower = reign.progress.followers.get(named)
@@ -88,7 +97,9 @@ class Handover:
             return f"{named} is not another member of this cluster"
         if not self._is_up(follower):
             return f"{named} is not reachable"
-        return None if follower.can_lead else f"{named} cannot be primary: no engine is ready there"
+        if not follower.can_lead:
+            return f"{named} cannot be primary: no engine is ready there"
+        return None if self._is_no_worse(follower) else f"{named} has no room on its disk"
 
     def _lag(self, reign: Reign) -> str | None:
         """Why who would take over is not ready to, in words: whoever was named has to hold everything, any
@@ -103,11 +114,13 @@ class Handover:
         return f"{successor} lacks the newest checkpoint of {lacking} streams" if lacking else None
 
     def successor(self, reign: Reign) -> NodeId | None:
-        """Who was named, else the follower that could take over and lacks least."""
+        """Who was named, else the follower that could take over and lacks least; one with room before."""
         if self._successor is not None:
             return self._successor
         able = self._able(reign)
-        return min(able, key=lambda f: (not f.is_known, len(f.lacking), f.node)).node if able else None
+        return (
+            min(able, key=lambda f: (f.full, not f.is_known, len(f.lacking), f.node)).node if able else None
+        )
 
     def _able(self, reign: Reign) -> list[Follower]:
         return [each for each in reign.progress.followers.values() if self._is_up(each) and each.can_lead]
@@ -117,9 +130,23 @@ class Handover:
             return follower.heard_at > self._asked_at
         return self._is_recent(follower)
 
-    def is_room_elsewhere(self, reign: Reign) -> bool:
-        """Whether a follower heard lately takes new checkpoints, where this disk is full (R21)."""
-        return any(not each.full and self._is_recent(each) for each in reign.progress.followers.values())
+    def _is_no_worse(self, follower: Follower) -> bool:
+        """Whether its disk takes new checkpoints, or none does here either: leadership goes to none that
+        would have to give it back (R21)."""
+        return self._state.full or not follower.full
+
+    def _better(self, reign: Reign) -> NodeId | None:
+        """Who, heard lately, could go on where this disk is too full to: one with room or, before the tenure
+        has begun, one that lacks nothing and needs none (R21, T17)."""
+        able = [f for f in reign.progress.followers.values() if f.can_lead and self._is_recent(f)]
+        whole = [f for f in able if not reign.serving and reign.recovery.is_whole(f.replica)]
+        fit = [f for f in able if not f.full] or whole
+        return min(fit, key=lambda f: (len(f.lacking), f.node)).node if fit else None
+
+    def is_to_follow(self, reign: Reign) -> bool:
+        """Whether the elector means another, or nobody, and somebody heard lately could take over (R25)."""
+        fit = (f for f in self._able(reign) if self._is_recent(f) and self._is_no_worse(f))
+        return self.is_revoked_steadily and any(fit)
 
     def _is_recent(self, follower: Follower) -> bool:
         return follower.heard_at >= self._state.now - self._state.config.lease_s
@@ -127,3 +154,4 @@ class Handover:
     def clear(self) -> None:
         """The reign is over, or a new one begins."""
         self._successor, self._revoked_at, self.deadline = None, None, math.inf
+        self._is_full = False

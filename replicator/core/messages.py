@@ -84,7 +84,7 @@ class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Whether the sender would promise; *epoch* is the highest it has seen.
 
     *record*, accepted in *record_epoch*, is its newest member record: what a majority is, is for the newest
-    one heard to say.
+    one heard to say. *has_room* says that the sender could lead, and its disk takes new checkpoints (R21).
     """
 
     nonce: _Count
@@ -93,6 +93,7 @@ class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     reason: Reason | None = None
     record: MemberRecord | None = None
     record_epoch: _Count = 0
+    has_room: bool = False
 
 
 class Claim(Struct, frozen=True, gc=False, array_like=True, tag=True):

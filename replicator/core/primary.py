@@ -181,7 +181,7 @@ class Primary:
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
             return
-        if self.handover.is_revoked_steadily:
+        if self.handover.is_to_follow(reign):
             self.resign(None, if_able=False)
         above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
         above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
@@ -189,7 +189,9 @@ class Primary:
         above += [f"stream {stream} is no longer withheld" for stream in sorted(given)]
         if len(state.forgotten) >= FORGOTTEN_MAX:
             above.append(f"{len(state.forgotten)} streams were deleted in this epoch")
-        if above and reign.serving and not self.claimant.bumping:
+        if reign.is_starved:  # a bump would suspend the tenure until all that is in flight has found room
+            self.window.overtake()
+        elif above and reign.serving and not self.claimant.bumping:
             self.claim_above("; ".join(above))
 
     def claim_above(self, reason: str) -> None:
@@ -299,21 +301,23 @@ class Primary:
         reign, stream = self.reign, StreamName(event.manifest.stream)
         if reign is None or event.epoch != reign.epoch:
             return
-        if event.why is Why.FULL and self.phase is Phase.RECOVERING:
-            self.end("the disk is full", hand_over=True)
-            return
         head = self._state.heads.get(stream)
         if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:
             self.on_accepted(event.manifest, event.epoch)  # it has been, before it rotted or went out again
             return
         reign.recovery.on_refused(event.manifest, event.why)
         flight = self.window.flight(stream, Digest(event.manifest.digest))
-        if flight is None:
-            return
-        if event.why is Why.INCOMPLETE:
+        if event.why is Why.INCOMPLETE and flight is not None:
             self.window.publish(flight)
-        elif event.why is Why.FULL and self.handover.is_room_elsewhere(reign):
-            self.end("the disk is full", hand_over=True)
+        elif event.why is Why.FULL and (flight is not None or not reign.serving):
+            reign.wants_room = True  # until there is, or somebody else is found who can go on
+
+    def on_room(self) -> None:
+        """There is room again for what has found none (R21)."""
+        if self.reign is not None:
+            self.reign.wants_room = False
+            self.window.accept_again()
+            self.reign.recovery.on_room()
 
     def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
         """A fetch has ended, perhaps one for recovery; without a manifest it has failed (R8)."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from replicator.core.messages import CommitPoint
-from replicator.core.quorum import ReplicaId, commit_point
+from replicator.core.quorum import ReplicaId, commit_point, is_quorum
 from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.model import Epoch, Head, Incarnation, MemberRecord, NodeId, Sequence, StreamName
@@ -150,6 +150,11 @@ class Progress:
         """The newest sequence held by a majority, the primary itself included (R14)."""
         held = commit_point(lambda replica: Sequence(self.acked(replica, stream)), record)
         return Sequence(min(held, self.own(stream)))
+
+    def has_room(self, record: MemberRecord) -> bool:
+        """Whether a majority, this replica included, takes new checkpoints, as far as is known (R21)."""
+        roomy = {follower.replica for follower in self.followers.values() if not follower.full}
+        return not self._state.full and is_quorum({*roomy, self._state.id}, record)
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
         """The nodes known to hold that checkpoint or a newer one of the stream."""

@@ -115,7 +115,7 @@ class Promiser:
     def _answer(self, node: NodeId, nonce: int, reason: Reason | None) -> None:
         state = self._state
         record = state.record if state.founded else None
-        what = (record, state.record_epoch if record else 0)
+        what = (record, state.record_epoch if record else 0, state.can_lead and not state.full)
         state.send(node, ProbeAnswer(nonce, reason is None, state.epoch_seen, reason, *what))
 
     def release_parked(self) -> None:

@@ -31,6 +31,7 @@ class Lack(Struct):
     is_firm: bool = False  # adopted by somebody in this epoch
     is_accepting: bool = False  # asked of the own store, which will say what became of it
     failures: int = 0  # of fetches
+    waits_for_room: bool = False  # the disk is full: it is tried again when there is room (R21)
     below: tuple[float, float] = ANY_ORDER  # whatever a late promise says of what the operator gave up
 
     @property
@@ -86,6 +87,13 @@ class Recovery:
         """Streams of which nothing is left but a head here that never committed and cannot be read."""
         return frozenset({s for s in self.apart if s in self._state.heads and s not in self.chosen})
 
+    def is_whole(self, replica: ReplicaId) -> bool:
+        """Whether that replica reported every chosen head, readable: it could serve them all without room."""
+        report, apart = self._reports.get(replica), self.apart & self.chosen.keys()
+        told = {s: report.heads[s] for s in apart & report.heads.keys()} if report is not None else {}
+        whole = {s for s, head in told.items() if head.readable and head.same_as(self.chosen[s])}
+        return report is not None and whole == apart
+
     def has_heard(self, replica: ReplicaId) -> bool:
         """Whether that replica's heads have been looked at."""
         return replica in self._reports
@@ -117,7 +125,7 @@ class Recovery:
             self._lack(stream, lack)
 
     def _lack(self, stream: StreamName, lack: Lack) -> None:
-        lack.failures = 0
+        lack.failures, lack.waits_for_room = 0, False
         self._lacking[stream] = lack
         self._due[stream] = None
 
@@ -176,8 +184,15 @@ class Recovery:
     def retry(self) -> None:
         """Try again what is still lacking, whatever has become of its fetch."""
         self._retry_at = math.inf
-        self._due.update(dict.fromkeys(s for s, lack in self._lacking.items() if not lack.is_accepting))
+        due = (s for s, lack in self._lacking.items() if not (lack.is_accepting or lack.waits_for_room))
+        self._due.update(dict.fromkeys(due))
         self.step()
+
+    def on_room(self) -> None:
+        """What found no room is tried again (R21)."""
+        for lack in self._lacking.values():
+            lack.waits_for_room = False
+        self.retry()
 
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
@@ -241,9 +256,9 @@ class Recovery:
             self.step()
 
     def on_refused(self, manifest: Manifest, why: Why) -> None:
-        """An acceptance was refused: incomplete, it is fetched again."""
+        """An acceptance was refused: incomplete, it is fetched again, now or when there is room."""
         stream = StreamName(manifest.stream)
         lack = self._lacking.get(stream, Lack())
-        lack.is_accepting = False
+        lack.is_accepting, lack.waits_for_room = False, why is Why.FULL
         if why is Why.INCOMPLETE and stream in self._lacking:
             self._failed(stream, lack)

@@ -28,6 +28,7 @@ class Reign:
         self.epoch = epoch
         self.serving = False
         self.has_adopted = False  # the own bulk adoption is durable
+        self.wants_room = False  # the own store has refused for want of room what is needed to go on (R21)
         state.record = record
         state.write_record(record, epoch, True)
         self.holder = Holder(state.config, state.id)
@@ -44,6 +45,12 @@ class Reign:
     def holds_lease(self) -> bool:
         """Whether a majority lends it now and nothing else is promised, or about to be (R24)."""
         return self.state.now < self.holder.deadline and self.state.owns(self.epoch)
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether what is in flight finds no room on a majority's disks, under a lease that holds (R21)."""
+        waits = self.serving and self.holds_lease and not self.window.empty
+        return waits and not self.progress.has_room(self.record)
 
     def head(self, stream: StreamName) -> Head | None:
         """What every follower should hold: the chosen head if it is held here, once serving the own one.

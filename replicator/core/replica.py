@@ -128,8 +128,9 @@ class Replica:
 
     @property
     def is_behind(self) -> bool:
-        """Whether others could take over without fetching what this replica would have to fetch."""
-        return self._backup.is_behind
+        """Whether others could take over without fetching what this replica would have to fetch, or with room
+        for more than it has (R21)."""
+        return self._backup.is_behind or self._state.full
 
     @property
     def counter(self) -> int:
@@ -284,7 +285,8 @@ class Replica:
                 "the disk is full: new checkpoints are refused" if event.full else "room again"
             )
             if not event.full:
-                self._primary.window.accept_again()
+                self._primary.on_room()
+                self._backup.on_room()
 
     # ── the data path ──
 

@@ -106,8 +106,9 @@ class State:
 
     @property
     def can_lead(self) -> bool:
-        """Whether a grant is of use here (T17)."""
-        return self.has_engine and self.may_promise and not self.full
+        """Whether a grant is of use here (T17). A full disk is no bar: what is here can be restored, and
+        deletions make room; others have the preference (R21)."""
+        return self.has_engine and self.may_promise
 
     @property
     def others(self) -> tuple[NodeId, ...]:
@@ -227,6 +228,13 @@ class State:
         frames of what it deleted do not bring that back (R19, R23)."""
         head = self.heads.get(stream)
         return sequence <= self.forgotten.get(stream, 0) or bool(head and (epoch, sequence) <= head.order)
+
+    def lacks_room_for(self, theirs: Head) -> bool:
+        """Whether a full disk refuses this head: not a deletion, nor what is here and only to be accepted
+        in a newer epoch (R9, R21)."""
+        own = self.heads.get(StreamName(theirs.stream))
+        is_here = own is not None and own.readable and own.same_as(theirs)
+        return self.full and not theirs.tombstone and not is_here
 
     def mark_committed(self, head: Head) -> None:
         """Note a commit point, for retention and status (R15)."""

@@ -1,7 +1,8 @@
 """The window: what the engine has submitted and the cluster has not yet committed (R12, R16, R17).
 
-Per stream one checkpoint is in flight and runs to its commit (T20); at most one waits, and a newer one
-replaces it. How far publications may run ahead is set by the fastest majority, never by the slowest.
+Per stream one checkpoint is in flight and runs to its commit (T20), or gives way to a deletion where no
+majority has room for it (R21); at most one waits, and a newer one replaces it. How far publications may run
+ahead is set by the fastest majority, never by the slowest.
 """
 
 from __future__ import annotations
@@ -51,9 +52,8 @@ class Window:
         self.epoch = Epoch(0)
         self.flights: dict[StreamName, Flight] = {}
         self._waiting: dict[StreamName, Flight] = {}
-        self._held: list[Flight] | None = (
-            None  # comes while the rest is to end; the engine's credit bounds it
-        )
+        # Comes while the rest is to end; the engine's credit bounds it.
+        self._held: list[Flight] | None = None
         self._draining = False
         self._sequences: dict[StreamName, Sequence] = {}
         self.publish_index = 0
@@ -142,6 +142,17 @@ class Window:
             self._release(replaced)
         self._waiting[stream] = flight
 
+    def overtake(self) -> None:
+        """What is in flight finds no room: a deletion of its stream need not wait behind it, and makes some
+        (R21). Nothing overtakes a deletion, so that something commits however much comes (T20)."""
+        for stream, waiting in list(self._waiting.items()):
+            flight = self.flights[stream]
+            if waiting.tombstone and not flight.tombstone and flight.manifest is not None:
+                self._release(flight)
+                waiting.replaces = (*flight.replaces, flight.handle, *waiting.replaces)
+                self.flights[stream] = self._waiting.pop(stream)
+                self.publish(waiting)
+
     def pass_by(self, stream: StreamName, sequence: Sequence) -> None:
         """That sequence and all below it are used up in this tenure."""
         self._sequences[stream] = max(self._sequences.get(stream, sequence), sequence)
@@ -200,9 +211,12 @@ class Window:
         return flight
 
     def accept_again(self) -> None:
-        """What could not be accepted for want of room is asked of the own store again."""
+        """What could not be accepted, or has rotted and could not be mended, for want of room is asked of the
+        own store again, which says what it lacks."""
         for flight in self.flights.values():
-            if flight.manifest is not None and not flight.stored:
+            head = self._state.heads.get(flight.stream)
+            is_rotten = head is not None and not head.readable and flight.is_of(self.epoch)
+            if flight.manifest is not None and (is_rotten or not flight.stored):
                 self._state.accept(flight.manifest, self.epoch)
 
     def committed(

@@ -210,8 +210,9 @@ def test_R8_a_recovery_that_ends_lets_its_fetches_go() -> None:
 
 def test_R21_a_disk_that_is_full_in_a_recovery_ends_it() -> None:
     """Another may hold what finds no room here: leadership goes to it (T17)."""
-    cluster = _only_a_holds(2).do("full b").forget().do("fetch b", "sync b")
+    cluster = _only_a_holds(2).do("full b").forget().do("fetch b", "sync b").live(0.1)
     assert cluster.core("b").role is Role.BACKUP
+    assert cluster.effects("b", Transfer)[0] == Transfer(NodeId("a"))
     assert not cluster.effects("b", EndTenure), "none had begun"
     assert not cluster.effects("b", StartTenure)
 

@@ -234,7 +234,8 @@ class Fetcher:
         image = self._node.disk.image
         taken = []
         for digest in chunk_digests(manifest):
-            if digest in image.chunks and not (verify and digest in image.damaged):
+            is_bad = digest in image.found or (verify and digest in image.damaged)
+            if digest in image.chunks and not is_bad:
                 continue
             piece = _read_of_any(sources, digest)
             if piece is None:
@@ -265,7 +266,10 @@ def _read(source: Node, digest: Digest) -> bytes | None:
 
 
 def report_rot(node: Node, digest: Digest) -> None:
-    """Tell the replica of every head that this damaged chunk makes unreadable (R22)."""
+    """This damaged chunk is found out: the store counts on it no longer, and the replica is told of every
+    head that cannot be read without (R22)."""
+    if digest in node.disk.image.damaged:
+        node.disk.image.found.add(digest)
     for stream, retained in sorted(node.disk.image.streams.items()):
         if digest in chunk_digests(retained[-1].manifest):
             node.deliver(HeadRotten(stream, Digest(retained[-1].manifest.digest)))

@@ -186,6 +186,7 @@ class Disk:
         """Forget a chunk found rotten."""
         self.image.chunks.pop(digest, None)
         self.image.damaged.discard(digest)
+        self.image.found.discard(digest)
 
     @property
     def queued_count(self) -> int:
@@ -251,7 +252,9 @@ class Disk:
             case PutChunks(stream, epoch, sequence, chunks):
                 if epoch >= image.promised_epoch and not self.full:
                     image.chunks.update(chunks)
-                    image.damaged.difference_update(digest for digest, _ in chunks)
+                    for digest, _ in chunks:
+                        image.damaged.discard(digest)
+                        image.found.discard(digest)
                     self._transfers.setdefault(stream, {}).update(dict.fromkeys(dict(chunks), sequence))
             case MarkCommitted(stream, generation, position):
                 self._mark(stream, generation, position.sequence, position.epoch)
@@ -277,7 +280,7 @@ class Disk:
     def _accept(self, effect: Accept) -> Event:
         manifest, epoch, image = effect.manifest, effect.epoch, self.image
         stream = StreamName(manifest.stream)
-        retained, is_whole = image.streams.get(stream, ()), image.has_all(manifest)
+        retained, is_whole = image.streams.get(stream, ()), image.is_whole(manifest)
         is_known = is_whole and any(one.manifest == manifest for one in retained)
         head, why = (retained[-1] if retained else None), None
         is_rotten = head is not None and head.manifest == manifest and not is_whole

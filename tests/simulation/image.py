@@ -49,6 +49,7 @@ class Image(Struct):
     committed: dict[StreamName, tuple[Generation, Sequence]] = field(default_factory=dict)
     chunks: dict[Digest, bytes] = field(default_factory=dict)
     damaged: set[Digest] = field(default_factory=set)
+    found: set[Digest] = field(default_factory=set)  # those of them that are known to be
     is_old: bool = False  # an old copy, put back in the place of what was there (T19)
 
     def copy(self) -> Image:
@@ -60,6 +61,7 @@ class Image(Struct):
             committed=self.committed.copy(),
             chunks=self.chunks.copy(),
             damaged=self.damaged.copy(),
+            found=self.found.copy(),
         )
 
     @property
@@ -81,6 +83,10 @@ class Image(Struct):
     def has_all(self, manifest: Manifest) -> bool:
         """Whether every chunk is there, whole or damaged."""
         return all(map(self.chunks.__contains__, chunk_digests(manifest)))
+
+    def is_whole(self, manifest: Manifest) -> bool:
+        """Whether every chunk is there, as far as the store knows."""
+        return self.has_all(manifest) and self.found.isdisjoint(chunk_digests(manifest))
 
     def readable(self, manifest: Manifest) -> bool:
         """Whether every chunk is there and whole."""

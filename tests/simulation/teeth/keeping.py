@@ -137,17 +137,6 @@ def forget_what_is_wanted(patch: Patch) -> None:
     patch.setattr(Backup, "tick", tick)
 
 
-def stay_though_full(patch: Patch) -> None:
-    """A primary whose disk is full keeps the leadership that others could use."""
-    honest = Primary.end
-
-    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
-        if reason != "the disk is full":
-            honest(self, reason, hand_over)
-
-    patch.setattr(Primary, "end", end)
-
-
 def let_rot(patch: Patch) -> None:
     """A head that cannot be read stays as it is."""
 

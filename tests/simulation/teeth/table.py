@@ -20,7 +20,7 @@ import pytest
 from tests.simulation.batches import ROOT
 from tests.simulation.disk import Disk
 from tests.simulation.run import run_seed
-from tests.simulation.teeth import fencing, keeping, publishing, recovering
+from tests.simulation.teeth import fencing, keeping, publishing, recovering, room
 
 Patch = pytest.MonkeyPatch
 RULES = (*(f"R{number}" for number in range(1, 29)), "R17a")
@@ -86,9 +86,9 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS = (
+PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL = (
     f"tests.rules.test_{part}:test_"
-    for part in ("publishing", "disk", "lease", "reports", "old_store", "claim_turns")
+    for part in ("publishing", "disk", "lease", "reports", "old_store", "claim_turns", "full")
 )
 
 TEETH = (
@@ -115,6 +115,7 @@ TEETH = (
     Tooth("R8", recovering.wait_for_rot, Guard(f"{ROT}R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch")),
     Tooth("R8", recovering.heed_the_dropped, Guard(f"{ROT}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
     Tooth("R9", recovering.serve_at_once),
+    Tooth("R9", room.refuse_what_is_here, Guard(f"{FULL}R8_a_full_recovery_waits_where_nobody_is_better_placed")),
     Tooth("R10", recovering.adopt_everything),
     Tooth("R10", recovering.forget_exceptions, Guard(f"{CLAIMING}R10_an_adoption_counts_for_what_it_covered_whoever_spoke_since")),
     Tooth("R10", fencing.tell_anew, Guard(f"{REPORTS}R10_all_pages_are_of_one_instant")),
@@ -125,6 +126,7 @@ TEETH = (
     Tooth("R11", recovering.forget_parked, Guard(f"{CLAIMING}R11_a_parked_probe_is_answered_when_the_lease_is_given_back")),
     Tooth("R11", recovering.drain_what_comes, Guard("tests.rules.test_under_load:test_R11_what_is_submitted_while_a_tenure_drains_does_not_prolong_it")),
     Tooth("R11", recovering.deafen_by_bumps, Guard(f"{TURNS}R11_a_late_promise_is_taken_after_a_bump_that_came_to_nothing")),
+    Tooth("R11", room.bump_the_starved, Guard(f"{FULL}R11_a_bump_waits_while_what_is_in_flight_finds_no_room")),
     Tooth("R12", publishing.not_itself),
     Tooth("R12", publishing.publish_the_adopted, Guard(f"{ROT}R12_what_was_adopted_does_not_go_out_again_when_it_rots")),
     Tooth("R13", publishing.AcceptsEarly),
@@ -150,7 +152,11 @@ TEETH = (
     Tooth("R20", keeping.compare_early, Guard(f"{GOING_ON}R20_a_learner_is_asked_anew_for_what_it_began_to_tell")),
     Tooth("R21", keeping.GoesOnAfterFailedSync, Simulator(60, "failed_sync")),
     Tooth("R21", keeping.believe_old_copies, Simulator(60, "roll_back")),
-    Tooth("R21", keeping.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
+    Tooth("R21", room.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
+    Tooth("R21", room.lead_with_room_alone, Guard(f"{FULL}R21_with_all_disks_full_a_node_takes_over_restores_and_deletes")),
+    Tooth("R21", room.claim_though_full, Guard(f"{FULL}R21_a_full_node_leaves_the_grant_to_one_with_room")),
+    Tooth("R21", room.wait_to_delete, Guard(f"{FULL}R21_a_deletion_waits_for_nothing_that_finds_no_room")),
+    Tooth("R21", room.fetch_without_room, Guard(f"{FULL}R21_a_withheld_stream_waits_for_room_while_others_are_served")),
     Tooth("R22", keeping.let_rot, Simulator(60, "rot")),
     Tooth("R22", keeping.forget_what_is_wanted, Guard(f"{GOING_ON}R22_what_is_wanted_in_the_place_of_rot_stays_wanted")),
     Tooth("R23", keeping.forget_early),
@@ -168,6 +174,7 @@ TEETH = (
     Tooth("R25", keeping.report_suspended),
     Tooth("R25", keeping.never_end, Guard(f"{LEASE}R25_a_lapse_longer_than_the_limit_ends_it")),
     Tooth("R25", recovering.lapse_anew, Guard(f"{TURNS}R25_one_lapse_may_hold_many_claims")),
+    Tooth("R25", room.hand_over_to_the_full, Guard(f"{FULL}R25_a_tenure_stays_where_nobody_better_could_go_on")),
     Tooth("R26", keeping.keep_the_lease, Guard(f"{LEASE}R26_a_primary_that_resigns_gives_the_lease_back_at_once")),
     Tooth("R26", keeping.hand_on_what_was_held, Guard("tests.rules.test_handover:test_R26_what_was_held_back_ends_with_its_tenure")),
     Tooth("R26", keeping.hand_over_unheard, Guard("tests.rules.test_handover:test_R26_who_has_not_told_what_it_holds_is_not_taken_for_one_that_holds_everything")),

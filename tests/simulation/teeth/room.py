@@ -1,0 +1,92 @@
+"""R11, R21 and R22 broken where disks are full: who leads, what waits for room, and what does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.core.backup import Backup
+from replicator.core.claim import Claimant
+from replicator.core.handover import Handover
+from replicator.core.primary import Primary
+from replicator.core.progress import Follower, Progress
+from replicator.core.recovery import Recovery
+from replicator.core.state import State
+from replicator.core.window import Window
+from replicator.model import Head, MemberRecord
+
+Patch = pytest.MonkeyPatch
+
+
+def stay_though_full(patch: Patch) -> None:
+    """A primary whose disk is full keeps the leadership that others could use."""
+    honest = Primary.end
+
+    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
+        if reason != "the disk is full":
+            honest(self, reason, hand_over)
+
+    patch.setattr(Primary, "end", end)
+
+
+def lead_with_room_alone(patch: Patch) -> None:
+    """Nobody leads whose disk is full, so nobody does when all are."""
+    honest = State.can_lead
+
+    def can_lead(self: State) -> bool:
+        return bool(honest.fget(self)) and not self.full  # type: ignore[attr-defined]
+
+    patch.setattr(State, "can_lead", property(can_lead))
+
+
+def claim_though_full(patch: Patch) -> None:
+    """A full node claims, whoever else has room."""
+    patch.setattr(Claimant, "_leaves_it", lambda self: False)
+
+
+def hand_over_to_the_full(patch: Patch) -> None:
+    """A primary with room follows the elector to a node that would have to give leadership back."""
+
+    def _is_no_worse(self: Handover, follower: Follower) -> bool:
+        return True
+
+    patch.setattr(Handover, "_is_no_worse", _is_no_worse)
+
+
+def bump_the_starved(patch: Patch) -> None:
+    """An active tenure is suspended for a higher epoch until what is in flight finds room."""
+
+    def has_room(self: Progress, record: MemberRecord) -> bool:
+        return True
+
+    patch.setattr(Progress, "has_room", has_room)
+
+
+def wait_to_delete(patch: Patch) -> None:
+    """A deletion waits behind what waits for the room that it would make."""
+    patch.setattr(Window, "overtake", lambda self: None)
+
+
+def refuse_what_is_here(patch: Patch) -> None:
+    """A full backup does not adopt a head that it holds."""
+
+    def lacks_room_for(self: State, theirs: Head) -> bool:
+        return self.full and not theirs.tombstone
+
+    patch.setattr(State, "lacks_room_for", lacks_room_for)
+
+
+def fetch_without_room(patch: Patch) -> None:
+    """What finds no room is fetched again and again."""
+    honest_tick, honest_retry = Backup.tick, Recovery.retry
+
+    def tick(self: Backup) -> None:
+        self._no_room.clear()
+        honest_tick(self)
+
+    def retry(self: Recovery) -> None:
+        for lack in self._lacking.values():
+            lack.waits_for_room = False
+        honest_retry(self)
+
+    patch.setattr(Backup, "tick", tick)
+    patch.setattr(Recovery, "retry", retry)
