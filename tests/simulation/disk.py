@@ -74,6 +74,7 @@ class Disk:
         self.schedule = schedule
         self.wrote: Callable[[Disk, Operation, Event | None], None] = lambda *_: None
         self.full = False
+        self.is_freed_by_deletion = False  # full until a stream is deleted
         self.sync_mean_s = 0.002
         self.fails_next = False
         self._deliver: Callable[[Event], None] | None = None
@@ -149,7 +150,7 @@ class Disk:
     def set_full(self, full: bool) -> None:
         """The disk has no room left, or has room again."""
         if full != self.full:
-            self.full = full
+            self.full, self.is_freed_by_deletion = full, False
             self._hand_in(self._life, StoreRoom(full=full))
 
     def damage(self, stream: StreamName) -> bool:
@@ -305,6 +306,8 @@ class Disk:
             del transfer[digest]
         self._retire(stream)
         self._sweep()
+        if manifest.tombstone and self.is_freed_by_deletion:
+            self.schedule(0.0, self.set_full, False)
         return Accepted(manifest, epoch, self._count())
 
     def _adopt(self, effect: AdoptHeads) -> Event | None:

@@ -35,7 +35,7 @@ class DiskFaults:
         """The kinds of fault with their weights."""
         return [
             (1.0, self.slow_disk), (1.0, self.failed_sync), (0.7, self.full_disk), (0.7, self.rot),
-            (0.7, self.wipe), (0.8, self.roll_back),
+            (0.7, self.wipe), (0.8, self.roll_back), (0.4, self.all_full),
         ]  # fmt: skip
 
     def slow_disk(self) -> str:
@@ -63,6 +63,18 @@ class DiskFaults:
         node.disk.set_full(True)
         self._faults.for_a_while(node.disk.set_full, False, mean_s=3.0)
         return node.name
+
+    def all_full(self) -> str:
+        """No room on any disk: until a stream is deleted, or somebody makes some after a while (R21)."""
+        for node in self._world.nodes.values():
+            node.disk.set_full(True)
+            node.disk.is_freed_by_deletion = True
+        self._faults.for_a_while(self._make_room, mean_s=3.0)
+        return "all nodes"
+
+    def _make_room(self) -> None:
+        for node in self._world.nodes.values():
+            node.disk.set_full(False)
 
     def rot(self) -> str:
         """A chunk rots; only while every other member's disk is whole, so that a good copy is left."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FILLERS = (b"", b"", b"x" * 96, b"x" * 96 + b"y" * 96, b"".join(bytes([letter]) * 96 for letter in b"uvwxyz"))
 STEPS = (1, 1, 1, 2, 2, 9)  # from one sequence to the next
 REREAD_S = 0.2
+ROOM_CHANCE = 0.05  # of a deletion whenever the engine works on a stream while its disk is full
 SUBMIT_WITHIN_S = 5.0
 
 
@@ -204,11 +205,15 @@ class Engine:
             return
         self._plan(stream)
         line = self.lines.setdefault(stream, Line())
-        if line.in_flight or self.rests or not self.is_there or not self.node.is_running:
+        makes_room = self.node.disk.full and not line.deleted  # a deletion waits for nothing then (R21)
+        if self.rests or not self.is_there or not self.node.is_running or (line.in_flight and not makes_room):
             return
         random = self.node.world.random
         sequence = Sequence(line.sequence + random.choice(STEPS))
-        deletes = not line.deleted and random.random() < self.node.world.delete_chance
+        chance = max(self.node.world.delete_chance, ROOM_CHANCE if makes_room else 0.0)
+        deletes = not line.deleted and random.random() < chance
+        if line.in_flight and not deletes:
+            return
         self.submit(stream, sequence, random.choice(FILLERS), deletes=deletes)
 
     def submit(self, stream: StreamName, sequence: Sequence, filler: bytes, *, deletes: bool) -> None:
