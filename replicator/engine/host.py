@@ -18,6 +18,7 @@ import logging
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -142,15 +143,35 @@ def _write_to_stderr(line: bytes) -> None:
     thread would then wait to write one. And a process that has none gives its number to a file that it opens;
     but that is not inherited by children, as a standard error is.
     """
-    poll = select.poll()
-    poll.register(STDERR, select.POLLOUT)
     with contextlib.suppress(OSError):
         if sys.__stderr__ is None or not os.get_inheritable(STDERR):
             return
-        for start in range(0, len(line), select.PIPE_BUF):  # so much goes into a pipe that takes anything
-            if not any(found & select.POLLOUT for _, found in poll.poll(0)):
-                return
-            os.write(STDERR, line[start : start + select.PIPE_BUF])
+        try:
+            own = _stderr_anew()
+        except OSError:  # a socket, another user's terminal
+            _write_while_polled(line)
+            return
+        try:
+            os.write(own, line)
+        finally:
+            os.close(own)
+
+
+def _stderr_anew() -> int:
+    """A descriptor of the same that never waits: the flag would count for all who share the engine's. Raises
+    OSError. A file's is the engine's, as is the place in it where all of them write."""
+    if stat.S_ISREG(os.fstat(STDERR).st_mode):
+        return os.dup(STDERR)
+    return os.open(f"/proc/self/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _write_while_polled(line: bytes) -> None:
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    for start in range(0, len(line), select.PIPE_BUF):  # so much goes into what says that it takes anything
+        if not any(found & select.POLLOUT for _, found in poll.poll(0)):
+            return
+        os.write(STDERR, line[start : start + select.PIPE_BUF])
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from replicator import Replicator, Settings, Tenure
+from replicator.engine import host, keeper
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker
 
 
@@ -47,6 +48,21 @@ def tenure(replicator: Replicator, worker: FakeWorker) -> Tenure:
     """Of epoch 1, active, nothing restored."""
     worker.start_tenure()
     return next(iter(replicator.tenures(DEADLINE_S)))
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings for a child process that plays the role given."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(host, "WORKER_MODULE", "fake_child")
+    monkeypatch.setattr(keeper, "BACK_OFF_MIN_S", 0.01)
+    monkeypatch.setattr(keeper, "STORE_WAIT_S", 0.0)
+
+    def make(role: str, data_dir: Path = tmp_path / "data", restarts: int = 1) -> Settings:
+        monkeypatch.setenv("FAKE_CHILD", role)
+        return Settings(data_dir=data_dir, worker_restarts_max=restarts, close_timeout_s=1)
+
+    return make
 
 
 def before(call: Callable[..., Any]) -> Callable[..., Any]:

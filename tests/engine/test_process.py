@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,27 +23,12 @@ from replicator import (
     Tenure,
     WorkerFailed,
 )
-from replicator.descriptor import STDERR
-from replicator.engine import host, keeper, life
+from replicator.engine import life
 from replicator.engine.session import Session
+from tests.engine.engine_process import run_engine
 from tests.engine.fake_worker import DEADLINE_S, soon
 
 LARGE = 8 << 20
-
-
-@pytest.fixture
-def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Settings]:
-    """Settings for a child process that plays the role given."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(host, "WORKER_MODULE", "fake_child")
-    monkeypatch.setattr(keeper, "BACK_OFF_MIN_S", 0.01)
-    monkeypatch.setattr(keeper, "STORE_WAIT_S", 0.0)
-
-    def make(role: str, data_dir: Path = tmp_path / "data", restarts: int = 1) -> Settings:
-        monkeypatch.setenv("FAKE_CHILD", role)
-        return Settings(data_dir=data_dir, worker_restarts_max=restarts, close_timeout_s=1)
-
-    return make
 
 
 def first_tenure(replicator: Replicator) -> Tenure:
@@ -114,56 +98,6 @@ def test_a_child_that_cannot_start_is_given_up(
         list(replicator.tenures(DEADLINE_S))
     replicator.close()
     assert capfd.readouterr().err.count("no such library: libexample.so") == 3
-
-
-def test_nobody_waits_for_a_standard_error_that_nobody_reads(child: Callable[..., Settings]) -> None:
-    """The worker goes on writing, whatever becomes of it; its last lines are kept all the same."""
-    stderr, (reader, writer) = os.dup(STDERR), os.pipe()
-    os.dup2(writer, STDERR)
-    try:
-        with pytest.raises(WorkerFailed, match="the last word"):
-            Replicator(child("talk", restarts=0)).__enter__()
-    finally:
-        os.dup2(stderr, STDERR)
-        for fd in (stderr, reader, writer):
-            os.close(fd)
-
-
-def test_a_file_that_has_the_number_of_standard_error_is_not_written_to(
-    child: Callable[..., Settings], tmp_path: Path
-) -> None:
-    """A daemon without the first three descriptors gives their numbers to what it opens next."""
-    child("crash")
-    code = """
-import logging
-
-logging.disable()
-os.close(2)
-with open(Path(sys.argv[1], "file"), "wb") as file:
-    print(file.fileno())
-    try:
-        Replicator(settings).status()
-    except Exception as error:
-        print("no such library" in str(error), os.fstat(2).st_size)
-"""
-    assert run_engine(code, tmp_path, restarts=0) == "2\nTrue 0\n"
-
-
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
-def test_an_engine_may_lack_any_standard_stream(
-    child: Callable[..., Settings], tmp_path: Path, closed: tuple[int, ...]
-) -> None:
-    """The worker gets its own, over whatever has their numbers, and what else it needs beside them."""
-    child("serve")
-    code = f"""
-out = os.dup(1)
-for fd in {closed}:
-    os.close(fd)
-with Replicator(settings) as replicator:
-    ticket = next(iter(replicator.tenures(10))).submit("s", b"")
-    os.write(out, type(ticket.result(10)).__name__.encode())
-"""
-    assert run_engine(code, tmp_path) == "Committed"
 
 
 def test_what_is_no_string_in_the_module_path_counts_for_nothing(
@@ -259,27 +193,6 @@ def test_a_long_path_and_stale_sockets_do_no_harm(child: Callable[..., Settings]
     with Replicator(child("serve", data_dir=directory)) as replicator:
         assert first_tenure(replicator).active
         assert list(directory.iterdir()) == []
-
-
-PREAMBLE = """
-import os, sys
-from pathlib import Path
-from replicator import Replicator, Settings
-from replicator.engine import host
-
-host.WORKER_MODULE = "fake_child"
-settings = Settings(data_dir=Path(sys.argv[1]), worker_restarts_max=int(sys.argv[2]))
-"""
-
-
-def run_engine(code: str, data_dir: Path, restarts: int = 1) -> str:
-    """What an engine's process prints; it must end well, without a word on standard error."""
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    command = [sys.executable, "-c", PREAMBLE + code, str(data_dir), str(restarts)]
-    env = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout
 
 
 def test_a_forked_child_leaves_without_a_trace(child: Callable[..., Settings], tmp_path: Path) -> None:
