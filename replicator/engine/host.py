@@ -64,35 +64,54 @@ class ChildProcess:
     ) -> None:
         if not sys.executable:
             raise WorkerFailed("no Python is known to start a worker with: use REPLICATOR_ISOLATION=thread")
-        command = [sys.executable, "-P", "-m", WORKER_MODULE, "--link", address]
-        command += ["--lease-fd", str(words.fd), "--engine-pid", str(os.getpid())]
-        self.line: EngineLine | None = EngineLine()
-        command += ["--line-fds", *map(str, self.line.worker_fds)]
         self._lines: deque[bytes] = deque(maxlen=LAST_LINES_MAX)
+        self._reader = threading.Thread(target=self._pass_on, name="replicator-worker-log", daemon=True)
         self._lifeline = -1  # closed by an exec, as by any end; nobody else may have it
         guard(self)
-        try:
-            stdin, self._lifeline = above_standard(*os.pipe())
-            with open(stdin, "rb"):
+        with contextlib.ExitStack() as undo:  # in this order also when it stops
+            try:
+                self.line: EngineLine | None = self._start(settings, address, words, keep_fds, undo)
+            except Exception as error:  # too many descriptors, processes or threads
+                raise WorkerFailed(f"cannot start a worker with {sys.executable}: {error}") from error
+            self._undo = undo.pop_all()
+
+    def _start(
+        self,
+        settings: Settings,
+        address: str,
+        words: LeaseWords,
+        keep_fds: tuple[int, ...],
+        undo: contextlib.ExitStack,
+    ) -> EngineLine:
+        line = EngineLine()
+        undo.callback(line.close)
+        command = [sys.executable, "-P", "-m", WORKER_MODULE, "--link", address]
+        command += ["--lease-fd", str(words.fd), "--engine-pid", str(os.getpid())]
+        command += ["--line-fds", *map(str, line.worker_fds)]
+        undo.callback(self._let_go)
+        stdin, self._lifeline = above_standard(*os.pipe())
+        with open(stdin, "rb"):
+            output, stdout = above_standard(*os.pipe())
+            self._output = os.fdopen(output, "rb")
+            undo.callback(self._close_output)
+            with open(stdout, "wb"):
                 self._child = subprocess.Popen(
                     command,
                     stdin=stdin,
-                    stdout=subprocess.PIPE,
+                    stdout=stdout,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(words.fd, *self.line.worker_fds, *keep_fds),
+                    pass_fds=(words.fd, *line.worker_fds, *keep_fds),
                     start_new_session=True,
                     env={**os.environ, "PYTHONPATH": _module_path()},
                 )
-            (self._pidfd,) = above_standard(os.pidfd_open(self._child.pid))
-        except OSError as error:
-            self._let_go()
-            self.line.close()
-            raise WorkerFailed(f"cannot start a worker with {sys.executable}: {error}") from error
-        self.line.admit(self._child.pid)
-        self._reader = threading.Thread(target=self._pass_on, name="replicator-worker-log", daemon=True)
+        undo.callback(self._kill)
+        (self._pidfd,) = above_standard(os.pidfd_open(self._child.pid))
+        undo.callback(os.close, self._pidfd)
+        line.admit(self._child.pid)
         self._reader.start()
         with contextlib.suppress(BrokenPipeError), open(self._lifeline, "wb", closefd=False) as pipe:
             pipe.write(settings.to_json() + b"\n")
+        return line
 
     def fileno(self) -> int:
         return self._pidfd
@@ -105,13 +124,7 @@ class ChildProcess:
         return f"the worker {how}{lines and ':'}\n{lines}".strip()
 
     def stop(self) -> bool:
-        self._child.kill()  # a worker that is alive here did not end when it was told to
-        self._child.wait()
-        self._reader.join(END_TIMEOUT_S)
-        if self.line is not None:
-            self.line.close()
-        self._let_go()
-        os.close(self._pidfd)
+        self._undo.close()
         return True
 
     def disown(self) -> None:
@@ -123,9 +136,18 @@ class ChildProcess:
         if lifeline >= 0:
             os.close(lifeline)
 
+    def _kill(self) -> None:
+        self._child.kill()  # a worker that is alive here did not end when it was told to
+        self._child.wait()
+
+    def _close_output(self) -> None:
+        if self._reader.ident is None:  # it was never started
+            self._output.close()
+        else:
+            self._reader.join(END_TIMEOUT_S)
+
     def _pass_on(self) -> None:
-        assert self._child.stdout is not None
-        with self._child.stdout as lines:
+        with self._output as lines:
             for line in lines:
                 self._lines.append(line)
                 _write_to_stderr(line)
@@ -189,7 +211,11 @@ class WorkerThread:
         self._thread = threading.Thread(
             target=self._run, args=arguments, name="replicator-worker", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._ended)
+            raise WorkerFailed(f"cannot start a worker's thread: {error}") from error
 
     def fileno(self) -> int:
         return self._ended

@@ -33,7 +33,11 @@ class FrontDoor(Generic[TenureT]):
 
     def __init__(self, settings: Settings, tenure_type: type[TenureT]) -> None:
         self._session = Session(settings, tenure_type)
-        self._keeper = Keeper(self._session)
+        try:
+            self._keeper = Keeper(self._session)
+        except BaseException:  # no thread can be started
+            self._session.close()
+            raise
         atexit.register(self._shut, settings.close_timeout_s)
 
     @property

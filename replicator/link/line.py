@@ -49,8 +49,12 @@ class EngineLine:
         self._ring = Ring.create()
         self._ring.words[NONCE] = int.from_bytes(os.urandom(8))
         self._ring.words[ADDRESS] = memory.address_of(self._ring.words)
-        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        own, other = above_standard(*(end.detach() for end in ends))
+        try:
+            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            own, other = above_standard(*(end.detach() for end in ends))
+        except OSError:
+            self._ring.close()
+            raise
         self._socket, self._other = socket.socket(fileno=own), socket.socket(fileno=other)
         self._socket.setblocking(False)
         self._encoder, self._decoder = Encoder(), Decoder(ShortToEngine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from contextlib import ExitStack
 
 from replicator.descriptor import above_standard
 from replicator.link.memory import ring_holding
@@ -39,11 +40,15 @@ class Ring:
     @classmethod
     def create(cls) -> Ring:
         """An empty one, not inherited by children unless passed to them."""
-        memory = os.memfd_create("replicator-line", os.MFD_CLOEXEC)
-        os.truncate(memory, _WORDS_BYTES + CAPACITY_BYTES)
-        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
-        memory, bell = above_standard(memory, bell)
-        return cls((memory, bell))
+        (memory,) = above_standard(os.memfd_create("replicator-line", os.MFD_CLOEXEC))
+        with ExitStack() as undo:
+            undo.callback(os.close, memory)
+            os.truncate(memory, _WORDS_BYTES + CAPACITY_BYTES)
+            (bell,) = above_standard(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE))
+            undo.callback(os.close, bell)
+            ring = cls((memory, bell))
+            undo.pop_all()
+        return ring
 
     @classmethod
     def attach(cls, fds: tuple[int, int]) -> Ring:

@@ -7,11 +7,13 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from replicator import (
     Committed,
@@ -160,6 +162,62 @@ def test_a_missing_interpreter_is_said_at_once(
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(WorkerFailed, match="cannot start a worker with /no/such/python"):
         Replicator(child("serve", restarts=0)).status()
+
+
+@pytest.mark.parametrize("name", ["replicator-link", "replicator-worker-log", "replicator-worker"])
+def test_where_no_thread_can_be_started_nothing_is_left_behind(
+    child: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The limit of processes is reached once the worker is one: it is ended, and all that was opened for it
+    is closed, whichever thread it is."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def fail() -> int:
+        settings = replace(child("serve"), isolation="thread" if name == "replicator-worker" else "process")
+        with pytest.raises((WorkerFailed, RuntimeError), match="can't start new"), Replicator(settings):
+            pass
+        gc.collect()  # what memory was mapped is unmapped with it
+        return len(os.listdir("/proc/self/fd"))
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    first = fail()
+    assert fail() == first
+    assert not any(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+
+
+def test_where_no_descriptor_is_free_nothing_is_left_behind(
+    child: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Wherever in the start the limit strikes: the worker that is started next is none the worse for it."""
+    child("hang")
+    code = """
+import resource
+from replicator import WorkerFailed
+from replicator.link.lease import LeaseWords
+
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+words, found = LeaseWords.create(), None
+before, failures = os.listdir("/proc/self/fd"), 0
+while found is None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + failures, limits[1]))
+    try:
+        found = host.ChildProcess(settings, "ipc:///no/such/link", words)
+    except WorkerFailed as error:
+        assert "Too many open files" in str(error), error
+        failures += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found or os.listdir("/proc/self/fd") == before, failures
+found.stop()
+del found
+print(failures > 9, os.listdir("/proc/self/fd") == before)
+"""
+    assert run_engine(code, tmp_path) == "True True\n"
 
 
 def test_a_data_directory_that_cannot_be_made_is_said(child: Callable[..., Settings], tmp_path: Path) -> None:
