@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import NoReturn
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
@@ -10,3 +11,15 @@ def ending_signals() -> tuple[signal.Signals, ...]:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return signal.SIGINT, signal.SIGTERM
     return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+def ignore_ending_signals() -> None:
+    """From now on nobody's impatience interrupts the tidying."""
+    for each in ending_signals():
+        signal.signal(each, signal.SIG_IGN)
+
+
+def interrupt(*_: object) -> NoReturn:
+    """A signal's handler: end as Ctrl-C does, and be told once: a closing terminal says so twice."""
+    ignore_ending_signals()
+    raise KeyboardInterrupt

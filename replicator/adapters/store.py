@@ -11,6 +11,7 @@ Keeps R2, R4, R10, R13, R19 to R23; see the files named.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
@@ -43,6 +44,7 @@ from replicator.model import (
 )
 
 FOUNDING_NAME = "founding"
+FOUNDING_BYTES = 2**20  # free on the disk before a store is made
 _NOT_OURS = (EACCES, EPERM, EINVAL, EROFS)  # why a directory cannot be synced in which nothing was made
 
 logger = logging.getLogger(__name__)
@@ -254,6 +256,10 @@ def _begin_founding(path: Path) -> None:
         elif not parts:
             mark.touch(mode=0o600)
         sync_directory(path)
+        disk = os.statvfs(path)
+        if mark.exists() and disk.f_bavail * disk.f_frsize < FOUNDING_BYTES:
+            # LMDB's lock is a file in memory: without room for it a signal would end the process.
+            raise StoreError(f"no room in {path}: a new store takes {FOUNDING_BYTES // 2**20} MiB at least")
 
 
 def _end_founding(path: Path) -> None:

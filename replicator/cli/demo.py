@@ -17,7 +17,7 @@ from replicator.cli.common import AsJson, print_json
 from replicator.demo.director import Director, Plan
 from replicator.demo.view import View
 from replicator.errors import ReplicatorError
-from replicator.signals import ending_signals
+from replicator.signals import ending_signals, ignore_ending_signals, interrupt
 
 
 def demo(
@@ -40,7 +40,7 @@ def demo(
     if importlib.util.find_spec("river") is None:
         raise ReplicatorError("the demo learns with river: pip install 'replicator[demo]'")
     for each in ending_signals():
-        signal.signal(each, _interrupt)
+        signal.signal(each, interrupt)
     plan = Plan(nodes=nodes, rows=rows, rows_per_s=rate, checkpoint_interval_s=interval, warm=warm)
     console = Console(stderr=as_json, highlight=False)
     with (
@@ -57,20 +57,10 @@ def demo(
     raise typer.Exit(0 if report.passed else 1)
 
 
-def _interrupt(*_: object) -> None:
-    _ignore_signals()
-    raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
 def _undisturbed_end() -> Iterator[None]:
     """After the body nobody's impatience interrupts the tidying: it is short."""
     try:
         yield
     finally:
-        _ignore_signals()
-
-
-def _ignore_signals() -> None:
-    for each in ending_signals():
-        signal.signal(each, signal.SIG_IGN)
+        ignore_ending_signals()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ import typer
 from replicator.cli.common import DataDir, find_data_dir
 from replicator.errors import CheckpointUnreadable, ReplicatorError, Unavailable
 from replicator.model import Buffer, Payload, StreamName
+from replicator.signals import ending_signals, interrupt
 
 ATTEMPTS_MAX = 5
 
@@ -35,6 +37,8 @@ def export(
     replicator export orders | sha256sum
     replicator export model --part weights -o weights.bin
     """
+    for each in ending_signals():
+        signal.signal(each, interrupt)
     payload = _read(find_data_dir(data_dir), StreamName(stream))
     if part is None and payload.is_mapping:
         if output is None:
@@ -83,16 +87,21 @@ def _write_parts(directory: Path, payload: Payload) -> None:
 
 
 def _write(path: Path | None, content: Buffer) -> None:
-    """Write to standard output, or to a file that appears whole or not at all."""
+    """Write to standard output, to a device or a pipe, or to a file that appears whole or not at all."""
     if path is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content)
-        draft.replace(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)  # /dev/null must not become a file
+            return
+        real = Path(os.path.realpath(path))  # a link stays one
+        draft = real.with_name(f".{real.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(content)
+            draft.replace(real)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise ReplicatorError(f"cannot write {path}: {error.strerror}") from error

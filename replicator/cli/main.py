@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from errno import EBADF
+from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("node", "status", "streams", "export", "config", "keygen", "handover", "abandon", "demo")
 INTERRUPTED = 130
+UNWRITABLE = (ENOSPC, EDQUOT, EFBIG, EIO)  # of files commands raise `ReplicatorError`
 _LACKING = "replicator: the command needs typer and rich: pip install 'replicator[cli]'"
 
 
@@ -64,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
     try:
         if words == ["--version"]:
-            print(f"replicator {version('replicator')}")
+            print(f"replicator {version('replicator')}", flush=True)
             return 0
         command = typer.main.get_command(application(named))
         status = command.main(args=words, prog_name="replicator", standalone_mode=False)
@@ -82,12 +83,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error.__cause__, KeyboardInterrupt):  # an older typer's word for it
             return _complain("replicator: interrupted", INTERRUPTED)
         return _complain("replicator: not confirmed, nothing was done", 1)
-    except BrokenPipeError:
-        # Whoever read our output has gone; what is left in the buffers must not fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
+        _drop_output()
         return 1
     except OSError as error:
-        return _complain(f"replicator: {error.filename or 'system'}: {error.strerror or error}", 1)
+        where = error.filename or "system"
+        if error.filename is None and error.errno in UNWRITABLE:
+            _drop_output()
+            where = "standard output"
+        return _complain(f"replicator: {where}: {error.strerror or error}", 1)
     except Exception as error:
         # A usage error. Its class lives in click or in typer's own copy of it, whichever is installed.
         if not hasattr(error, "format_message"):
@@ -107,6 +111,12 @@ class _Closed(io.TextIOBase):
         raise OSError(EBADF, os.strerror(EBADF), "standard output")
 
 
+def _drop_output() -> None:
+    """What is left in the buffers of standard output must not fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(text: str, status: int) -> int:
-    print(text, file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output instead
+        print(text, file=sys.stderr)
     return status

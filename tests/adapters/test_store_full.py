@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from replicator.adapters import store_writer
+from replicator.adapters import store, store_writer
 from replicator.adapters.store_payload import Payload
 from replicator.core.effects import Accept, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
-from replicator.errors import StoreFull
+from replicator.errors import StoreError, StoreFull
 from replicator.model import Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import MIB, OWNER, Stores, checkpoint
 
@@ -80,3 +80,17 @@ def test_r23_a_tombstone_is_forgotten_when_there_is_room(
         assert opened.next() == StoreRoom(True)
     assert opened.next() == StoreRoom(False)
     opened.accept("s", 1, generation=1)
+
+
+def test_r21_a_store_is_not_made_where_there_is_no_room(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is said, where LMDB's lock, a file in memory, would have a signal end the process; one that has
+    been made is opened all the same."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "FOUNDING_BYTES", 2**60)
+        with pytest.raises(StoreError, match=r"no room in .*: a new store takes"):
+            stores.open()
+    stores.open().store.close()
+    monkeypatch.setattr(store, "FOUNDING_BYTES", 2**60)
+    stores.open()

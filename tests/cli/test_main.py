@@ -90,6 +90,28 @@ def test_a_standard_output_that_is_closed_is_an_error(words: str, tmp_path: Path
     assert outcome.returncode == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--version", "config", "config --format json", "export x"])
+def test_a_standard_output_without_room_is_an_error(words: str, unbuffered: str, store: StoreMaker) -> None:
+    """In one line that says where, and with status 1: not once more when the process ends."""
+    store.add("x", b"state")
+    environ = {**os.environ, "REPLICATOR_DATA_DIR": str(store.path), "PYTHONUNBUFFERED": unbuffered}
+    words_all = [sys.executable, "-m", "replicator", *words.split()]
+    with Path("/dev/full").open("wb") as full:
+        outcome = subprocess.run(
+            words_all, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environ
+        )
+    assert outcome.stderr == "replicator: standard output: No space left on device\n"
+    assert outcome.returncode == 1
+
+
+def test_without_a_standard_error_no_complaint_is_taken_for_an_answer(tmp_path: Path) -> None:
+    """Standard output stays empty."""
+    script = f"{sys.executable} -m replicator status --data-dir {tmp_path} 2>&-"
+    outcome = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (1, b"")
+
+
 def test_ctrl_c_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted, a command says so, and exits as shells expect it."""
 

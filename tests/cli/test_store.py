@@ -83,6 +83,39 @@ def test_plain_bytes_come_out_as_they_went_in(command: Command, data_dir: Path, 
     assert not list(tmp_path.glob(".orders*"))
 
 
+def test_what_is_no_file_does_not_become_one(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    """A pipe or a device is written to, not replaced; and what a link names is replaced, not the link."""
+    pipe, link, named = tmp_path / "pipe", tmp_path / "link", tmp_path / "named"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    named.write_text("old")
+    link.symlink_to(named)
+    for path in (pipe, link):
+        outcome = command("export", "orders", "-o", path, "--data-dir", data_dir)
+        assert (outcome.status, outcome.err) == (0, "")
+    assert os.read(reader, 2 * len(STATE)) == STATE
+    os.close(reader)
+    assert (pipe.is_fifo(), link.is_symlink(), named.read_bytes()) == (True, True, STATE)
+
+
+def test_an_interrupted_export_leaves_no_draft(
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a piece of the file nor one beside it; what was there before stays."""
+    kept = tmp_path / "orders.bin"
+    kept.write_text("old")
+    write = Path.write_bytes
+
+    def write_some(path: Path, content: bytes) -> None:
+        write(path, bytes(content)[:7])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    assert command("export", "orders", "-o", kept, "--data-dir", data_dir).status == 130
+    assert kept.read_text() == "old"
+    assert not list(tmp_path.glob(".orders*"))
+
+
 def test_one_part_of_many(command: Command, data_dir: Path) -> None:
     """A part is exported by its name, an empty one too."""
     assert command("export", "model", "--part", "weights", "--data-dir", data_dir).raw == NOISE
