@@ -181,7 +181,7 @@ class Backlog:
                 return self.aborted(message.handle, message.reason)
 
     def sent(self, entry: Entry, now: float) -> None:
-        """The entry was taken from `outbox` and has gone to the worker."""
+        """The entry is taken from `outbox` and goes to the worker: nothing else knows of its payload then."""
         entry.sent_at = now
         if entry.parcel is not None:
             self._held[entry.handle] = entry

@@ -149,7 +149,6 @@ class Life:
             tracker = self._end.send(submit, parcel.parts.values())
             if tracker is not None and not tracker.done:
                 self._unread[entry.handle] = tracker
-        self._session.sent(entry)
 
     def _sleep(self, stop_at: Callable[[], float | None]) -> set[object]:
         bell = self._session.bell

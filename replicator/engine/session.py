@@ -229,20 +229,19 @@ class Session(Generic[TenureT]):
         return self._calls.popleft()
 
     def next_entry(self) -> Entry | None:
-        """The checkpoint that has the credit to go to the worker next, over the link."""
+        """The checkpoint that has the credit to go to the worker next, over the link. It counts as sent: if
+        that fails, all that the worker has is lost, and this with it."""
+        backlog = self._backlog
         with self._lock:
             while self.lending.send(time.monotonic()):
                 pass
-            return self._backlog.outbox.popleft() if self._backlog.outbox else None
+            if backlog.outbox:
+                backlog.sent(backlog.outbox[0], time.monotonic())
+            return backlog.outbox.popleft() if backlog.outbox else None
 
     def has_outgoing(self) -> bool:
         """Whether one of the two has something."""
         return bool(self._calls or self._backlog.outbox)
-
-    def sent(self, entry: Entry) -> None:
-        """The entry is with the worker."""
-        with self._lock:
-            self._backlog.sent(entry, time.monotonic())
 
     # ── the link's thread: what comes ──
 

@@ -6,7 +6,7 @@ import array
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ from replicator import (
 )
 from replicator.engine.backlog import Backlog
 from replicator.link import messages as link
+from replicator.link.endpoint import EngineEnd, Tracker
+from replicator.model import Buffer
 from tests.engine.conftest import after
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
@@ -137,6 +139,26 @@ def test_a_worker_that_dies_releases_everything(tenure: Tenure, worker: FakeWork
     worker.die()
     assert ticket.released.wait(DEADLINE_S)
     payload.clear()
+
+
+def test_a_checkpoint_whose_sending_fails_is_released(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no memory for it that moment: the link ends, and what it had in hand with it; nothing counts
+    any more."""
+    send = EngineEnd.send
+
+    def refuse(end: EngineEnd, message: link.ToWorker, parts: Iterable[Buffer] = ()) -> Tracker | None:
+        if isinstance(message, link.Submit):
+            raise MemoryError("no room")
+        return send(end, message, parts)
+
+    monkeypatch.setattr(EngineEnd, "send", refuse)
+    tickets = [tenure.submit("s", bytearray(LARGE)) for _ in range(3)]
+    assert "MemoryError" in str(tickets[0].exception(DEADLINE_S))
+    for ticket in tickets:
+        assert ticket.released.wait(DEADLINE_S)
+    assert replicator._session._backlog.held_bytes == 0
 
 
 class Pooled(bytearray):
