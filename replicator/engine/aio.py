@@ -87,9 +87,7 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
 
     async def flush(self, timeout: float | None = None) -> bool:
         """As `Replicator.flush`."""
-        session = self._session
-        session.check_process()
-        tickets = session.open_tickets()
+        tickets, session = self._open_tickets(), self._session
         return bool(await _found(session.settled, lambda: all(t.done() for t in tickets) or None, timeout))
 
     async def close(self, timeout: float | None = None) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from operator import attrgetter
 
@@ -76,17 +76,32 @@ class Lane:
         self.replaced: list[Entry] | None = None  # since it went, and end with the one that waits
         self.waiting: Entry | None = None
 
-    def entries(self) -> list[Entry]:
+    def __iter__(self) -> Iterator[Entry]:
         """All, by their sequences."""
         flying = () if self.flying is None else (self.flying,)
         waiting = () if self.waiting is None else (self.waiting,)
         replaced = self.replaced or ()
-        return [*(self.awaited or ()), *(self.older or ()), *flying, *replaced, *waiting]
+        return chain(self.awaited or (), self.older or (), flying, replaced, waiting)
 
     def take_older(self) -> list[Entry]:
         """Those that end with the one that has landed; the next one's take their place."""
         older, self.older, self.replaced = self.older, self.replaced, None
         return older or []
+
+
+class Batch:
+    """Tickets that end, some lanes' or some of a lane: what each ends as is made when it is told, and once
+    more for whoever wants to know meanwhile which are still to be told."""
+
+    __slots__ = ("_lanes", "_outcome")
+
+    def __init__(self, lanes: Collection[Iterable[Entry]], outcome: MakeOutcome) -> None:
+        self._lanes = lanes
+        self._outcome = outcome
+
+    def __iter__(self) -> Iterator[Settled]:
+        entries = chain.from_iterable(self._lanes)
+        return (Settled(entry.ticket, self._outcome(entry)) for entry in entries if not entry.has_ended)
 
 
 class Backlog:
@@ -162,7 +177,7 @@ class Backlog:
 
     def entries(self) -> list[Entry]:
         """All that are under way, for a look outside of the lock."""
-        return [entry for lane in self._lanes.values() for entry in lane.entries()]
+        return [entry for lane in self._lanes.values() for entry in lane]
 
     # ── what the worker says ──
 
@@ -201,14 +216,15 @@ class Backlog:
         lane = self._land(entry)
         spans = {"waiting": entry.sent_at - entry.submitted_at, "total": now - entry.submitted_at}
         outcome = Committed(message.position, _nodes(message.holders), message.stages | spans)
-        settled = self._end(lane.take_older(), _superseded(message.position))
+        superseded = _superseded(message.position)
         if self._acks == "all":
             entry.committed = outcome
             lane.awaited = lane.awaited or []
             lane.awaited.append(entry)
             self._awaited[message.handle] = lane
-            return settled
-        return chain(settled, self._end([entry], lambda _: outcome))
+            return self._end(lane.take_older(), superseded)
+        ended = [*lane.take_older(), entry]
+        return self._end(ended, lambda each: outcome if each is entry else superseded(each))
 
     def held_by_all(self, handle: int, holders: tuple[str, ...]) -> Iterable[Settled]:
         """Every member that is up holds the checkpoint, or the later one that made it needless."""
@@ -269,8 +285,7 @@ class Backlog:
         self.outbox.clear()
         self._flying.clear()
         self._awaited.clear()
-        unknown = _unknown(reason)
-        return count, chain.from_iterable(_settled(lane.entries(), unknown) for lane in lanes.values())
+        return count, Batch(lanes.values(), _unknown(reason))
 
     def lost(self) -> None:
         """The worker is gone with all it had: the payloads are free."""
@@ -298,9 +313,9 @@ class Backlog:
             self.outbox.append(lane.flying)
         return lane
 
-    def _end(self, entries: list[Entry], outcome: MakeOutcome) -> Iterator[Settled]:
+    def _end(self, entries: list[Entry], outcome: MakeOutcome) -> Batch:
         self.open_count -= len(entries)
-        return _settled(entries, outcome)
+        return Batch([entries], outcome)
 
     def _spare(self, entry: Entry) -> None:
         """Nobody reads the payload: its bytes count no longer."""
@@ -310,10 +325,6 @@ class Backlog:
 
 
 # ── outcomes: made when they are told ──
-
-
-def _settled(entries: list[Entry], outcome: MakeOutcome) -> Iterator[Settled]:
-    return (Settled(entry.ticket, outcome(entry)) for entry in entries if not entry.has_ended)
 
 
 def _superseded(by: Position) -> MakeOutcome:

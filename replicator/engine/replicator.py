@@ -63,6 +63,13 @@ class FrontDoor(Generic[TenureT]):
             raise TenureEnded(f"{self.node} is not primary: a stream is deleted on the primary")
         return tenure.delete(stream)
 
+    def _open_tickets(self) -> list[Ticket]:
+        """What `flush` waits for."""
+        self._session.check_process()
+        if self._keeper.is_own_thread:
+            raise WrongState("flush() waits for tickets, so no ticket's callback may call it")
+        return self._session.open_tickets()
+
     def _shut(self, timeout_s: float) -> None:
         """Last commit, handover, end: what `close` does, on the caller's thread.
 
@@ -157,11 +164,9 @@ class Replicator(FrontDoor[Tenure]):
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all tickets that are open now have ended; whether they have within *timeout* seconds.
 
-        How they ended, the tickets tell.
+        How they ended, the tickets tell. Raises `WrongState` in a ticket's callback, and in a forked child.
         """
-        session = self._session
-        session.check_process()
-        tickets = session.open_tickets()
+        tickets, session = self._open_tickets(), self._session
         return bool(session.settled.wait_for(lambda: all(t.done() for t in tickets) or None, timeout))
 
     def close(self, timeout: float | None = None) -> None:

@@ -70,6 +70,7 @@ class Session(Generic[TenureT]):
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
         self._shelf = Shelf()
         self._endings: deque[Ending] = deque()  # what became of checkpoints, not told yet
+        self._telling: Iterable[Settled] = ()  # what has left the backlog, and is told just now
         self._follower = 0  # the number of the newest
         self._nonces = count(1)
         self._reports: dict[int, bytes | None] = {}  # by number, those that somebody waits for
@@ -208,8 +209,9 @@ class Session(Generic[TenureT]):
     def open_tickets(self) -> list[Ticket]:
         """All tickets that have not ended."""
         with self._lock:
-            entries = self._backlog.entries()
-        return [entry.ticket for entry in entries if not entry.has_ended]
+            entries, telling = self._backlog.entries(), self._telling
+        tickets = [entry.ticket for entry in entries] + [item.ticket for item in telling]
+        return [ticket for ticket in tickets if not ticket.done()]
 
     def close_up(self) -> bool:
         """Take nothing any more; false if that was said before."""
@@ -251,11 +253,9 @@ class Session(Generic[TenureT]):
             self._endings.append(message)
             self.tell_endings()
             return
-        if isinstance(message, RestoredOne):
-            self._restoring.take_in(message, parts, self._shelf)
-            self.changed.fire()
-            return
         match message:
+            case _ if isinstance(message, RestoredOne):
+                self._restoring.take_in(message, parts, self._shelf)
             case link.Started():
                 self.started = True
                 self._calls.extend(self._wanted.values())
@@ -290,8 +290,8 @@ class Session(Generic[TenureT]):
         """
         while self._endings and self._may_report(self._endings[0]):
             with self._lock:
-                settled = self._backlog.settle(self._endings.popleft(), time.monotonic())
-            self._tell(settled)
+                self._telling = self._backlog.settle(self._endings.popleft(), time.monotonic())
+            self._tell()
             self._backlog.lay_in()
 
     def _may_report(self, message: Ending) -> bool:
@@ -382,18 +382,19 @@ class Session(Generic[TenureT]):
         with self._lock:
             tenure, self._tenure = self._tenure, None
             self._endings.clear()
-            count, settled = self._backlog.end(reason)
+            count, self._telling = self._backlog.end(reason)
         self.lending.let_go()
         if tenure is not None:
             tenure.end(reason)
             log.info("tenure ended epoch=%d open=%d reason=%s", tenure.epoch, count, reason)
-        self._tell(settled)
+        self._tell()
         self.changed.fire()
 
-    def _tell(self, settled: Iterable[Settled]) -> None:
-        for item in settled:
+    def _tell(self) -> None:
+        for item in self._telling:
             try:
                 item.tell()
             except BaseException:  # of a callback: `Future` logs an Exception itself, this is SystemExit
                 log.exception("callback failed stream=%s", item.ticket.stream)
+        self._telling = ()
         self.settled.fire()

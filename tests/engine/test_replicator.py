@@ -195,6 +195,29 @@ def test_flush_waits_for_what_is_open(replicator: Replicator, tenure: Tenure, wo
     assert second.done()
 
 
+@pytest.mark.parametrize("how", ["commit", "tenure's end"])
+def test_flush_waits_for_what_is_told_just_now(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, how: str
+) -> None:
+    """A callback may take its time: those that end after its ticket are open until they have ended."""
+    tickets = [tenure.submit("s", b"") for _ in range(5)]
+    in_callback, go_on = threading.Event(), threading.Event()
+    tickets[2].add_done_callback(lambda _: in_callback.set())
+    tickets[2].add_done_callback(lambda _: go_on.wait(DEADLINE_S))
+    submit, _ = worker.hear(link.Submit)
+    if how == "commit":
+        worker.commit(submit)
+        worker.commit(worker.hear(link.Submit)[0])
+    else:
+        worker.say(link.TenureEnded(1, "deposed"))
+    assert in_callback.wait(DEADLINE_S)
+    assert [ticket.done() for ticket in tickets] == [True] * 3 + [False] * 2
+    assert not replicator.flush(0)
+    go_on.set()
+    assert replicator.flush(DEADLINE_S)
+    assert all(ticket.done() for ticket in tickets)
+
+
 def test_close_commits_hands_over_and_ends(
     replicator: Replicator, tenure: Tenure, worker: FakeWorker
 ) -> None:
@@ -282,17 +305,20 @@ def test_close_ends_in_time_without_a_quorum(
     assert not tenure.active
 
 
-def test_no_callback_may_close(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
+@pytest.mark.parametrize("call", [Replicator.close, Replicator.flush])
+def test_no_callback_may_close_or_flush(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker, call: Callable[[Replicator], object]
+) -> None:
     """It would wait for itself: it is told so."""
     errors: list[BaseException] = []
 
-    def close(_: object) -> None:
+    def wait(_: object) -> None:
         try:
-            replicator.close()
+            call(replicator)
         except WrongState as error:
             errors.append(error)
 
-    tenure.submit("s", b"").add_done_callback(close)
+    tenure.submit("s", b"").add_done_callback(wait)
     worker.commit(worker.hear(link.Submit)[0])
     soon(lambda: errors)
     assert "callback" in str(errors[0])
