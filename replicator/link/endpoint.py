@@ -62,14 +62,15 @@ class _End(Generic[_Outgoing, _Incoming]):
         dropped by the receiver (thread).
         """
         # ZeroMQ keeps a reference to the object only; a view keeps its memory in place, too.
-        frames: list[Buffer] = [self._encoder.encode(message), *(memoryview(part) for part in parts)]
-        shares = sum(map(len, frames[1:])) >= zmq.COPY_THRESHOLD  # to copy less is cheaper than to track it
+        views: list[Buffer] = [memoryview(part) for part in parts]
+        shares = sum(map(len, views)) >= zmq.COPY_THRESHOLD  # to copy less is cheaper than to track it
+        frames: list[zmq.Frame] = [zmq.Frame(view, track=True) for view in views] if shares else []
+        whole: list[zmq.Frame | Buffer] = [self._encoder.encode(message), *(frames or views)]
         try:
-            tracker: Tracker | None
-            tracker = self.socket.send_multipart(frames, zmq.DONTWAIT, copy=not shares, track=shares)
-            return tracker
+            self.socket.send_multipart(whole, zmq.DONTWAIT, copy=not shares)
         except zmq.Again:
             return None
+        return zmq.MessageTracker(*frames) if frames else None  # that of the socket is of the last part alone
 
     def receive(self) -> Iterator[tuple[_Incoming, list[memoryview]]]:
         """All messages that have arrived, each with its parts; raises `MessageError`.

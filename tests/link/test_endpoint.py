@@ -70,12 +70,15 @@ def test_parts_travel_with_their_message(ends: tuple[EngineEnd, WorkerEnd]) -> N
     assert heard[1] == [parts[1]]
 
 
-def test_a_large_part_is_not_copied(ends: tuple[EngineEnd, WorkerEnd], address: str) -> None:
+@pytest.mark.parametrize("others", [[], [b"small"], [b""]])
+def test_a_large_part_is_not_copied(
+    ends: tuple[EngineEnd, WorkerEnd], address: str, others: list[bytes]
+) -> None:
     """It is sent from where it lies: its tracker is done when ZeroMQ (a thread: the receiver, too) has let
-    go of it, and then it may be resized."""
+    go of it, whatever comes after it, and then it may be resized."""
     engine, worker = ends
     payload = bytearray(LARGE)
-    tracker = engine.send(submit(1, "a"), [payload])
+    tracker = engine.send(submit(1, *"ab"[: 1 + len(others)]), [payload, *others])
     assert tracker is not None
     received = take(worker.receive)
     if address.startswith("inproc"):
