@@ -59,8 +59,12 @@ class Keeper:
 
     def _run(self) -> None:
         try:
-            EngineEnd.warm_up()
-            self._keep_alive()
+            try:
+                EngineEnd.warm_up()
+                self._keep_alive()
+            except Exception as error:  # no thread for ZeroMQ, no memory: whoever waits for a worker is told
+                log.exception("the link's thread failed")
+                self._session.fail(Failure(WorkerFailed.__name__, f"{type(error).__name__}: {error}").error)
             self._sleep(inf)  # given up: whoever calls is told of it, until he closes
             self._session.close()
         finally:

@@ -28,6 +28,7 @@ from replicator import (
 from replicator.engine import keeper, life
 from replicator.engine.ticket import Latch
 from replicator.link import messages as link
+from replicator.link.endpoint import EngineEnd
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
 
@@ -144,6 +145,24 @@ def test_a_worker_that_keeps_dying_is_given_up(
             list(replicator.tenures(DEADLINE_S))
         assert worker.starts == 3
         assert repr(replicator) == "<Replicator local failed>"
+
+
+def test_where_the_links_thread_fails_nobody_waits_for_a_worker(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeroMQ's own thread cannot be started: every call says so, and what was opened is closed."""
+
+    def refuse() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(EngineEnd, "warm_up", refuse)
+    replicator = Replicator(make_settings())
+    failed = replicator._session.changed.wait_for(lambda: replicator._session.failure, DEADLINE_S)
+    assert failed is not None
+    with pytest.raises(WorkerFailed, match="RuntimeError: can't start new thread"):
+        replicator.status()
+    replicator.close()
+    assert replicator._session.words.fd < 0
 
 
 def test_a_worker_that_talks_nonsense_is_ended(tenure: Tenure, worker: FakeWorker) -> None:
