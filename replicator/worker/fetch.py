@@ -21,6 +21,7 @@ from replicator.worker.patience import PATIENCE_S
 
 ATTEMPTS_MAX = 2
 UNREACHABLE_PAUSE_S = 0.02
+URGENT_PATIENCE_S = 2.0  # a claim does not wait for longer while it can ask another source
 CHUNK_COST_MIN = REQUEST_BYTES_MAX // CHUNKS_PER_REQUEST
 
 Request = tuple[NodeId, list[Digest]]
@@ -31,7 +32,6 @@ class _Source(Struct):
 
     lacks: set[Digest]
     asked: dict[Digest, tuple[float, Chunk | None]]  # when, and for what
-    reached: float = 0.0  # when it was asked for what it answered last
     no_credit: bool = False  # it would be asked, but has enough to do
     silent_since: float = 0.0  # it is waited for, and nothing shows since then that it is alive
     attempts: int = 0  # how often it was asked in vain since it was heard
@@ -40,14 +40,13 @@ class _Source(Struct):
 
 
 class Fetch:
-    """The state of one stream's fetch. Its *number* names it in requests and answers, too."""
+    """The state of one stream's fetch."""
 
     def __init__(self, order: effects.Fetch) -> None:
         self.number = order.number
         self.stream = StreamName(order.stream)
         self.digest = Digest(order.digest)
         self.manifest: Manifest | None = None
-        self.asked_at = 0.0  # when a request left last
         self.unchecked: deque[Chunk] = deque()  # present here, but to be read once (R22)
         self.is_urgent = order.urgent
         self.verifies = order.verify
@@ -108,7 +107,6 @@ class Fetch:
 
     def asked(self, node: NodeId, digests: Iterable[Digest], now: float) -> int:
         """The request has left; how many bytes it asks for."""
-        self.asked_at = now
         source = self._sources[node]
         source.unreachable_since, source.no_credit = None, False
         if not source.asked:
@@ -126,12 +124,10 @@ class Fetch:
         elif now - source.unreachable_since >= PATIENCE_S * ATTEMPTS_MAX:
             self._take_back(self._sources.pop(node))
 
-    def heard(self, node: NodeId, now: float) -> float:
-        """The source has answered: it is alive, and the rest may come. When that had been asked for."""
-        if (source := self._sources.get(node)) is None:
-            return 0.0
-        source.silent_since, source.attempts = now, 0
-        return source.reached
+    def heard(self, node: NodeId, now: float) -> None:
+        """The source has answered: it is alive, and the rest may come."""
+        if (source := self._sources.get(node)) is not None:
+            source.silent_since, source.attempts = now, 0
 
     def heard_by_any(self, node: NodeId, asked_at: float, now: float) -> None:
         """The source has answered what some fetch asked for then: the turn of what is younger will come.
@@ -151,22 +147,24 @@ class Fetch:
         """That chunk, or the manifest, is here now."""
         self._wanted.pop(digest, None)
         for source in self._sources.values():
-            if digest in source.asked:
-                source.reached, _ = source.asked.pop(digest)
+            source.asked.pop(digest, None)
 
     def lacks(self, node: NodeId, digest: Digest) -> bool:
         """The source has not what it was asked for, or gave something else; false if that is no news."""
         source = self._sources.get(node)
         if source is None or digest not in source.asked:
             return False
-        source.reached, self._wanted[digest] = source.asked.pop(digest)
+        _, self._wanted[digest] = source.asked.pop(digest)
         source.lacks.add(digest)
         return True
 
     def expire(self, now: float, patience_of: Callable[[NodeId], float]) -> None:
         """Ask silent sources once more, then leave them alone."""
         for node, source in list(self._sources.items()):
-            if _is_waited_for(source) and now - source.silent_since >= patience_of(node):
+            patience_s = patience_of(node)
+            if self.is_urgent and len(self._sources) > 1:
+                patience_s = min(patience_s, URGENT_PATIENCE_S)
+            if _is_waited_for(source) and now - source.silent_since >= patience_s:
                 source.attempts += 1
                 self._take_back(source)
                 if source.attempts == ATTEMPTS_MAX:

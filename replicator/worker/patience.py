@@ -2,8 +2,10 @@
 
 A source that does not answer is asked once more and then left alone for the next one, so patience is short.
 But an answer of 1 MiB takes seconds on a slow link, and one that comes too late is asked for again in vain.
-So every answer, wanted still or not, tells how long the next may take. A source that never answers teaches
-nothing and is left alone as quickly as before. Plain state without a clock: the time is an argument.
+So every answer, wanted still or not, tells how long the next may take: the silence before it, counted from
+the very request that it answers. What is never answered, by a dead source or one that has lost it, teaches
+nothing. A small answer, such as a manifest, comes fast and says little of a large one: patience grows at once
+and falls slowly. Plain state without a clock: the time is an argument.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from replicator.model import NodeId
 PATIENCE_S = 0.5
 PATIENCE_MAX_S = 20.0  # an answer at 50 KB/s
 MARGIN = 2.0
+FADING = 0.9  # of it remains, at least, with each answer
 
 
 class Patience:
@@ -20,7 +23,7 @@ class Patience:
 
     def __init__(self) -> None:
         self._patience_s: dict[NodeId, float] = {}
-        self._silent_since: dict[NodeId, float] = {}  # it has been asked, and has not answered since
+        self._heard_at: dict[NodeId, float] = {}
 
     def of(self, node: NodeId) -> float:
         """How many seconds it may be silent."""
@@ -30,14 +33,9 @@ class Patience:
         """Whether it has ever answered: before, it is asked for little."""
         return node in self._patience_s
 
-    def asked(self, node: NodeId, now: float) -> None:
-        """A request has left for it."""
-        self._silent_since.setdefault(node, now)
-
-    def answered(self, node: NodeId, now: float, *, owes: bool) -> None:
-        """It has answered something, and *owes* more or not."""
-        silent_since = self._silent_since.pop(node, None)
-        if silent_since is not None:
-            self._patience_s[node] = min(max(PATIENCE_S, MARGIN * (now - silent_since)), PATIENCE_MAX_S)
-        if owes:
-            self._silent_since[node] = now
+    def answered(self, node: NodeId, asked_at: float, now: float) -> None:
+        """It has answered a request of then, all of it or a part."""
+        silent_s = now - max(asked_at, self._heard_at.get(node, asked_at))
+        patience_s = max(PATIENCE_S, MARGIN * silent_s, FADING * self.of(node))
+        self._patience_s[node] = min(patience_s, PATIENCE_MAX_S)
+        self._heard_at[node] = now

@@ -9,10 +9,13 @@ keep a pace that leaves those their time.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence as Ordered
+
+from msgspec import Struct
 
 from replicator.adapters.ports import Store
 from replicator.adapters.zeromq import MESSAGES_PER_TURN, RepairSockets
@@ -51,10 +54,20 @@ from replicator.worker.serving import Serving
 
 TICK_S = 0.02
 CHECKS_PER_TURN = 8
-OVER_MAX = 1024  # ended fetches whose late answers are known
+ASKED_MAX = 4096  # requests whose answers are known, however late they come
 # A fetched chunk counts by its digest only, whatever the epoch of its checkpoint, which may be an old one
 # that is being adopted. The fence is checked when the checkpoint is accepted (R4).
 ANY_EPOCH = Epoch(COUNT_MAX)
+
+
+class _Asked(Struct):
+    """A request that has left, and whose answers are not all here."""
+
+    number: int  # of the fetch
+    stream: StreamName
+    node: NodeId
+    at: float
+    left: int  # so many chunks, or the manifest
 
 
 class Repairer(DataThread):
@@ -79,8 +92,10 @@ class Repairer(DataThread):
         self._publications = publications  # how many were heard
         self._pace = Pace(settings.fetch_bytes_per_s)
         self._patience = Patience()
-        self._job_base = secrets.randbits(48)  # so that no answer to a former life of this node fits
-        self._over: dict[int, tuple[StreamName, float]] = {}  # fetches that ended: whose, and last asked when
+        self._jobs = itertools.count(
+            secrets.randbits(48)
+        )  # so that no answer to a former life of this node fits
+        self._asked: dict[int, _Asked] = {}
         self._is_asking = False  # there may be credit for more
 
     def order(self, order: effects.Fetch | effects.CancelFetch) -> None:
@@ -119,7 +134,7 @@ class Repairer(DataThread):
     def _begin(self, order: effects.Fetch | effects.CancelFetch) -> None:
         stream = StreamName(order.stream)
         if stream in self._fetches:
-            self._end_fetch(self._fetches[stream])
+            del self._fetches[stream]
         if isinstance(order, effects.CancelFetch):
             return
         fetch = self._fetches[stream] = Fetch(order)
@@ -149,10 +164,10 @@ class Repairer(DataThread):
             self._fetches[fetch.stream] = self._fetches.pop(fetch.stream)  # the others' turn is first now
             self._is_asking = True
         if fetch.is_done and fetch.manifest is not None:
-            self._end_fetch(fetch)
+            del self._fetches[fetch.stream]
             self._deliver(Fetched(fetch.number, fetch.stream, fetch.manifest))
         elif fetch.has_failed:
-            self._end_fetch(fetch)
+            del self._fetches[fetch.stream]
             self._deliver(FetchFailed(fetch.number, fetch.stream))
 
     def _still_lacking(self, fetch: Fetch, digests: list[Digest]) -> list[Digest]:
@@ -167,17 +182,14 @@ class Repairer(DataThread):
 
     def _ask(self, fetch: Fetch, node: NodeId, digests: list[Digest], now: float) -> None:
         want = WantChunks(tuple(digests)) if fetch.manifest else WantManifest(fetch.stream, fetch.digest)
-        if self._serving.send(node, self._job_base + fetch.number, want):
+        job = next(self._jobs)
+        if self._serving.send(node, job, want):
             self._pace.asked(fetch.asked(node, digests, now), now)
-            self._patience.asked(node, now)
+            self._asked[job] = _Asked(fetch.number, fetch.stream, node, now, len(digests))
+            if len(self._asked) > ASKED_MAX:
+                del self._asked[next(iter(self._asked))]
         else:
             fetch.unreachable(node, now)
-
-    def _end_fetch(self, fetch: Fetch) -> None:
-        del self._fetches[fetch.stream]
-        self._over[fetch.number] = fetch.stream, fetch.asked_at
-        if len(self._over) > OVER_MAX:
-            del self._over[next(iter(self._over))]
 
     def _has_credit(self, node: NodeId) -> bool:
         """Whether all fetches together may ask that node for more: what waits there delays every answer."""
@@ -208,23 +220,28 @@ class Repairer(DataThread):
     def _take_answer(self, node: NodeId, header: Repair, chunks: Ordered[Buffer]) -> None:
         """Take what is of use. An answer that comes after its fetch has ended is that, too: the stream's next
         fetch may want the same, and it shows that the source answers still what is older (see `Fetch`)."""
-        number = header.job - self._job_base
-        fetch = next((fetch for fetch in self._fetches.values() if fetch.number == number), None)
-        stream, asked_at = self._over.get(number, (None, 0.0))
-        heir = fetch or (self._fetches.get(stream) if stream is not None else None)
-        message, useful, now = header.message, stream is not None, time.monotonic()
+        asked = self._asked.get(header.job)
+        if asked is None or asked.node != node:
+            return  # a peer that only says what nobody asked for is as good as silent
+        message, now = header.message, time.monotonic()
+        answered = len(message.present) + len(message.absent) if isinstance(message, HaveChunks) else 1
+        asked.left -= max(answered, 1)
+        if asked.left <= 0:
+            del self._asked[header.job]
+        heir = self._fetches.get(asked.stream)
+        fetch = heir if heir is not None and heir.number == asked.number else None
+        useful = False
         if heir is not None and isinstance(message, HaveManifest):
             if message.digest == heir.digest and (message.manifest is not None or heir is fetch):
-                useful |= self._take_manifest(heir, node, message.manifest)
+                useful = self._take_manifest(heir, node, message.manifest)
         elif heir is not None and isinstance(message, HaveChunks):
             absent = [heir.lacks(node, Digest(digest)) for digest in message.absent if heir is fetch]
-            useful |= self._take_chunks(heir, node, zip(message.present, chunks, strict=True)) or any(absent)
-        if useful:  # a peer that only says what nobody asked for is as good as silent
-            asked_at = fetch.heard(node, now) if fetch is not None else asked_at
-            for other in self._fetches.values():
-                other.heard_by_any(node, asked_at, now)
-        owes = any(each.asked_bytes(node) for each in self._fetches.values())
-        self._patience.answered(node, now, owes=owes)
+            useful = self._take_chunks(heir, node, zip(message.present, chunks, strict=True)) or any(absent)
+        if useful and fetch is not None:
+            fetch.heard(node, now)
+        for each in self._fetches.values():
+            each.heard_by_any(node, asked.at, now)
+        self._patience.answered(node, asked.at, now)
 
     def _take_manifest(self, fetch: Fetch, node: NodeId, manifest: Manifest | None) -> bool:
         """Go on with the chunks, if it is the manifest that is looked for."""

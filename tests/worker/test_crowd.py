@@ -325,3 +325,21 @@ def test_a_late_manifest_says_nothing_of_the_newer_one(world: _World) -> None:
     world.want("moving", 2 * MIB, FIRST)
     world.run(lambda: world.done, 5.0)
     assert not world.failed
+
+
+def test_a_lost_request_teaches_no_patience(world: _World) -> None:
+    """A source that was away answers quickly again: when it dies, the next one is asked as soon as ever."""
+    world.want("first", CHUNK_BYTES, FIRST, known=True)
+    world.run(lambda: world.done, 1.0)
+    source = world.nodes[FIRST]
+    source.alive = False
+    world.want("lost", CHUNK_BYTES, FIRST, SECOND, known=True)
+    world.run(lambda: len(world.done) == 2, 3.0)
+    world.now += 60.0
+    source.restart()
+    source.alive = True
+    world.want("back", CHUNK_BYTES, FIRST, SECOND, known=True)
+    world.run(lambda: len(world.done) == 3, 1.0)
+    source.alive = False
+    world.want("dead", CHUNK_BYTES, FIRST, SECOND, known=True)
+    world.run(lambda: len(world.done) == 4, PATIENCE_S * ATTEMPTS_MAX + 0.5)

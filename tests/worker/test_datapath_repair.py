@@ -297,4 +297,4 @@ def test_answers_to_a_former_life_fit_no_job() -> None:
     with running(2) as (first, second):
         assert first.path._repairer is not None
         assert second.path._repairer is not None
-        assert first.path._repairer._job_base != second.path._repairer._job_base
+        assert next(first.path._repairer._jobs) != next(second.path._repairer._jobs)

@@ -21,7 +21,7 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
-from replicator.worker.fetch import ATTEMPTS_MAX, UNREACHABLE_PAUSE_S, Fetch
+from replicator.worker.fetch import ATTEMPTS_MAX, UNREACHABLE_PAUSE_S, URGENT_PATIENCE_S, Fetch
 from replicator.worker.patience import PATIENCE_S
 
 A, B = NodeId("a"), NodeId("b")
@@ -137,6 +137,23 @@ def test_a_silent_source_is_asked_again_and_then_left() -> None:
     assert ask(fetch, PATIENCE_S) == [(A, 1)]
     fetch.expire(PATIENCE_S * ATTEMPTS_MAX, patience_of)
     assert ask(fetch, PATIENCE_S * ATTEMPTS_MAX) == [(B, 1)]
+
+
+def test_a_claim_waits_long_for_its_last_source_only() -> None:
+    """However slow a source once was, another one is asked soon; the last is given all its time."""
+    manifest = manifest_of([chunk(0)])
+    fetch = Fetch(effects.Fetch(1, StreamName("s"), Digest(manifest.digest), manifest, (A, B), urgent=True))
+    fetch.begin(manifest, [chunk(0)], [])
+    now = 0.0
+    for _ in range(ATTEMPTS_MAX):
+        assert ask(fetch, now) == [(A, 1)]
+        now += URGENT_PATIENCE_S
+        fetch.expire(now, lambda _: 20.0)
+    assert ask(fetch, now) == [(B, 1)]
+    fetch.expire(now + 19.9, lambda _: 20.0)
+    assert ask(fetch, now + 19.9) == []
+    fetch.expire(now + 20.0, lambda _: 20.0)
+    assert ask(fetch, now + 20.0) == [(B, 1)]
 
 
 def test_a_slow_source_that_answers_is_not_left() -> None:

@@ -9,7 +9,7 @@ import pytest
 from replicator.model import NodeId
 from replicator.sizes import MIB
 from replicator.worker.pace import BURST_S, PUBLISHING_S, Pace
-from replicator.worker.patience import PATIENCE_MAX_S, PATIENCE_S, Patience
+from replicator.worker.patience import FADING, PATIENCE_MAX_S, PATIENCE_S, Patience
 
 A, B = NodeId("a"), NodeId("b")
 
@@ -52,23 +52,21 @@ def test_zero_is_no_bound() -> None:
 
 
 def test_answers_teach_patience() -> None:
-    """The silence before an answer, asked or taken back, and twice that for the next."""
+    """The silence before an answer, since it was asked for or since the one before, and twice that. A quick
+    one takes little of it back: it may have been small."""
     patience = Patience()
-    patience.asked(A, 1.0)
-    patience.asked(A, 2.0)
-    assert patience.of(A) == PATIENCE_S
-    patience.answered(A, 4.0, owes=True)
+    patience.answered(A, 1.0, 4.0)
     assert (patience.of(A), patience.of(B)) == (6.0, PATIENCE_S)
-    patience.answered(A, 5.5, owes=False)
-    assert patience.of(A) == 3.0
-    patience.answered(A, 100.0, owes=False)
-    assert patience.of(A) == 3.0
+    patience.answered(A, 1.0, 5.5)
+    assert patience.of(A) == FADING * 6.0
+    for _ in range(30):
+        patience.answered(A, 100.0, 100.1)
+    assert patience.of(A) == PATIENCE_S
 
 
 @pytest.mark.parametrize(("answer_s", "learnt_s"), [(0.001, PATIENCE_S), (3600.0, PATIENCE_MAX_S)])
 def test_patience_has_bounds(answer_s: float, learnt_s: float) -> None:
     """A quick answer makes nobody hasty, and one that was away for an hour is not waited for as long."""
     patience = Patience()
-    patience.asked(A, 0.0)
-    patience.answered(A, answer_s, owes=False)
+    patience.answered(A, 0.0, answer_s)
     assert patience.of(A) == learnt_s
