@@ -69,7 +69,7 @@ class Claimant:
         self._begun_at = 0.0
         self._waits_for_lease = False
         self._reports: dict[NodeId, Report] = {}
-        self._pages = Pages(self._ask)
+        self._pages = Pages(self._ask, state.config.claim_retry_max_s)
         self._at = math.inf  # the next instant at which there is something to do
         self._give_up_at = math.inf
 
@@ -246,10 +246,10 @@ class Claimant:
             return
         self._change(Phase.PROMISING)
         self._at = math.inf
-        self._give_up_at = state.now + state.config.claim_timeout_s
+        self._await_pages()
         self.epoch, self._reigns = Epoch(state.epoch_seen + 1), False
         self._reports.clear()
-        self._pages = Pages(self._ask)
+        self._pages.begin()
         self._nonce += 1
         self._claim_nonce = self._nonce
         self._promiser.promise(self.epoch, state.me)
@@ -283,29 +283,39 @@ class Claimant:
         self._try_win()
 
     def _claim(self) -> None:
-        state = self._state
-        self._at = state.now + state.config.claim_retry_max_s / 2
-        for node in state.others:
-            if node not in self._reports:
-                self.claim_again(node)
+        lacking = [node for node in self._state.others if node not in self._reports]
+        for node in lacking:
+            self.claim_again(node)
+        self._at = min(map(self._pages.again_at, lacking), default=math.inf)
+
+    def _await_pages(self) -> None:
+        """Silence is what times out: an answer of many pages may take a slow link much longer."""
+        patience_s = max(self._state.config.claim_timeout_s, self._pages.patience_s)
+        self._give_up_at = self._state.now + patience_s
 
     @property
     def _gathers(self) -> bool:
         """Whether promises of the epoch are of use: it is being claimed, or somebody reigns in it."""
         return self.phase is Phase.CLAIMING or self._reigns
 
-    def claim_again(self, node: NodeId, anew: bool = False) -> None:
-        """Ask a replica for its promise, perhaps in the epoch that is won already (a late one).
-
-        *anew* if what has come of its answer was compared with own heads that nobody has watched since.
-        Nobody is asked before the own promise is durable (R5).
+    def claim_again(self, node: NodeId) -> None:
+        """Ask a replica for its promise, perhaps in the epoch that is won already (a late one), unless what
+        it was asked for may be on its way. Nobody is asked before the own promise is durable (R5).
         """
-        if not self._gathers:
-            return
-        assert self._state.owns(self.epoch)
-        if anew:
-            self._pages.forget(node)
-        self._pages.ask_again(node, self._state.now - self._state.config.claim_retry_max_s)
+        if self._gathers:
+            assert self._state.owns(self.epoch)
+            self._pages.ask_again(node, self._state.now)
+
+    def claim_anew(self, node: NodeId) -> None:
+        """The same from the beginning: what has come of its answer was compared with own heads that nobody
+        has watched since, or was told by another store."""
+        self._pages.forget(node)
+        self.claim_again(node)
+
+    def on_heard_again(self, node: NodeId) -> None:
+        """A replica that has not told anything yet is back: it was asked in vain until now."""
+        self._pages.hurry(node)
+        self.claim_again(node)
 
     def _ask(self, node: NodeId, page: int) -> None:
         epoch, version = self._record_order
@@ -314,18 +324,17 @@ class Claimant:
     def on_page(self, replica: ReplicaId, process: Process, page: Promised) -> Report | None:
         """Take a page of a promise; a whole report that comes after the claim is won is handed back, also
         while a higher epoch is probed for, and if nothing has come of that."""
-        if page.epoch != self.epoch or not self._gathers:
-            return None
-        state = self._state
-        report = self._pages.add(replica, process, page, state.heads, state.now)
-        if self._reigns:
+        state, report = self._state, None
+        if page.epoch == self.epoch and self._gathers:
+            report = self._pages.add(replica, process, page, state.heads, state.now)
+        else:
+            self._pages.overhear(replica[0], state.now)
+        if self.phase is not Phase.CLAIMING:
             return report
-        # Silence is what times out: an answer of many pages may take a slow link much longer.
-        self._give_up_at = max(self._give_up_at, self._pages.moved_at + state.config.claim_timeout_s)
-        if report is None:
-            return None
-        self._reports[replica[0]] = report
-        self._try_win()
+        self._await_pages()  # also after a page of an older claim: what is asked for now is behind it
+        if report is not None:
+            self._reports[replica[0]] = report
+            self._try_win()
         return None
 
     def on_refusal(self, refusal: Refusal) -> None:

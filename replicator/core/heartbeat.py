@@ -6,27 +6,27 @@ adoption, heads, commit points. Losing any one of these messages costs an interv
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 
+from replicator.core.claim import Claimant
 from replicator.core.messages import NAMES_PER_PAGE, Adopt, Behind, Heartbeat, HeartbeatAnswer
 from replicator.core.progress import Follower
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
 from replicator.core.report import Report
-from replicator.model import Head, NodeId, StreamName
+from replicator.model import Head, StreamName
 
 HINTS_PER_HEARTBEAT = 256
 LOOKED_AT_TIMES = 4  # the heads that are told at once: some have been published a moment ago
 
 
 class Heartbeats:
-    """Asks, tells and listens, for one epoch. *claim_again(node)* asks a replica for its promise."""
+    """Asks, tells and listens, for one epoch; the *claimant* asks for promises that are still to come."""
 
-    def __init__(self, reign: Reign, claim_again: Callable[[NodeId], None]) -> None:
+    def __init__(self, reign: Reign, claimant: Claimant) -> None:
         self._reign = reign
         self._state = reign.state
-        self._claim_again = claim_again
+        self._claimant = claimant
         self.deadline = reign.state.now
 
     def beat(self) -> None:
@@ -53,7 +53,7 @@ class Heartbeats:
         """Tell everything that the follower has not acknowledged."""
         follower.told_at = self._state.now
         if follower.report is None:
-            self._claim_again(follower.node)
+            self._claimant.claim_again(follower.node)
             return
         self._reign.membership.tell(follower)
         if not follower.adopted:
@@ -76,7 +76,10 @@ class Heartbeats:
         follower = reign.progress.follower(replica)
         if follower is None or answer.epoch != reign.epoch:
             return
+        was_silent = self._state.now - follower.heard_at > self._state.config.lease_s
         follower.heard_at, follower.stuck_since = self._state.now, None
+        if was_silent and follower.report is None:
+            self._claimant.on_heard_again(follower.node)
         follower.full, follower.can_lead = answer.full, answer.can_lead
         if follower.hinted[0] <= answer.question:
             follower.take_hints()

@@ -15,7 +15,8 @@ from msgspec import Meta, Struct
 from replicator.model import Head, MemberRecord, Position, Promise
 
 PROTOCOL_VERSION = 1
-HEADS_PER_PAGE = 1024
+HEADS_MAX = 1024  # of any message
+HEADS_PER_PAGE = 128  # 7 to 41 KB: heartbeats queue behind a page
 NAMES_PER_PAGE = 2048
 ACKS_PER_MESSAGE = 2048
 PAGES_MAX = 65_536
@@ -25,7 +26,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Page = Annotated[int, Meta(ge=0, lt=PAGES_MAX)]
-_Heads = Annotated[tuple[Head, ...], Meta(max_length=HEADS_PER_PAGE)]
+_Heads = Annotated[tuple[Head, ...], Meta(max_length=HEADS_MAX)]
 
 
 class Reason(enum.StrEnum):

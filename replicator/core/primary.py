@@ -85,7 +85,7 @@ class Primary:
         state.cancel_fetches()
         reign = self.reign = Reign(state, self.window, epoch, record, reports)
         self._commits = Commits(reign)
-        self._heartbeats = Heartbeats(reign, self.claimant.claim_again)
+        self._heartbeats = Heartbeats(reign, self.claimant)
         # A stream that was withheld is held now, or was dropped: either is news to the engine (R11).
         unchanged = reign.recovery.holds_all and not reign.recovery.exceptions and not self._withheld
         self._unchanged = unchanged and self.tenure.epoch is not None
@@ -118,7 +118,7 @@ class Primary:
         if reign is None or follower is None or follower.replica == replica or follower.heard_at >= recently:
             return
         reign.progress.follow(replica)
-        self.claimant.claim_again(replica[0], anew=True)
+        self.claimant.claim_anew(replica[0])
 
     def _step(self) -> None:
         """Go as far as what is adopted and lent allows."""

@@ -10,7 +10,7 @@ import pytest
 from replicator.core import promise
 from replicator.core.claim import Phase
 from replicator.core.effects import Send, StartTenure
-from replicator.core.messages import Adopt, Adopted, Claim, Promised
+from replicator.core.messages import Adopt, Adopted, Claim, HeartbeatAnswer, Promised
 from replicator.model import NodeId, StreamName
 from tests.rules.cluster import Cluster
 
@@ -46,10 +46,11 @@ def told(cluster: Cluster, name: str) -> list[tuple[int, str]]:
 
 
 def test_R16_few_pages_are_under_way_at_a_time() -> None:
-    """The first says how many there are; then as each comes the next is asked for, up to the last."""
+    """The first says how many there are; then as each comes the next is asked for, up to the last: one more
+    at a time for each that comes soon."""
     with a_head_a_page():
         cluster = claiming().do("deliver b->c Claim", "sync c")
-        for pages in (1, 3, 5, PAGES):
+        for pages in (1, 4, PAGES):
             assert asked(cluster, "c") == [page for page, _ in told(cluster, "c")] == list(range(pages))
             cluster.do("deliver c->b Promised", "deliver b->c Claim")
         cluster.live(0.2)
@@ -57,15 +58,15 @@ def test_R16_few_pages_are_under_way_at_a_time() -> None:
 
 
 def test_R6_a_page_that_is_lost_is_asked_for_again() -> None:
-    """From the first that is lacking, once nothing new has come for a while; the others are not repeated."""
+    """From the first that is lacking, once nothing has come for a while; the others are not repeated."""
     with a_head_a_page():
         cluster = claiming().do("deliver b->c Claim", "sync c", "deliver c->b Promised")
         cluster.do("deliver b->c Claim", "drop c->b Promised").do("advance 0.15")
-        assert asked(cluster, "c") == [0, 1, 2]
+        assert asked(cluster, "c") == [0, 1, 2, 3]
         cluster.do("advance 0.2")
-        assert asked(cluster, "c") == [0, 1, 2, 1, 2]
+        assert asked(cluster, "c") == [0, 1, 2, 3, 1, 2]
         cluster.live(0.3)
-    assert sorted(asked(cluster, "c")) == sorted([*range(PAGES), 1, 2])
+    assert sorted(asked(cluster, "c")) == sorted([*range(PAGES), 1, 2, 3])
     assert cluster.effects("b", StartTenure)
 
 
@@ -129,6 +130,28 @@ def test_R11_an_answer_in_pages_goes_on_while_a_higher_epoch_is_probed_for() -> 
     assert cluster.core("b")._claimant.phase is Phase.PROBING
     assert told(cluster, "a") == [(page, f"s{page}") for page in range(PAGES)]
     assert cluster.sent("b", Adopt)
+
+
+def test_R16_an_answer_in_pages_is_not_begun_again_when_its_replica_is_heard() -> None:
+    """Its first heartbeat answer comes between two pages."""
+    with a_head_a_page():
+        cluster = _telling().forget()
+        echo = cluster.core("a")._lender.echo(0.0)
+        cluster.hear("b", "a", HeartbeatAnswer(2, 1, False, echo, False, False))
+    assert not cluster.sent("b", Claim)
+
+
+def test_R27_a_late_answer_of_who_is_no_member_any_longer_is_dropped() -> None:
+    """It was removed between two of its pages."""
+    with a_head_a_page():
+        cluster = _telling()
+        reign = cluster.core("b")._primary.reign
+        assert reign is not None
+        del reign.progress.followers[NodeId("a")]
+        for _ in range(PAGES):
+            cluster.do("deliver b->a Claim", "deliver a->b Promised")
+    assert len(told(cluster, "a")) == PAGES
+    assert not reign.recovery.has_heard(cluster.state("a").id)
 
 
 def test_R11_an_answer_in_pages_ends_with_the_reign() -> None:

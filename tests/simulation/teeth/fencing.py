@@ -13,6 +13,7 @@ from replicator.core.events import PromiseWritten
 from replicator.core.messages import Claim, Reason, Refusal
 from replicator.core.promise import Promiser
 from replicator.core.quorum import quorum_sets
+from replicator.core.report import Pages, _Answer
 from replicator.core.state import State
 from replicator.model import Epoch, Head, NodeId, Owner, Process, Promise
 from tests.simulation.disk import Disk
@@ -128,14 +129,7 @@ def see_no_epoch(patch: Patch) -> None:
 
 def mix_claims(patch: Patch) -> None:
     """Pages that came for one claim count as the beginning of the answer to the next."""
-    honest = Claimant._try_claim
-
-    def _try_claim(self: Claimant) -> None:
-        pages = self._pages
-        honest(self)
-        self._pages = pages
-
-    patch.setattr(Claimant, "_try_claim", _try_claim)
+    patch.setattr(Pages, "begin", lambda self: None)
 
 
 def report_less(patch: Patch) -> None:
@@ -165,3 +159,10 @@ def tell_anew(patch: Patch) -> None:
 def ask_for_all_pages(patch: Patch) -> None:
     """Everything that a replica has to tell is under way at once, and elections queue behind it."""
     patch.setattr("replicator.core.report.PAGES_ASKED_MAX", 1_000_000)
+    patch.setattr(_Answer, "came", lambda self, *_: setattr(self, "asked_max", 1_000_000))
+
+
+def ask_impatiently(patch: Patch) -> None:
+    """What has not come is asked for again at a fixed interval, however slow the link is."""
+    patch.setattr("replicator.core.patience.PATIENCE", 0)
+    patch.setattr("replicator.core.patience.DOUBLINGS_MAX", 0)

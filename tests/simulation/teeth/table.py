@@ -86,9 +86,9 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL = (
+PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL, SLOW = (
     f"tests.rules.test_{part}:test_"
-    for part in ("publishing", "disk", "lease", "reports", "old_store", "claim_turns", "full")
+    for part in ("publishing", "disk", "lease", "reports", "old_store", "claim_turns", "full", "slow_links")
 )
 
 TEETH = (
@@ -135,6 +135,7 @@ TEETH = (
     Tooth("R14", publishing.count_old_acks, Guard(f"{PUBLISHING}R14_acks_of_other_epochs_digests_and_incarnations_count_for_nothing")),
     Tooth("R15", publishing.trust_hints, Simulator()),
     Tooth("R16", fencing.ask_for_all_pages, Guard(f"{REPORTS}R16_few_pages_are_under_way_at_a_time")),
+    Tooth("R16", fencing.ask_impatiently, Guard(f"{SLOW}R16_pages_are_not_asked_for_again_while_they_are_on_their_way")),
     Tooth("R16", publishing.wait_for_the_slowest, Guard(f"{PUBLISHING}R16_the_window_follows_the_fastest_majority")),
     Tooth("R16", publishing.keep_what_left_secret, Guard(f"{PUBLISHING}R16_a_window_that_is_lost_in_the_midst_of_a_checkpoint_does_not_stop_it")),
     Tooth("R17", publishing.replace_in_flight, Guard(f"{PUBLISHING}R17_latest_wins_and_the_one_in_flight_runs_to_its_commit")),
