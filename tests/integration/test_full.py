@@ -45,44 +45,41 @@ def fill(directory: Path) -> Path:
 
 
 def test_with_all_disks_full_there_is_a_primary(tmp_path: Path, small_disk: Callable[[Path], None]) -> None:
-    """A new stream finds no room on any disk. The primary dies: the next one is as full, and serves what it
-    has; once there is room the new stream commits, by itself."""
-    with Cluster(tmp_path, 3) as cluster:
+    """A checkpoint finds no room on any disk. The primary dies: the next one is as full, and restores what
+    there is; once there is room new checkpoints commit, by themselves."""
+    with Cluster(tmp_path, 3, payload_bytes=LARGE_BYTES, interval_s=3600) as cluster:
+
+        def members() -> list[dict[str, Any]]:
+            known = max((node.members() for node in cluster.nodes.values() if node.is_running), key=len)
+            return list(known.values())
+
+        def is_held_by_all() -> bool:
+            return [bool(one["streams"]) and bool(one["streams"][0]["head"]) for one in members()] == [
+                True
+            ] * 3
 
         def primary_of_full() -> str | None:
-            """The primary, once all are full and hold the same head of the small stream."""
-            members = list(cluster["n1"].members().values())
-            heads = {
-                str(each["head"])
-                for one in members
-                for each in one["streams"]
-                if each["stream"] == "stream-0"
-            }
-            if len(members) < 3 or len(heads) > 1 or not all(one["full"] for one in members):
-                return None
-            return next((str(one["node"]) for one in members if one["active"]), None)
-
-        def commits(stream: str) -> list[dict[str, Any]]:
-            return [each for each in cluster.entries("committed") if each["stream"] == stream]
+            full = [one for one in members() if one["full"]]
+            return next((one["node"] for one in full if one["active"] and len(full) == 3), None)
 
         for node in cluster.nodes.values():
             small_disk(node.data_dir)
         cluster.start()
-        cluster.wait_commits(5)
+        (committed,) = cluster.wait_commits(1)
+        cluster.wait(is_held_by_all, what="three that hold the only checkpoint")
         cluster.kill_all()
         ballasts = [fill(node.data_dir) for node in cluster.nodes.values()]
-        for node in cluster.nodes.values():
-            sizes = f"1000,{LARGE_BYTES}"
-            node.start(sys.executable, str(SCRIPT), str(node.log), "2", "3600", sizes, "1000")  # one of each
+        for node in cluster.nodes.values():  # the next checkpoint has nothing in common with this one
+            node.start(sys.executable, str(SCRIPT), str(node.log), "1", "0.5", *[str(LARGE_BYTES)] * 2)
         first = cluster.wait(primary_of_full, what="a primary, and three full disks")
         cluster[first].kill()
         killed_at = now()
         taken = cluster.wait_tenure(killed_at)
         assert taken["node"] != first
         restored = [entry for entry in cluster.entries("restored") if entry["epoch"] == taken["epoch"]]
-        assert [entry["stream"] for entry in restored] == ["stream-0"]
-        assert not commits("stream-1")
+        assert [entry["digest"] for entry in restored] == [committed["digest"]]
+        assert len(cluster.entries("committed")) == 1
         for ballast in ballasts:
             ballast.unlink()
-        cluster.wait(lambda: commits("stream-1"), timeout_s=30.0, what="a commit of the new stream")
+        cluster.wait_commits(1, killed_at, timeout_s=30.0)
         assert cluster.lost() == []
