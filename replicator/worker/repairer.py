@@ -230,44 +230,67 @@ class Repairer(DataThread):
             del self._asked[header.job]
         heir = self._fetches.get(asked.stream)
         fetch = heir if heir is not None and heir.number == asked.number else None
-        useful = False
-        if heir is not None and isinstance(message, HaveManifest):
-            if message.digest == heir.digest and (message.manifest is not None or heir is fetch):
-                useful = self._take_manifest(heir, node, message.manifest)
-        elif heir is not None and isinstance(message, HaveChunks):
-            absent = [heir.lacks(node, Digest(digest)) for digest in message.absent if heir is fetch]
-            useful = self._take_chunks(heir, node, zip(message.present, chunks, strict=True)) or any(absent)
-        if useful and fetch is not None:
-            fetch.heard(node, now)
+        helped: list[Fetch] = []
+        if isinstance(message, HaveManifest):
+            helped = self._take_manifest(heir, fetch, node, message)
+        elif isinstance(message, HaveChunks):
+            helped = self._take_chunks(node, zip(message.present, chunks, strict=True))
+            helped += self._take_lacks(node, message.absent) if fetch is not None else []
+        for each in helped:
+            each.heard(node, now)
         for each in self._fetches.values():
             each.heard_by_any(node, asked.at, now)
         self._patience.answered(node, asked.at, now)
 
-    def _take_manifest(self, fetch: Fetch, node: NodeId, manifest: Manifest | None) -> bool:
-        """Go on with the chunks, if it is the manifest that is looked for."""
-        if fetch.manifest is not None:
-            return False
-        if manifest is None or (manifest.stream, manifest.digest) != (fetch.stream, fetch.digest):
-            return fetch.lacks(node, fetch.digest)
-        self._unfold(fetch, manifest)
-        return True
+    def _take_manifest(
+        self, heir: Fetch | None, asker: Fetch | None, node: NodeId, message: HaveManifest
+    ) -> list[Fetch]:
+        """Go on with the chunks, if it is the manifest that is looked for; the asker, if that is of use."""
+        manifest = message.manifest
+        if heir is None or heir.manifest is not None or message.digest != heir.digest:
+            return []
+        if manifest is not None and (manifest.stream, manifest.digest) == (heir.stream, heir.digest):
+            self._unfold(heir, manifest)
+        elif heir is not asker or not heir.lacks(node, heir.digest):
+            return []
+        return [heir] if heir is asker else []
 
-    def _take_chunks(self, fetch: Fetch, node: NodeId, received: Iterable[tuple[bytes, Buffer]]) -> bool:
-        """Store those that are needed and right; a wrong one counts as one that the peer lacks."""
-        good: list[tuple[Chunk, Buffer]] = []
+    def _take_lacks(self, node: NodeId, absent: Iterable[bytes]) -> list[Fetch]:
+        """Whoever has asked the node for those need not wait for it; the fetches to which that is news."""
+        told = [
+            (fetch, fetch.lacks(node, Digest(digest)))
+            for fetch in self._fetches.values()
+            for digest in absent
+        ]
+        return list({fetch.stream: fetch for fetch, is_news in told if is_news}.values())
+
+    def _take_chunks(self, node: NodeId, received: Iterable[tuple[bytes, Buffer]]) -> list[Fetch]:
+        """Store those that are needed and right, for every fetch that needs them: the source answers what
+        several have asked for once. The fetches that got one.
+
+        A wrong one counts as one that the peer lacks.
+        """
+        good: dict[StreamName, list[tuple[Chunk, Buffer]]] = {}
         for digest, content in received:
-            if (chunk := fetch.needs(Digest(digest))) is None:
-                continue
-            try:
-                verify(chunk, content)
-            except MessageError as error:
-                self._refuse(node, str(error))
-                fetch.lacks(node, Digest(digest))
-            else:
-                good.append((chunk, content))
+            verified: Chunk | None = None
+            for fetch in self._fetches.values():
+                if (chunk := fetch.needs(Digest(digest))) is None:
+                    continue
+                try:
+                    if chunk != verified:
+                        verify(chunk, content)
+                except MessageError as error:
+                    self._refuse(node, str(error))
+                    fetch.lacks(node, Digest(digest))
+                    continue
+                if verified is None:
+                    self.counters["verified"] += 1
+                    self.counters["fetched_bytes"] += chunk.stored_bytes
+                verified = chunk
                 fetch.got(Digest(digest))
-        if good and fetch.manifest is not None:
-            self.counters["verified"] += len(good)
-            self.counters["fetched_bytes"] += sum(chunk.stored_bytes for chunk, _ in good)
-            self._store.put_chunks(fetch.stream, ANY_EPOCH, Sequence(fetch.manifest.sequence), good)
-        return bool(good)
+                good.setdefault(fetch.stream, []).append((chunk, content))
+        for stream, chunks in good.items():
+            manifest = self._fetches[stream].manifest
+            assert manifest is not None  # before it is known no chunk is needed
+            self._store.put_chunks(stream, ANY_EPOCH, Sequence(manifest.sequence), chunks)
+        return [self._fetches[stream] for stream in good]

@@ -56,13 +56,15 @@ class Serving:
 
     def add(self, node: NodeId, job: int, message: WantManifest | WantChunks) -> bool:
         """Queue a request; false if too many of that peer wait, who will ask again. What it asks for anew it
-        gets once: while nothing reached it, it has asked again and again."""
-        waiting = deque(_without(message, self._waiting.get(node, ())))
-        is_taken = len(waiting) < REQUESTS_PER_PEER_MAX
-        if is_taken:
-            waiting.append((job, message))
-        self._waiting[node] = waiting
-        return is_taken
+        gets once: while nothing reached it, it has asked again and again, and several of its fetches may want
+        the same chunk."""
+        waiting = self._waiting.get(node, ())
+        rest = deque(_without(message, waiting))
+        if len(rest) >= REQUESTS_PER_PEER_MAX:
+            return False
+        rest.append((job, message))
+        self._waiting[node] = rest
+        return True
 
     def serve(self) -> None:
         """Send one answer to every peer that has requests and takes an answer now."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from replicator.codec.chunking import digest_of, seal
+from replicator.codec.frames import WantChunks
 from replicator.core.effects import Fetch
 from replicator.core.events import Event, Fetched
 from replicator.model import (
@@ -32,6 +33,7 @@ from replicator.worker.fetch import ATTEMPTS_MAX
 from replicator.worker.pace import BURST_S
 from replicator.worker.patience import PATIENCE_S
 from replicator.worker.repairer import Repairer
+from replicator.worker.serving import REQUESTS_PER_PEER_MAX
 
 ASKER, FIRST, SECOND = NodeId("a"), NodeId("b"), NodeId("c")
 PEERS = {node: ("127.0.0.1", 7400 + 10 * number) for number, node in enumerate((ASKER, FIRST, SECOND))}
@@ -163,9 +165,13 @@ class _World:
         known: bool = False,
         urgent: bool = False,
         verify: bool = True,
+        content: str = "",
     ) -> Manifest:
-        """Have a checkpoint of that size fetched, which all sources hold; *known*: its manifest is here."""
-        digests = [digest_of(f"{name} {number}".encode()) for number in range(size // CHUNK_BYTES)]
+        """Have a checkpoint of that size fetched, which all sources hold; *known*: its manifest is here.
+
+        Those of one *content* are of the same chunks.
+        """
+        digests = [digest_of(f"{content or name} {number}".encode()) for number in range(size // CHUNK_BYTES)]
         chunks = [Chunk(digest, CHUNK_BYTES, digest, CHUNK_BYTES, Codec.NONE) for digest in digests]
         parts = (Part("", tuple(chunks)),)
         manifest = seal(StreamName(name), Generation(1), Epoch(1), Sequence(1), parts)
@@ -343,3 +349,40 @@ def test_a_lost_request_teaches_no_patience(world: _World) -> None:
     source.alive = False
     world.want("dead", CHUNK_BYTES, FIRST, SECOND, known=True)
     world.run(lambda: len(world.done) == 4, PATIENCE_S * ATTEMPTS_MAX + 0.5)
+
+
+def test_streams_that_share_chunks_wait_for_none_of_them(world: _World) -> None:
+    """The source sends what several fetches have asked for once: nobody waits for another answer, or is told
+    by nobody's patience that none comes."""
+    source = world.nodes[FIRST]
+    world.want("warm", CHUNK_BYTES, FIRST, known=True)
+    world.run(lambda: world.done, 1.0)
+    before, began = source.sent_bytes, world.now
+    for number in range(AT_ONCE):
+        world.want(str(number), CHUNK_BYTES, FIRST, known=True, content="same")
+    world.run(lambda: len(world.done) == AT_ONCE + 1, PATIENCE_S - 0.1)
+    assert source.sent_bytes - before < (2 + AT_ONCE // 2) * CHUNK_BYTES
+    assert world.now - began < PATIENCE_S
+    assert not world.failed
+
+
+def test_what_the_source_lacks_is_told_to_all_who_asked(world: _World) -> None:
+    """Several fetches want a chunk that the first source has lost: each asks the second one at once."""
+    world.want("warm", CHUNK_BYTES, FIRST, known=True)
+    world.run(lambda: world.done, 1.0)
+    for number in range(AT_ONCE):
+        world.want(str(number), CHUNK_BYTES, FIRST, SECOND, known=True, content="same")
+    world.nodes[FIRST].chunks.clear()
+    world.run(lambda: len(world.done) == AT_ONCE + 1, PATIENCE_S - 0.1)
+    assert not world.failed
+
+
+def test_a_request_that_is_refused_takes_nothing_from_those_that_wait(world: _World) -> None:
+    """As many wait as may, and one more asks for the same: it is for the older ones to be answered."""
+    serving = world.nodes[FIRST].repairer._serving
+    digests = [bytes([number]) * 32 for number in range(REQUESTS_PER_PEER_MAX)]
+    for job, digest in enumerate(digests):
+        assert serving.add(ASKER, job, WantChunks((digest, b"x" * 31 + bytes([job % 256]))))
+    assert not serving.add(ASKER, 999, WantChunks((digests[0], b"y" * 32)))
+    waiting = [message for _, message in serving._waiting[ASKER] if isinstance(message, WantChunks)]
+    assert sum(len(message.digests) for message in waiting) == 2 * REQUESTS_PER_PEER_MAX
