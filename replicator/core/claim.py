@@ -64,6 +64,7 @@ class Claimant:
         self._would: set[ReplicaId] = set()
         self._would_never: set[ReplicaId] = set()
         self._roomy: set[ReplicaId] = set()  # who would promise, and could lead with room on its disk
+        self._left = (-1, 0.0)  # the grant was left to one of those: first when, in which epoch
         self._newest: MemberRecord | None = None  # the newest record heard while probing
         self._newest_epoch = 0
         self._begun_at = 0.0
@@ -256,11 +257,17 @@ class Claimant:
 
     def _leaves_it(self) -> bool:
         """Whether a claim has to wait, or the grant is given away: a full disk leaves leadership to one with
-        room, and waits a round for word of it. For a tenure of its own nobody else is asked (R11, R21)."""
+        room, as long as that may yet claim, and waits a round for word of it. For a tenure of its own nobody
+        else is asked (R11, R21)."""
         state = self._state
         if not state.full or self.bumping:
             return False
-        if self._roomy:
+        assert self._newest is not None
+        if any(is_named(replica, self._newest) for replica in self._roomy):
+            if self._left[0] != state.epoch_seen:  # somebody has claimed since
+                self._left = state.epoch_seen, state.now
+            if state.now - self._left[1] > state.config.hand_over_after_s:
+                return False  # whoever it was cannot lead
             self._give_away("another node has room on its disk")
             return True
         return state.now < self._begun_at + state.config.claim_retry_max_s

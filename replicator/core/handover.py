@@ -143,10 +143,11 @@ class Handover:
         fit = [f for f in able if not f.full] or whole
         return min(fit, key=lambda f: (len(f.lacking), f.node)).node if fit else None
 
-    def is_to_follow(self, reign: Reign) -> bool:
-        """Whether the elector means another, or nobody, and somebody heard lately could take over (R25)."""
+    def is_to_follow(self, reign: Reign, is_serving: bool) -> bool:
+        """Whether the elector means another, or nobody, and somebody heard lately could take over, or there
+        is nothing to take over from (R25)."""
         fit = (f for f in self._able(reign) if self._is_recent(f) and self._is_no_worse(f))
-        return self.is_revoked_steadily and any(fit)
+        return self.is_revoked_steadily and (not is_serving or any(fit))
 
     def _is_recent(self, follower: Follower) -> bool:
         return follower.heard_at >= self._state.now - self._state.config.lease_s

@@ -103,17 +103,16 @@ class Heartbeats:
         published a moment ago no more are looked at than a beat has time for."""
         state, config, lacking = self._state, self._state.config, follower.lacking
         late: list[Head] = []
-        looked_at = list(islice(lacking, LOOKED_AT_TIMES * config.behind_heads_max))
-        for stream in looked_at:
+        early: list[StreamName] = []
+        for stream in islice(lacking, LOOKED_AT_TIMES * config.behind_heads_max):
             head = self._reign.head(stream)
-            if head is not None and state.now - lacking[stream] >= config.behind_interval_s:
+            if head is None or state.now - lacking[stream] < config.behind_interval_s:
+                early.append(stream)
+            elif len(late) < config.behind_heads_max:
                 late.append(head)
-                if len(late) >= config.behind_heads_max:
-                    break
-        done = [StreamName(head.stream) for head in late]
-        if not late and len(looked_at) < len(lacking):
-            done = looked_at
-        for stream in done:  # the others have their turn first next time
-            lacking[stream] = lacking.pop(stream)
+            else:
+                break
+        for stream in (*early, *(StreamName(head.stream) for head in late)):
+            lacking[stream] = lacking.pop(stream)  # the others have their turn first next time
         if late:
             state.send(follower.node, Behind(self._reign.epoch, tuple(late)))

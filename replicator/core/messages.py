@@ -128,11 +128,15 @@ class Promised(Struct, frozen=True, gc=False, array_like=True, tag=True):
 
 
 class Refusal(Struct, frozen=True, gc=False, array_like=True, tag=True):
-    """*epoch* is refused; *promised* is what the sender has promised, so that a deposed primary learns."""
+    """*epoch* is refused; *promised* is what the sender has promised, so that a deposed primary learns.
+
+    *full*: its disk has no room, which nobody hears of otherwise while it is at a higher promise.
+    """
 
     epoch: _Count
     promised: Promise | None
     reason: Reason
+    full: bool = False
 
 
 class Adopt(Struct, frozen=True, gc=False, array_like=True, tag=True):

@@ -176,12 +176,12 @@ class Primary:
 
     def _watch(self, reign: Reign) -> None:
         """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot, that
-        a stream can be given to the engine after all, or that too many were deleted to remember."""
+        a stream is withheld no longer, too many deletions; without room it would only suspend the tenure."""
         state, config = self._state, self._state.config
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
             return
-        if self.handover.is_to_follow(reign):
+        if self.handover.is_to_follow(reign, self.phase is Phase.SERVING):
             self.resign(None, if_able=False)
         above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
         above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
@@ -189,9 +189,9 @@ class Primary:
         above += [f"stream {stream} is no longer withheld" for stream in sorted(given)]
         if len(state.forgotten) >= FORGOTTEN_MAX:
             above.append(f"{len(state.forgotten)} streams were deleted in this epoch")
-        if reign.is_starved:  # a bump would suspend the tenure until all that is in flight has found room
+        if reign.is_starved(state.now - config.lease_s):
             self.window.overtake()
-        elif above and reign.serving and not self.claimant.bumping:
+        if above and reign.serving and not self.claimant.bumping and not reign.is_starved():
             self.claim_above("; ".join(above))
 
     def claim_above(self, reason: str) -> None:
@@ -261,7 +261,7 @@ class Primary:
         if message.reason is messages.Reason.UNKNOWN_HEADS:
             follower.report = None
             self.claimant.claim_again(follower.node)
-        note_refusal(reign, replica, message)
+        note_refusal(reign, follower, message)
         if rivals_hold_majority(reign):
             self.end("a majority has promised a newer epoch")
 

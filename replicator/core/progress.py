@@ -151,9 +151,10 @@ class Progress:
         held = commit_point(lambda replica: Sequence(self.acked(replica, stream)), record)
         return Sequence(min(held, self.own(stream)))
 
-    def has_room(self, record: MemberRecord) -> bool:
-        """Whether a majority, this replica included, takes new checkpoints, as far as is known (R21)."""
-        roomy = {follower.replica for follower in self.followers.values() if not follower.full}
+    def has_room(self, record: MemberRecord, since: float) -> bool:
+        """Whether a majority, this replica included, takes new checkpoints, as far as is known of those
+        heard since then (R21)."""
+        roomy = {f.replica for f in self.followers.values() if not f.full and f.heard_at >= since}
         return not self._state.full and is_quorum({*roomy, self._state.id}, record)
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:

@@ -155,7 +155,7 @@ class Promiser:
 
     def refuse(self, node: NodeId, epoch: int, reason: Reason) -> None:
         """Refuse, and let the asker learn what is promised (R3)."""
-        self._state.send(node, Refusal(epoch, self._state.promise, reason))
+        self._state.send(node, Refusal(epoch, self._state.promise, reason, self._state.full))
 
     def on_promise_written(self, promise: Promise) -> None:
         """The promise is durable: it may be told, with the heads as they are now (R2)."""

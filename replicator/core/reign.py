@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from replicator.core.lease import Holder
 from replicator.core.membership import Membership
 from replicator.core.progress import Progress
@@ -46,11 +48,11 @@ class Reign:
         """Whether a majority lends it now and nothing else is promised, or about to be (R24)."""
         return self.state.now < self.holder.deadline and self.state.owns(self.epoch)
 
-    @property
-    def is_starved(self) -> bool:
-        """Whether what is in flight finds no room on a majority's disks, under a lease that holds (R21)."""
+    def is_starved(self, since: float = -math.inf) -> bool:
+        """Whether what is in flight finds no room on a majority's disks, of all or of those heard *since*
+        then, under a lease that holds (R21)."""
         waits = self.serving and self.holds_lease and not self.window.empty
-        return waits and not self.progress.has_room(self.record)
+        return waits and not self.progress.has_room(self.record, since)
 
     def head(self, stream: StreamName) -> Head | None:
         """What every follower should hold: the chosen head if it is held here, once serving the own one.

@@ -7,14 +7,15 @@ that the others are no majority mean that somebody else owns the future: the ten
 from __future__ import annotations
 
 from replicator.core.messages import Refusal
-from replicator.core.quorum import ReplicaId, is_quorum, quorum_sets
+from replicator.core.progress import Follower
+from replicator.core.quorum import is_quorum, quorum_sets
 from replicator.core.reign import Reign
 
 
-def note_refusal(reign: Reign, replica: ReplicaId, message: Refusal) -> None:
+def note_refusal(reign: Reign, follower: Follower, message: Refusal) -> None:
     """A follower refuses; remember since when, if it has promised more, or as much to another (R11)."""
-    follower, promised = reign.progress.follower(replica), message.promised
-    if follower is None or promised is None or promised.epoch < reign.epoch:
+    follower.full, promised = message.full, message.promised
+    if promised is None or promised.epoch < reign.epoch:
         return
     if promised.owner != reign.state.me and follower.stuck_since is None:
         follower.stuck_since = reign.state.now

@@ -98,6 +98,25 @@ def test_R18_what_was_published_a_moment_ago_hides_nothing() -> None:
     assert S in told
 
 
+def test_R18_streams_that_are_always_one_behind_hide_nothing() -> None:
+    """They keep their place, and are never late: what lies behind them has its turn."""
+    cluster = serving()
+    cluster.state("a").config = structs.replace(cluster.state("a").config, behind_heads_max=8)
+    fast = [StreamName(f"fast-{number}") for number in range(31)]
+    slow = [StreamName(f"slow-{number}") for number in range(40)]
+    for name in (*fast, *slow):
+        cluster.state("a").heads[name] = head_of(manifest(name), Epoch(1))
+    reign = cluster.core("a")._primary.reign
+    assert reign is not None
+    lacking = reign.progress.followers[NodeId("b")].lacking
+    lacking.update({**dict.fromkeys(fast, math.inf), **dict.fromkeys(slow, -1.0)})
+    cluster.forget()
+    for _ in range(14):
+        cluster.do("advance 0.3")
+    told = {head.stream for behind in cluster.sent("a", Behind) for head in behind.heads}
+    assert told.issuperset(slow)
+
+
 def test_R19_a_publication_of_another_store_or_position_changes_nothing() -> None:
     """The owner's name with another incarnation, and a manifest of another epoch than its publication's."""
     cluster = serving()

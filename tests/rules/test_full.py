@@ -4,6 +4,7 @@ primary, which restores, deletes and waits."""
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from replicator.core.effects import (
     Accept,
@@ -270,3 +271,60 @@ def test_R26_one_with_room_comes_first_and_stands_first() -> None:
     assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
     cluster.node("b").deliver(StoreRoom(False))
     assert not cluster.core("b").is_behind
+
+
+def test_R21_what_a_stuck_member_says_of_its_disk_counts() -> None:
+    """c was heard full, is stuck above since, and has room again: with it there is a majority to commit."""
+    cluster = serving().do("submit a s 1").live(0.5).do("full b", "full c").live(0.2)
+    cluster.do("submit a s 2").live(0.5).do("cut a c").live(1.5)
+    cluster.hear("c", "b", Claim(5, 1))
+    cluster.do("sync c", "mend a c").live(5).forget().do("room c").live(5)
+    assert _committed(cluster, "a") == [("s", 2)]
+
+
+def test_R21_a_deletion_overtakes_where_only_who_is_down_has_room() -> None:
+    """c is dead, b full: what is in flight has to wait, its deletion has not."""
+    cluster = serving().do("submit a s 1").live(0.5).do("crash c", "full b").live(0.5).forget()
+    cluster.do("submit a s 2").live(0.5).do("delete a s 3").live(2)
+    assert _committed(cluster, "a") == [("s", 3)]
+
+
+def test_R21_room_on_a_store_that_is_no_member_counts_for_nothing() -> None:
+    """c's old disk is back after another one has taken its place: no grant is left to it."""
+    cluster = serving().do("submit a s 1").live(0.5).do("cut a c", "cut b c").live(0.3)
+    for name in "ab":
+        state = cluster.state(name)
+        assert state.record is not None
+        members = [
+            structs.replace(m, incarnation=b"N" * 16) if m.node == "c" else m for m in state.record.members
+        ]
+        state.record = structs.replace(state.record, version=state.record.version + 2, members=tuple(members))
+    cluster.do("full a", "full b").live(0.2).do("crash a").live(1).do("start a", "mend b c", "mend a c")
+    cluster.live(1.2).forget().do("grant b").live(3)
+    assert not cluster.effects("b", Transfer)
+
+
+def test_R21_a_grant_is_left_to_one_with_room_for_a_while_only() -> None:
+    """b has room and hears a alone, which all others hear: nobody but a can lead."""
+    cluster = Cluster("a", "b", "c", "d", "e").do("settle").live(1)
+    cluster.do(*(f"cut {pair[0]} {pair[1]}" for pair in ("bc", "bd", "be", "cd", "ce", "de")))
+    cluster.do(*(f"full {name}" for name in "acde")).live(0.3).forget()
+    for _ in range(8):
+        for name in "ab":
+            cluster.do(f"grant {name}").live(1)
+            if cluster.core(name).role is Role.PRIMARY:
+                break
+            cluster.do(f"revoke {name}")
+    assert cluster.core("a").role is Role.PRIMARY
+    assert cluster.effects("a", Transfer)
+
+
+def test_R25_what_is_no_tenure_yet_is_no_reason_to_stay() -> None:
+    """A recovery waits for room; the elector steadily names another, whom this node does not hear."""
+    cluster = serving().do("submit a s 1", "submit a t 1").live(0.5)
+    cluster.do("full b", "full c", "submit a s 2").live(0.5).do("room b", "room c").live(0.01)
+    cluster.do("crash a", "start a").live(1.2)
+    cluster.do("full a", "full b", "engine a gone", "cut b c").forget().do("grant b").live(3)
+    assert cluster.core("b")._primary.phase is Phase.RECOVERING
+    cluster.do("grant c").live(1).do("revoke b").live(10)
+    assert cluster.core("c").role is Role.PRIMARY
