@@ -25,8 +25,10 @@ budget = Budget()
 hypothesis.settings.register_profile("replicator", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("replicator")
 
-# A shell that starts this in the background has SIGINT ignored, and so would all that the tests start.
+# A shell that starts this in the background has SIGINT ignored, `nohup` has SIGHUP, and so would all that
+# the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
