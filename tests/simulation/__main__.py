@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 
 from replicator.signals import ending_signals
 from tests.arguments import above_zero, none_or_more, one_or_more, readable, resumable
@@ -44,6 +45,7 @@ from tests.simulation.teeth.rounds import show_teeth
 
 PROGRESS_EVERY_S = 10.0
 PR_SET_PDEATHSIG = 1  # of prctl(2), Linux
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _arguments(given: list[str]) -> argparse.Namespace:
@@ -144,9 +146,9 @@ class Run:
                         self._stop = True
                         break
                     twice = seeds == BATCH_SEEDS
-                    running.add(
-                        pool.submit(run_batch, self._commit, first, seeds, self._options.trace, twice=twice)
-                    )
+                    with _deaf():
+                        what = (self._commit, first, seeds, self._options.trace)
+                        running.add(pool.submit(run_batch, *what, twice=twice))
                 if not running:
                     break
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -190,11 +192,22 @@ class Run:
         )
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Interrupts wait while a child is made, which hears none before it knows that they are not for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_child() -> None:
     """The parent alone hears interrupts, and says when it is over; nobody outlives it."""
     for each in (signal.SIGINT, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
