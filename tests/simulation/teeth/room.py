@@ -55,7 +55,7 @@ def hand_over_to_the_full(patch: Patch) -> None:
 def bump_the_starved(patch: Patch) -> None:
     """An active tenure is suspended for a higher epoch until what is in flight finds room."""
 
-    def has_room(self: Progress, record: MemberRecord) -> bool:
+    def has_room(self: Progress, record: MemberRecord, since: float) -> bool:
         return True
 
     patch.setattr(Progress, "has_room", has_room)
