@@ -18,7 +18,6 @@ from msgspec import Struct, structs
 
 from replicator.core.config import Config
 from replicator.core.report import Report
-from replicator.core.window import Flight
 
 encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -42,7 +41,9 @@ def copy(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, Struct):
         if kind.__struct_config__.frozen:
             return value
-        return structs.replace(value)
+        return structs.replace(
+            value, **{name: copy(getattr(value, name), memo) for name in kind.__struct_fields__}
+        )
     known = memo.get(id(value))
     if known is not None:
         return known
@@ -64,7 +65,7 @@ def image(value: Any, memo: dict[int, int]) -> Any:
     if isinstance(value, Struct):
         if kind is Config:
             return None
-        if kind in (Flight, Report):
+        if kind is Report or not kind.__struct_config__.frozen:
             return [image(getattr(value, name), memo) for name in kind.__struct_fields__]
         return value
     if kind in (set, frozenset):
