@@ -258,11 +258,10 @@ class Repairer(DataThread):
     def _take_lacks(self, node: NodeId, absent: Iterable[bytes]) -> list[Fetch]:
         """Whoever has asked the node for those need not wait for it; the fetches to which that is news."""
         told = [
-            (fetch, fetch.lacks(node, Digest(digest)))
+            (fetch, [fetch.lacks(node, Digest(digest)) for digest in absent])
             for fetch in self._fetches.values()
-            for digest in absent
         ]
-        return list({fetch.stream: fetch for fetch, is_news in told if is_news}.values())
+        return [fetch for fetch, news in told if any(news)]
 
     def _take_chunks(self, node: NodeId, received: Iterable[tuple[bytes, Buffer]]) -> list[Fetch]:
         """Store those that are needed and right, for every fetch that needs them: the source answers what
