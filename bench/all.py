@@ -26,8 +26,7 @@ from msgspec import Struct
 
 from bench.kit.measured import RESULTS, ROOT, blocks, write
 from bench.kit.report import progress
-from bench.kit.run import interrupt
-from replicator.signals import ending_signals
+from replicator.signals import ending_signals, interrupt_each_time
 
 INTERRUPTED = 130
 END_TIMEOUT_S = 60.0  # what a measurement may take to stop all that it has started
@@ -118,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := set(options.names) - PLAN.keys():
         options_of.error(f"no such measurement: {', '.join(sorted(unknown))}")
     for each in ending_signals():
-        signal.signal(each, interrupt)
+        signal.signal(each, interrupt_each_time)
     with ExitStack() as stack:
         results = RESULTS
         if options.quick:

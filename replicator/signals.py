@@ -23,3 +23,9 @@ def interrupt(*_: object) -> NoReturn:
     """A signal's handler: end as Ctrl-C does, and be told once: a closing terminal says so twice."""
     ignore_ending_signals()
     raise KeyboardInterrupt
+
+
+def interrupt_each_time(*_: object) -> NoReturn:
+    """The same, but whoever is impatient may press Ctrl-C again; the terminal's second word is no such."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from bench.kit import plots
 from bench.kit.report import Report
 from replicator import ReplicatorError
 from replicator.settings import PREFIX, SCRIPT_NAMES
-from replicator.signals import ending_signals
+from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import directory, writable
 
 Measure = Callable[[argparse.Namespace], Report]
@@ -73,7 +73,7 @@ def run(
         except plots.PlotsMissing as error:
             options_of.error(str(error))
     for each in ending_signals():
-        signal.signal(each, interrupt)
+        signal.signal(each, interrupt_each_time)
     for name in unheeded(os.environ):
         print(f"{name} is not heeded: a measurement has its own settings", file=sys.stderr)
     try:
@@ -111,9 +111,3 @@ def command_line(name: str, arguments: list[str] | None = None) -> str:
         elif not word.startswith(tuple(f"{name}=" for name in FILES)):
             kept.append(word)
     return shlex.join(["scripts/bench", name, *kept])
-
-
-def interrupt(number: int, frame: object) -> None:
-    """A signal's handler: end as Ctrl-C does. A closing terminal says so twice: itself, and by its shell."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    raise KeyboardInterrupt

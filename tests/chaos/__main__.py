@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from replicator.signals import interrupt_each_time
 from tests.arguments import resumable
 from tests.chaos.nemeses import NEMESES
 from tests.chaos.network import INSIDE, enter, inherited_signals, missing
@@ -57,8 +58,7 @@ is_interrupted = False
 def _end(signum: int, frame: object) -> NoReturn:
     global is_interrupted
     is_interrupted = True
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal says so twice: itself, and by its shell
-    raise KeyboardInterrupt
+    interrupt_each_time()
 
 
 def main(given: list[str]) -> int:

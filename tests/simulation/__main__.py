@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 
-from replicator.signals import ending_signals
+from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import above_zero, none_or_more, one_or_more, readable, resumable
 from tests.simulation.batches import (
     BATCH_SEEDS,
@@ -104,7 +104,7 @@ def main(given: list[str]) -> int:
         command = [sys.executable, "-P", "-m", "tests.simulation", *given]
         os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(directory)})
     for each in ending_signals():
-        signal.signal(each, _interrupt)
+        signal.signal(each, interrupt_each_time)
     return Run(options, commit).run()
 
 
@@ -209,11 +209,6 @@ def _begin_child() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal says so twice: itself, and by its shell
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
