@@ -31,6 +31,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """What a command installs that runs in this process is neither left to the next test nor to what that
+    starts: a signal that is ignored stays so in a child."""
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(each) for each in ending]
+    yield
+    for each, handler in zip(ending, before, strict=True):
+        signal.signal(each, handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--record` writes the transcripts anew instead of comparing them."""
     parser.addoption("--record", action="store_true", help="record the transcripts in tests/transcripts anew")
