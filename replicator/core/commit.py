@@ -41,11 +41,34 @@ class Commits:
 
     @property
     def all_adopted(self) -> bool:
-        """Whether record and every stream that can be read are adopted by a majority, and held here."""
-        recovery = self._reign.recovery
-        if not (self._is_settled and recovery.holds_all and self._reign.membership.adopted):
+        """Whether record and every stream that is not withheld are adopted by a majority, and held here."""
+        recovery, withheld = self._reign.recovery, self._reign.withheld.keys()
+        if not (self._is_settled and recovery.holds_all_but(withheld) and self._reign.membership.adopted):
             return False
-        return all(s in recovery.unavailable or s not in recovery.chosen for s in self._unadopted)
+        return all(s in withheld or s not in recovery.chosen for s in self._unadopted)
+
+    def withhold_the_roomless(self) -> None:
+        """What no majority has room for is waited for as what nobody can read is, its stream alone (R21)."""
+        reign, since = self._reign, self._state.now - self._state.config.lease_s
+        if reign.serving or not self._is_settled or not reign.is_late:
+            return
+        for stream in sorted(self._unadopted & reign.recovery.chosen.keys() - reign.withheld.keys()):
+            sequence = reign.recovery.chosen[stream].sequence
+            if not reign.progress.may_hold(stream, sequence, reign.record, since):
+                self._withhold(stream)
+        reign.recovery.step()
+
+    def _withhold(self, stream: StreamName) -> None:
+        """Do without a chosen head: drop it for an older one where that is safe."""
+        recovery = self._reign.recovery
+        if recovery.drop(stream):
+            self._reign.wants_room = False  # what is chosen now may lie here
+            return
+        head = self._reign.roomless[stream] = recovery.chosen[stream]
+        self._state.notice(
+            f"stream {stream}: its newest checkpoint (epoch {head.epoch}, sequence {head.sequence}) finds no "
+            "room on a majority of disks; waiting for some (R21)"
+        )
 
     def count_bulk(self) -> None:
         """Look whether a majority has adopted in bulk: then only what it excepts is counted one by one."""
@@ -68,6 +91,7 @@ class Commits:
             chosen = self._reign.recovery.chosen.get(stream)
             if chosen is not None and progress.commit_point(stream, record) >= chosen.sequence:
                 self._unadopted.discard(stream)
+                self._reign.roomless.pop(stream, None)
                 self._note(self._state.heads[stream])
 
     def _note(self, head: Head) -> None:
@@ -187,7 +211,7 @@ class Commits:
             if not self._to_cover or not self._is_covered(self._to_cover[-1]):
                 break
             self._to_cover.pop()
-        return not self._to_cover and not reign.recovery.unavailable
+        return not self._to_cover and not reign.withheld
 
     def _is_covered(self, stream: StreamName) -> bool:
         reign, committed = self._reign, self._state.committed.get(stream, (0, 0))[1]

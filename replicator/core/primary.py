@@ -7,42 +7,24 @@ it resigns. When single members are stuck at a higher promise it claims above th
 
 from __future__ import annotations
 
-import enum
 import math
 
 from replicator.core import effects, messages
+from replicator.core.above import reasons_to_claim_above
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
 from replicator.core.events import AcceptRefused, Published, Why
 from replicator.core.handover import Handover
 from replicator.core.heartbeat import Heartbeats
+from replicator.core.phase import PHASE_CHANGES, Phase
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
 from replicator.core.report import Report
-from replicator.core.rivals import note_refusal, rivals_hold_majority, stuck_for
+from replicator.core.rivals import note_refusal, rivals_hold_majority
 from replicator.core.state import State
 from replicator.core.tenure import Tenure
 from replicator.core.window import Flight, Window
 from replicator.model import Digest, Epoch, Manifest, MemberRecord, NodeId, Role, Sequence, StreamName
-
-FORGOTTEN_MAX = 65_536  # deleted streams remembered in one epoch; a higher one begins without them
-
-
-class Phase(enum.StrEnum):
-    """Where the primary stands."""
-
-    OFF = "off"
-    RECOVERING = "recovering"  # a majority has promised; heads are chosen, fetched, adopted
-    DRAINING = "draining"  # after a bump: what was in flight commits in the new epoch first (R11)
-    SERVING = "serving"
-
-
-PHASE_CHANGES: dict[Phase, frozenset[Phase]] = {
-    Phase.OFF: frozenset({Phase.RECOVERING}),
-    Phase.RECOVERING: frozenset({Phase.RECOVERING, Phase.DRAINING, Phase.SERVING, Phase.OFF}),
-    Phase.DRAINING: frozenset({Phase.RECOVERING, Phase.SERVING, Phase.OFF}),
-    Phase.SERVING: frozenset({Phase.RECOVERING, Phase.OFF}),
-}
 
 
 class Primary:
@@ -90,13 +72,19 @@ class Primary:
         unchanged = reign.recovery.holds_all and not reign.recovery.exceptions and not self._withheld
         self._unchanged = unchanged and self.tenure.epoch is not None
         if not self._unchanged:
-            self._close("other checkpoints than this tenure's were found")
-            state.change_role(Role.CANDIDATE, f"recovering epoch {epoch}")
+            self._begin_anew("other checkpoints than this tenure's were found")
         self._lapsed_since = state.now
         for report in reports.values():
             self._heartbeats.on_report(report)
         reign.recovery.step()
         self._heartbeats.beat()
+
+    def _begin_anew(self, reason: str) -> None:
+        """No tenure is to go on in this epoch: the engine gets a new one."""
+        self._unchanged = False
+        self._close(reason)
+        assert self.reign is not None
+        self._state.change_role(Role.CANDIDATE, f"recovering epoch {self.reign.epoch}")
 
     def _close(self, reason: str) -> None:
         self.tenure.end(reason)
@@ -127,6 +115,8 @@ class Primary:
             return
         if self.phase is Phase.RECOVERING and self._commits.all_adopted:
             reign.serving = True
+            if self._unchanged and reign.roomless:
+                self._begin_anew("no majority has room for its checkpoints")
             if self._unchanged:
                 self._change(Phase.DRAINING)
                 self.window.drain()
@@ -144,7 +134,7 @@ class Primary:
         self._lapsed_since = None
         self.window.drained("goes on unchanged in a newer epoch")
         self.tenure.end("goes on unchanged in a newer epoch")
-        chosen, lost = reign.recovery.chosen, reign.recovery.unavailable
+        chosen, lost = reign.recovery.chosen, reign.withheld
         heads = [h for s, h in state.heads.items() if (self._unchanged or s in chosen) and s not in lost]
         self._withheld = frozenset(lost)
         unavailable = tuple(lost[stream] for stream in sorted(lost))
@@ -175,22 +165,23 @@ class Primary:
         self._watch(reign)
 
     def _watch(self, reign: Reign) -> None:
-        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, stuck members, rot, that
-        a stream is withheld no longer, too many deletions; without room it would only suspend the tenure."""
+        """What ends a tenure or moves its epoch: a lapse, the elector's steady word, what a higher epoch
+        would mend; without room that would only suspend it, so what finds none holds up nothing else."""
         state, config = self._state, self._state.config
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
             return
         if self.handover.is_to_follow(reign, self.phase is Phase.SERVING):
             self.resign(None, if_able=False)
-        above = [f"{node} promised a higher epoch" for node in stuck_for(reign, config.bump_after_s)]
-        above += [f"stream {stream} has rotted since its adoption" for stream in reign.recovery.rotten]
-        given = self._withheld.difference(reign.recovery.unavailable)
-        above += [f"stream {stream} is no longer withheld" for stream in sorted(given)]
-        if len(state.forgotten) >= FORGOTTEN_MAX:
-            above.append(f"{len(state.forgotten)} streams were deleted in this epoch")
+        if self.phase is Phase.RECOVERING:
+            self._commits.withhold_the_roomless()
+            self._step()
         if reign.is_starved(state.now - config.lease_s):
             self.window.overtake()
+            if self.phase is Phase.DRAINING and reign.is_late:
+                self.end("no majority has room for what was in flight")
+                return
+        above = reasons_to_claim_above(reign, self._withheld)
         if above and reign.serving and not self.claimant.bumping and not reign.is_starved():
             self.claim_above("; ".join(above))
 
@@ -341,7 +332,7 @@ class Primary:
         if reign is None or epoch != self.tenure.epoch:
             self.window.refuse(flight, "the tenure has ended")
         elif flight.stream in self._withheld:
-            self.window.refuse(flight, "the stream's newest checkpoint cannot be read now (R8)")
+            self.window.refuse(flight, "the stream's newest checkpoint is waited for (R8)")
         else:
             self.window.submit(flight)
 

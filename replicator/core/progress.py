@@ -157,6 +157,15 @@ class Progress:
         roomy = {f.replica for f in self.followers.values() if not f.full and f.heard_at >= since}
         return not self._state.full and is_quorum({*roomy, self._state.id}, record)
 
+    def may_hold(self, stream: StreamName, sequence: int, record: MemberRecord, since: float) -> bool:
+        """Whether a majority holds that checkpoint or has room for it, as far as those heard since then have
+        told (R21)."""
+        followers = self.followers.values()
+        able = {f.replica for f in followers if not f.full and f.heard_at >= since}
+        able |= {f.replica for f in followers if f.newest(stream) >= sequence}
+        is_able = not self._state.full or self.own(stream) >= sequence
+        return is_able and is_quorum({*able, self._state.id}, record)
+
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
         """The nodes known to hold that checkpoint or a newer one of the stream."""
         replicas = (self._state.id, *(follower.replica for follower in self.followers.values()))

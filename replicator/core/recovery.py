@@ -12,6 +12,7 @@ what has been deleted and forgotten since it was replaced; chunks may be fetched
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 from msgspec import Struct
 
@@ -72,6 +73,10 @@ class Recovery:
     def holds_all(self) -> bool:
         """Whether every chosen head that can be read is accepted here in the epoch."""
         return self._lacking.keys() <= self.unavailable.keys()
+
+    def holds_all_but(self, streams: Set[StreamName]) -> bool:
+        """The same, of all but those."""
+        return self._lacking.keys() <= streams
 
     def holds(self, stream: StreamName) -> bool:
         """Whether the stream's chosen head can be read here, so that it stays chosen."""
@@ -196,8 +201,7 @@ class Recovery:
 
     def _give_up(self, stream: StreamName) -> None:
         """Nobody can read it now: drop it if that is safe, else wait for it, its stream alone."""
-        if not self._lacking[stream].is_bound and self._provably_uncommitted(stream):
-            self._choose(stream, below=self.chosen[stream].order, alone=True)
+        if self.drop(stream):
             if stream not in self.chosen:
                 self.unavailable.pop(stream, None)
         elif not self.chosen[stream].same_as(self.unavailable.get(stream)):
@@ -206,6 +210,14 @@ class Recovery:
                 f"stream {stream}: its newest checkpoint (epoch {head.epoch}, sequence {head.sequence}) "
                 "cannot be read on any reachable node; waiting for one that holds it (R8)"
             )
+
+    def drop(self, stream: StreamName) -> bool:
+        """Choose an older head instead of one that is not held here, if that is safe (R8)."""
+        lack = self._lacking.get(stream)
+        if lack is None or lack.is_bound or not self._provably_uncommitted(stream):
+            return False
+        self._choose(stream, below=self.chosen[stream].order, alone=True)
+        return True
 
     def abandon(self, stream: StreamName) -> Head | None:
         """The operator gives an unreadable head up, the one exception of I3; None if there is none.

@@ -28,6 +28,7 @@ class Reign:
         self.state = state
         self.window = window
         self.epoch = epoch
+        self.begun_at = state.now
         self.serving = False
         self.has_adopted = False  # the own bulk adoption is durable
         self.wants_room = False  # the own store has refused for want of room what is needed to go on (R21)
@@ -35,6 +36,7 @@ class Reign:
         state.write_record(record, epoch, True)
         self.holder = Holder(state.config, state.id)
         self.progress = Progress(state, epoch, record)
+        self.roomless: dict[StreamName, Head] = {}  # chosen heads for which no majority has room (R21)
         self.membership = Membership(state, self.progress, epoch)
         self.recovery = Recovery(state, epoch, record, reports)
         self.holder.count(record)
@@ -42,6 +44,16 @@ class Reign:
     @property
     def record(self) -> MemberRecord:
         return self.membership.record
+
+    @property
+    def withheld(self) -> dict[StreamName, Head]:
+        """The chosen heads that a tenure starts without: unreadable, or without room on a majority (R8)."""
+        return self.roomless | self.recovery.unavailable
+
+    @property
+    def is_late(self) -> bool:
+        """Whether all that can be heard of the others' disks has been heard by now."""
+        return self.state.now - self.begun_at > self.state.config.claim_timeout_s
 
     @property
     def holds_lease(self) -> bool:

@@ -174,7 +174,7 @@ class Tenancy:
         self._instants.setdefault("fetched", self._instants.get("claimed", now))
         self._instants["adopted"] = now
         for head in effect.unavailable:
-            self._unavailable(head, "nobody that can be reached has its bytes")
+            self._unavailable(head, "nobody that can be reached has its bytes, or too few disks have room")
         offered = self._standbys.offered(effect.heads)
         wanted = [head for head in effect.heads if not head.tombstone and head.stream not in offered]
         for head in effect.heads if len(wanted) < len(effect.heads) else ():

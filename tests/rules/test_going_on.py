@@ -8,7 +8,7 @@ from msgspec import structs
 from replicator.core.effects import Abandoned, AbandonRefused, Accept, Commit, StartTenure, Transfer
 from replicator.core.events import Accepted, HeadRotten, Received
 from replicator.core.messages import Behind, Claim, Echo, Hello, Probe, ProbeAnswer, Promised
-from replicator.core.primary import Phase
+from replicator.core.phase import Phase
 from replicator.model import (
     Digest,
     Epoch,

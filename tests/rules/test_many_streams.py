@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from replicator.core import commit, primary
+from replicator.core import above, commit
 from replicator.core.commit import Commits
 from replicator.core.effects import ForgetTombstone, HandoverRefused, HeldByAll, Notice, StartTenure, Transfer
 from replicator.core.membership import Membership
@@ -167,7 +167,7 @@ def test_R27_covered_is_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_I12_deleted_streams_are_remembered_in_a_bounded_number() -> None:
     """Streams that come and go fill an epoch in the end; the tenure goes on unchanged in a higher one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(primary, "FORGOTTEN_MAX", 4)
+        patch.setattr(above, "FORGOTTEN_MAX", 4)
         cluster = serving().forget()
         for number in range(4):
             cluster.do(f"submit a job{number} 1").live(0.2).do(f"delete a job{number} 2").live(0.2)

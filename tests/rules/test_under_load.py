@@ -9,7 +9,7 @@ from replicator.core import heartbeat
 from replicator.core.effects import Abort, Commit, Fetch, StartTenure
 from replicator.core.events import Tick
 from replicator.core.messages import Behind, CommitPoint, Heartbeat
-from replicator.core.primary import Phase
+from replicator.core.phase import Phase
 from replicator.core.progress import Follower
 from replicator.model import Epoch, Incarnation, NodeId, Position, Sequence, StreamName
 from tests.rules.cluster import Cluster

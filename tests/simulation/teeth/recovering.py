@@ -8,7 +8,8 @@ import pytest
 
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
-from replicator.core.primary import Phase, Primary
+from replicator.core.phase import Phase
+from replicator.core.primary import Primary
 from replicator.core.progress import Progress
 from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId

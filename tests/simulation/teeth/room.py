@@ -6,13 +6,14 @@ import pytest
 
 from replicator.core.backup import Backup
 from replicator.core.claim import Claimant
+from replicator.core.commit import Commits
 from replicator.core.handover import Handover
 from replicator.core.primary import Primary
 from replicator.core.progress import Follower, Progress
 from replicator.core.recovery import Recovery
 from replicator.core.state import State
 from replicator.core.window import Window
-from replicator.model import Head, MemberRecord
+from replicator.model import Head, MemberRecord, StreamName
 
 Patch = pytest.MonkeyPatch
 
@@ -64,6 +65,31 @@ def bump_the_starved(patch: Patch) -> None:
 def wait_to_delete(patch: Patch) -> None:
     """A deletion waits behind what waits for the room that it would make."""
     patch.setattr(Window, "overtake", lambda self: None)
+
+
+def hold_up_the_others(patch: Patch) -> None:
+    """No tenure starts while one stream finds no room on a majority's disks."""
+    patch.setattr(Commits, "withhold_the_roomless", lambda self: None)
+
+
+def withhold_the_slow(patch: Patch) -> None:
+    """A stream is withheld that a backup is about to hold, because the disk where it lies is full."""
+
+    def may_hold(self: Progress, stream: StreamName, sequence: int, record: MemberRecord, at: float) -> bool:
+        return self.has_room(record, at)
+
+    patch.setattr(Progress, "may_hold", may_hold)
+
+
+def drain_without_room(patch: Patch) -> None:
+    """What a higher epoch finds no room for keeps the tenure suspended."""
+    honest = Primary.end
+
+    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
+        if reason != "no majority has room for what was in flight":
+            honest(self, reason, hand_over)
+
+    patch.setattr(Primary, "end", end)
 
 
 def refuse_what_is_here(patch: Patch) -> None:

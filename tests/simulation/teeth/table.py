@@ -86,9 +86,19 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL, SLOW = (
+PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL, ROOMLESS, SLOW = (
     f"tests.rules.test_{part}:test_"
-    for part in ("publishing", "disk", "lease", "reports", "old_store", "claim_turns", "full", "slow_links")
+    for part in (
+        "publishing",
+        "disk",
+        "lease",
+        "reports",
+        "old_store",
+        "claim_turns",
+        "full",
+        "roomless",
+        "slow_links",
+    )
 )
 
 TEETH = (
@@ -116,6 +126,8 @@ TEETH = (
     Tooth("R8", recovering.heed_the_dropped, Guard(f"{ROT}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
     Tooth("R9", recovering.serve_at_once),
     Tooth("R9", room.refuse_what_is_here, Guard(f"{FULL}R8_a_full_recovery_waits_where_nobody_is_better_placed")),
+    Tooth("R9", room.hold_up_the_others, Guard(f"{ROOMLESS}R9_what_no_majority_has_room_for_holds_up_its_own_stream_alone")),
+    Tooth("R9", room.withhold_the_slow, Guard(f"{ROOMLESS}R9_a_backup_with_room_is_waited_for_however_slow_it_is")),
     Tooth("R10", recovering.adopt_everything),
     Tooth("R10", recovering.forget_exceptions, Guard(f"{CLAIMING}R10_an_adoption_counts_for_what_it_covered_whoever_spoke_since")),
     Tooth("R10", fencing.tell_anew, Guard(f"{REPORTS}R10_all_pages_are_of_one_instant")),
@@ -127,6 +139,7 @@ TEETH = (
     Tooth("R11", recovering.drain_what_comes, Guard("tests.rules.test_under_load:test_R11_what_is_submitted_while_a_tenure_drains_does_not_prolong_it")),
     Tooth("R11", recovering.deafen_by_bumps, Guard(f"{TURNS}R11_a_late_promise_is_taken_after_a_bump_that_came_to_nothing")),
     Tooth("R11", room.bump_the_starved, Guard(f"{FULL}R11_a_bump_waits_while_what_is_in_flight_finds_no_room")),
+    Tooth("R11", room.drain_without_room, Guard(f"{ROOMLESS}R11_what_a_higher_epoch_finds_no_room_for_ends_the_tenure_and_not_the_others")),
     Tooth("R12", publishing.not_itself),
     Tooth("R12", publishing.publish_the_adopted, Guard(f"{ROT}R12_what_was_adopted_does_not_go_out_again_when_it_rots")),
     Tooth("R13", publishing.AcceptsEarly),
