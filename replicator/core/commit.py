@@ -36,6 +36,7 @@ class Commits:
         # Streams that a quorum of that record is not known to hold; empty once it holds every one.
         self._to_cover: list[StreamName] = []
         self._covered_for = NO_VERSION
+        self._to_seat: list[StreamName] = []  # to be looked at for want of room
 
     # ── adoption (R9) ──
 
@@ -43,26 +44,31 @@ class Commits:
     def all_adopted(self) -> bool:
         """Whether record and every stream that is not withheld are adopted by a majority, and held here."""
         recovery, withheld = self._reign.recovery, self._reign.withheld.keys()
-        if not (self._is_settled and recovery.holds_all_but(withheld) and self._reign.membership.adopted):
+        if not (self._is_settled and recovery.lacking <= withheld and self._reign.membership.adopted):
             return False
         return all(s in withheld or s not in recovery.chosen for s in self._unadopted)
 
     def withhold_the_roomless(self) -> None:
         """What no majority has room for is waited for as what nobody can read is, its stream alone (R21)."""
         reign, since = self._reign, self._state.now - self._state.config.lease_s
-        if reign.serving or not self._is_settled or not reign.is_late:
+        if reign.serving or not self._is_settled or not (reign.is_late and reign.holds_lease):
             return
-        for stream in sorted(self._unadopted & reign.recovery.chosen.keys() - reign.withheld.keys()):
-            sequence = reign.recovery.chosen[stream].sequence
-            if not reign.progress.may_hold(stream, sequence, reign.record, since):
+        if not reign.progress.any_full:
+            return
+        self._to_seat = self._to_seat or sorted(self._unadopted, reverse=True)
+        for stream in self._to_seat[-STREAMS_PER_BEAT:]:
+            chosen = reign.recovery.chosen.get(stream)
+            is_open = stream in self._unadopted and stream not in reign.withheld
+            if is_open and chosen and not reign.progress.may_hold(chosen, reign.record, since):
                 self._withhold(stream)
+        del self._to_seat[-STREAMS_PER_BEAT:]
         reign.recovery.step()
 
     def _withhold(self, stream: StreamName) -> None:
         """Do without a chosen head: drop it for an older one where that is safe."""
         recovery = self._reign.recovery
         if recovery.drop(stream):
-            self._reign.wants_room = False  # what is chosen now may lie here
+            self._reign.wants_room = recovery.wants_room  # what is chosen now may lie here
             return
         head = self._reign.roomless[stream] = recovery.chosen[stream]
         self._state.notice(
@@ -211,7 +217,9 @@ class Commits:
             if not self._to_cover or not self._is_covered(self._to_cover[-1]):
                 break
             self._to_cover.pop()
-        return not self._to_cover and not reign.withheld
+        return (
+            not self._to_cover and not reign.withheld and not self._unadopted & reign.recovery.chosen.keys()
+        )
 
     def _is_covered(self, stream: StreamName) -> bool:
         reign, committed = self._reign, self._state.committed.get(stream, (0, 0))[1]

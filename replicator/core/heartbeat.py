@@ -66,7 +66,7 @@ class Heartbeats:
         follower = reign.progress.follower(report.replica)
         if follower is None:
             return
-        follower.take_report(report, reign.recovery.apart, reign.head)
+        follower.take_report(report, reign.recovery.apart, reign.recovery.lacking, reign.head)
         reign.holder.echoes[follower.node] = report.echo
         self._tell(follower)
 

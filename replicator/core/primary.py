@@ -69,7 +69,11 @@ class Primary:
         self._commits = Commits(reign)
         self._heartbeats = Heartbeats(reign, self.claimant)
         # A stream that was withheld is held now, or was dropped: either is news to the engine (R11).
-        unchanged = reign.recovery.holds_all and not reign.recovery.exceptions and not self._withheld
+        unchanged = (
+            reign.recovery.lacking <= reign.withheld.keys()
+            and not reign.recovery.exceptions
+            and not self._withheld
+        )
         self._unchanged = unchanged and self.tenure.epoch is not None
         if not self._unchanged:
             self._begin_anew("other checkpoints than this tenure's were found")
@@ -95,7 +99,7 @@ class Primary:
         if self.reign is not None and report.replica[0] in self.reign.progress.followers:
             heard = self.reign.recovery.has_heard(report.replica)
             self._heartbeats.on_report(report)
-            if not heard and (self.phase is Phase.RECOVERING or self.reign.recovery.unavailable):
+            if not heard and (self.phase is Phase.RECOVERING or self.reign.withheld):
                 self.reign.recovery.add_report(report)
                 self._step()
 
@@ -282,7 +286,7 @@ class Primary:
             reign.progress.add_head(stream, manifest.sequence, self._state.now)
         elif was_lacking:
             reign.progress.add_head(stream, manifest.sequence, -math.inf)
-            if reign.recovery.holds_all:
+            if reign.recovery.lacking <= reign.withheld.keys():
                 self._heartbeats.tell_all()
         self._commits.check(stream)
         self._step()
@@ -319,7 +323,7 @@ class Primary:
     def on_rotten(self, stream: StreamName, digest: Digest) -> None:
         """The own head is rotten: it waits for a good copy, or is published again from the engine's."""
         reign, flight = self.reign, self.window.flight(stream, digest)
-        if reign is not None and not reign.serving:
+        if reign is not None and (not reign.serving or stream in reign.roomless):
             reign.recovery.on_rotten(stream, digest)
         elif reign is not None and flight is not None and flight.is_of(reign.epoch):
             self.window.publish(flight)  # one that was adopted would be another one of the same order (R12)

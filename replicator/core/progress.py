@@ -7,7 +7,7 @@ learner: it is told everything and counts for nothing (R20).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from replicator.core.messages import CommitPoint
 from replicator.core.quorum import ReplicaId, commit_point, is_quorum
@@ -52,13 +52,22 @@ class Follower:
         """Whether what it holds is known: before that it lacks nothing for want of a word from it."""
         return self.report is not None and self.adopted
 
+    def has_reported(self, head: Head) -> bool:
+        """Whether that very head was readable there when it promised."""
+        said = self.report.heads.get(StreamName(head.stream)) if self.report is not None else None
+        return said is not None and said.readable and said.same_as(head)
+
     def take_report(
-        self, report: Report, apart: set[StreamName], head_of: Callable[[StreamName], Head | None]
+        self,
+        report: Report,
+        apart: set[StreamName],
+        awaited: Set[StreamName],
+        head_of: Callable[[StreamName], Head | None],
     ) -> None:
         """A promise has come in: what it shares with the primary is adopted in bulk, the rest it lacks (R10).
 
         *head_of* gives what it should hold of a stream; it may be another head than the one that the report
-        was compared with in the streams *apart* alone.
+        was compared with in the streams *apart* alone. What is *awaited* here exists, though no head is here.
         """
         self.report = report
         self.adopted = False
@@ -68,7 +77,7 @@ class Follower:
             for stream in report.differs | report.lacks | apart
             if not (stream in said and said[stream].readable and said[stream].same_as(head_of(stream)))
         }
-        self.surplus = {s for s in report.differs if head_of(s) is None and not said[s].tombstone}
+        self.surplus = {s for s in report.differs if not (s in awaited or head_of(s) or said[s].tombstone)}
         # What is excepted depends on when the report is looked at, and an answer names its digest alone:
         # once told for a report it stays, and what is held since is told head by head.
         self.exceptions = self._told.setdefault(report.digest, frozenset(differing & said.keys()))
@@ -152,18 +161,26 @@ class Progress:
         return Sequence(min(held, self.own(stream)))
 
     def has_room(self, record: MemberRecord, since: float) -> bool:
-        """Whether a majority, this replica included, takes new checkpoints, as far as is known of those
-        heard since then (R21)."""
+        """Whether enough others for a majority with this replica take new checkpoints, as far as is known of
+        those heard since then (R21)."""
         roomy = {f.replica for f in self.followers.values() if not f.full and f.heard_at >= since}
-        return not self._state.full and is_quorum({*roomy, self._state.id}, record)
+        return is_quorum({*roomy, self._state.id}, record)
 
-    def may_hold(self, stream: StreamName, sequence: int, record: MemberRecord, since: float) -> bool:
-        """Whether a majority holds that checkpoint or has room for it, as far as those heard since then have
-        told (R21)."""
-        followers = self.followers.values()
-        able = {f.replica for f in followers if not f.full and f.heard_at >= since}
-        able |= {f.replica for f in followers if f.newest(stream) >= sequence}
-        is_able = not self._state.full or self.own(stream) >= sequence
+    @property
+    def any_full(self) -> bool:
+        """Whether any disk is known to have no room."""
+        return self._state.full or any(f.full for f in self.followers.values())
+
+    def may_hold(self, chosen: Head, record: MemberRecord, since: float) -> bool:
+        """Whether a majority holds a chosen head, or can, as far as those heard since then have told (R21):
+        it needs room only where it does not lie."""
+        stream = StreamName(chosen.stream)
+        able = {f.replica for f in self.followers.values() if f.newest(stream) >= chosen.sequence}
+        recent = [f for f in self.followers.values() if f.heard_at >= since]
+        able |= {f.replica for f in recent if not f.full or chosen.tombstone or f.has_reported(chosen)}
+        own = self._state.heads.get(stream)
+        is_here = own is not None and own.readable and own.same_as(chosen)
+        is_able = not self._state.full or chosen.tombstone or is_here
         return is_able and is_quorum({*able, self._state.id}, record)
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:

@@ -70,13 +70,14 @@ class Recovery:
         return self._retry_at
 
     @property
-    def holds_all(self) -> bool:
-        """Whether every chosen head that can be read is accepted here in the epoch."""
-        return self._lacking.keys() <= self.unavailable.keys()
+    def wants_room(self) -> bool:
+        """Whether a chosen head has found no room here."""
+        return any(lack.waits_for_room for lack in self._lacking.values())
 
-    def holds_all_but(self, streams: Set[StreamName]) -> bool:
-        """The same, of all but those."""
-        return self._lacking.keys() <= streams
+    @property
+    def lacking(self) -> Set[StreamName]:
+        """The streams whose chosen heads are not accepted here in the epoch."""
+        return self._lacking.keys()
 
     def holds(self, stream: StreamName) -> bool:
         """Whether the stream's chosen head can be read here, so that it stays chosen."""

@@ -48,7 +48,8 @@ class Reign:
     @property
     def withheld(self) -> dict[StreamName, Head]:
         """The chosen heads that a tenure starts without: unreadable, or without room on a majority (R8)."""
-        return self.roomless | self.recovery.unavailable
+        chosen = self.recovery.chosen
+        return {s: h for s, h in self.roomless.items() if s in chosen} | self.recovery.unavailable
 
     @property
     def is_late(self) -> bool:
@@ -63,8 +64,10 @@ class Reign:
     def is_starved(self, since: float = -math.inf) -> bool:
         """Whether what is in flight finds no room on a majority's disks, of all or of those heard *since*
         then, under a lease that holds (R21)."""
-        waits = self.serving and self.holds_lease and not self.window.empty
-        return waits and not self.progress.has_room(self.record, since)
+        if not (self.serving and self.holds_lease) or self.window.empty:
+            return False
+        lies_here = not self.state.full or all(f.stored for f in self.window.flights.values())
+        return not (lies_here and self.progress.has_room(self.record, since))
 
     def head(self, stream: StreamName) -> Head | None:
         """What every follower should hold: the chosen head if it is held here, once serving the own one.

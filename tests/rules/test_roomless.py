@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from replicator.core.effects import Abort, EndTenure, Notice, StartTenure, Transfer
 from replicator.core.messages import Claim
+from replicator.core.phase import Phase
 from replicator.model import StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_full import all_full, committed, lacking, positions, starved
@@ -91,3 +94,92 @@ def test_R11_what_a_higher_epoch_finds_no_room_for_ends_the_tenure_and_not_the_o
     ]
     cluster.do("delete a t 2").live(0.5)
     assert committed(cluster, "a") == [("t", 2)]
+
+
+def _slowly(cluster: Cluster, seconds: float) -> Cluster:
+    """Time passes, and no fetch comes to an end."""
+    for _ in range(round(seconds / 0.05)):
+        cluster.do("advance 0.05", "deliver", "sync")
+    return cluster
+
+
+def test_R9_nothing_is_said_of_room_without_the_lease() -> None:
+    """Nobody is heard for a while: that says nothing of their disks."""
+    cluster = serving().do("submit a s 1", "submit a t 1").live(0.5).do("full b", "full c", "submit a s 2")
+    cluster.live(0.5).do("room b").live(0.01).do("crash a", "start a").live(1.2).do("engine a gone")
+    _slowly(cluster.forget().do("grant b"), 0.7)
+    _slowly(cluster.do("cut a b", "cut b c"), 0.4)
+    cluster.do("mend a b", "mend b c").live(1.5)
+    (tenure,) = cluster.effects("b", StartTenure)
+    assert _positions(tenure) == [("s", 2), ("t", 1)]
+
+
+def _positions(tenure: StartTenure) -> list[tuple[str, int]]:
+    return positions((*tenure.heads, *tenure.unavailable))
+
+
+@pytest.mark.parametrize("committed_at_c", [True, False])
+def test_R9_who_holds_it_needs_no_room(committed_at_c: bool) -> None:
+    """b has room and fetches slowly what lies on full disks: it is neither withheld nor dropped."""
+    cluster = serving().do("submit a s 1", "submit a t 1").live(0.5)
+    if committed_at_c:
+        cluster.do("crash b", "submit a s 2").live(0.5).do("full a", "full c").live(0.2)
+        cluster.do("crash a", "start b").live(1.3).do("start a").live(1.2)
+    else:
+        cluster.do("full b", "full c", "submit a s 2").live(0.5).do("room b").live(0.01)
+        cluster.do("full a", "crash a", "start a").live(1.2)
+    _slowly(cluster.forget().do("engine a gone", "engine c gone", "grant b"), 1.5)
+    assert not cluster.effects("b", StartTenure)
+    (tenure,) = cluster.live(1.0).effects("b", StartTenure)
+    assert positions(tenure.heads) == [("s", 2), ("t", 1)]
+
+
+def test_R9_a_deletion_needs_no_room() -> None:
+    """All disks are full and a tombstone comes slowly from where it lies: it is waited for."""
+    cluster = serving().do("submit a s 1", "submit a t 1").live(0.5).do("delete a s 2")
+    cluster.do("lose a", "sync a", "lose a", "sync a", "crash a", "start a").live(1.3)
+    cluster.do("full a", "full b", "full c", "engine a gone").live(0.1).forget()
+    (tenure,) = _slowly(cluster.do("grant b"), 1.0).live(1.0).effects("b", StartTenure)
+    assert [(head.stream, head.tombstone) for head in tenure.heads] == [("s", True), ("t", False)]
+
+
+def test_R8_a_late_source_of_what_is_withheld_is_asked_too() -> None:
+    """c comes back after the tenure began, and a dies: what b lacks comes from c when there is room."""
+    cluster = serving().do("submit a s 1", "submit a t 1").live(0.5).do("full b", "submit a s 2").live(0.5)
+    cluster.do("full a", "crash c", "crash a", "start a").live(1.2).do("engine a gone", "grant b").live(2)
+    cluster.forget().do("start c").do("engine c gone").live(2).do("crash a", "room b").live(3)
+    (tenure,) = cluster.effects("b", StartTenure)
+    assert positions(tenure.heads) == [("s", 2), ("t", 1)]
+
+
+def test_R23_a_new_store_that_holds_what_is_withheld_is_not_to_be_emptied() -> None:
+    """The stream does exist: the learner is one of two that hold it."""
+    cluster = serving().do("submit a t 1").live(0.5).do("full b").live(0.2).do("submit a s 1").live(0.5)
+    cluster.do("crash c", "wipe c", "start c").live(3.0)
+    cluster.do("full a", "crash a", "start a").live(1.3).do("engine a gone").forget().do("grant b").live(6)
+    assert any("finds no room" in one.text for one in cluster.effects("b", Notice))
+    assert not [one.text for one in cluster.effects("b", Notice) if "not taken in" in one.text]
+
+
+def test_R22_what_is_withheld_and_rots_is_waited_for_as_such() -> None:
+    """Its only copy: the next epoch drops it, for it never committed."""
+    cluster = _held_alone().do("grant a").live(2.0).forget().do("rot a s").live(1)
+    cluster.do("room a", "room b", "room c").live(3)
+    assert positions(cluster.effects("a", StartTenure)[-1].heads) == [("s", 1), ("t", 1)]
+
+
+def test_R11_what_is_stored_here_needs_no_room_here() -> None:
+    """In flight over a bump it has filled this disk; the others have room and are slow: it commits."""
+    cluster = serving().do("submit a s 1").live(0.5).do("cut a c").live(1.5)
+    cluster.hear("c", "b", Claim(5, 1))
+    cluster.do("sync c", "mend a c").forget()
+    while not cluster.do("advance 0.05").core("a")._primary.claimant.bumping:
+        cluster.do("settle")
+    cluster.do("submit a s 2")
+    while cluster.core("a")._primary.phase is not Phase.DRAINING:
+        cluster.do("advance 0.02", "deliver", "sync")
+    for _ in range(6):
+        cluster.do("lose a", "sync a")
+    _slowly(cluster.do("full a"), 1.5)
+    assert not cluster.effects("a", EndTenure)
+    assert committed(cluster.live(0.5), "a") == [("s", 2)]

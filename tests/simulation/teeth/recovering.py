@@ -119,7 +119,11 @@ def bring_nothing(patch: Patch) -> None:
 
 def serve_at_once(patch: Patch) -> None:
     """The engine is served before a majority has adopted what is restored (T1)."""
-    patch.setattr(Commits, "all_adopted", property(lambda self: self._reign.recovery.holds_all))
+    patch.setattr(
+        Commits,
+        "all_adopted",
+        property(lambda self: self._reign.recovery.lacking <= self._reign.withheld.keys()),
+    )
 
 
 def adopt_everything(patch: Patch) -> None:

@@ -13,7 +13,7 @@ from replicator.core.progress import Follower, Progress
 from replicator.core.recovery import Recovery
 from replicator.core.state import State
 from replicator.core.window import Window
-from replicator.model import Head, MemberRecord, StreamName
+from replicator.model import Head, MemberRecord
 
 Patch = pytest.MonkeyPatch
 
@@ -75,8 +75,8 @@ def hold_up_the_others(patch: Patch) -> None:
 def withhold_the_slow(patch: Patch) -> None:
     """A stream is withheld that a backup is about to hold, because the disk where it lies is full."""
 
-    def may_hold(self: Progress, stream: StreamName, sequence: int, record: MemberRecord, at: float) -> bool:
-        return self.has_room(record, at)
+    def may_hold(self: Progress, chosen: Head, record: MemberRecord, at: float) -> bool:
+        return not self._state.full and self.has_room(record, at)
 
     patch.setattr(Progress, "may_hold", may_hold)
 
