@@ -32,7 +32,7 @@ from replicator.sizes import GIB, KIB, MIB, format_stream_sizes, parse_size, par
 PREFIX = "REPLICATOR_"
 SCRIPT_NAMES = frozenset({"REPLICATOR_VENV"})  # read by scripts/setup; no setting of the library
 
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$"
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}\Z"
 _Node = Annotated[NodeId, Meta(pattern=_NAME)]
 _ChunkBytes = Annotated[int, Meta(ge=KIB, le=16 * MIB)]
 

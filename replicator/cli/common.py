@@ -43,13 +43,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=not on_terminal or column is columns[0])
     for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as capture:
         console.print(table)
     sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """With control characters escaped: a stream's name must not command the terminal."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 

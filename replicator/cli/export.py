@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli.common import DataDir, find_data_dir
+from replicator.cli.common import DataDir, find_data_dir, printable
 from replicator.errors import CheckpointUnreadable, ReplicatorError, Unavailable
 from replicator.model import Buffer, Payload, StreamName
 from replicator.signals import ending_signals, interrupt
@@ -50,7 +50,9 @@ def export(
         raise Unavailable(f"{stream} is not made of parts: leave --part out")
     name = part or ""
     if name not in payload.parts:
-        raise Unavailable(f"{stream} has no part {name!r}, only: {', '.join(payload.parts) or 'none'}")
+        raise Unavailable(
+            f"{stream} has no part {name!r}, only: {printable(', '.join(payload.parts)) or 'none'}"
+        )
     _write(output, payload.parts[name])
 
 
@@ -62,7 +64,8 @@ def _read(data_dir: Path, stream: StreamName) -> Payload:
         for attempts_left in reversed(range(ATTEMPTS_MAX)):
             manifest = reader.manifest(stream)
             if manifest is None or manifest.tombstone:
-                known = ", ".join(head.stream for head, _, _ in reader.streams() if not head.tombstone)
+                streams = (head.stream for head, _, _ in reader.streams() if not head.tombstone)
+                known = printable(", ".join(streams))
                 raise Unavailable(f"no stream {stream!r} in {data_dir}, only: {known or 'none'}")
             try:
                 return assemble(manifest, reader.chunk)
@@ -97,7 +100,7 @@ def _write(path: Path | None, content: Buffer) -> None:
             path.write_bytes(content)  # /dev/null must not become a file
             return
         real = Path(os.path.realpath(path))  # a link stays one
-        draft = real.with_name(f".{real.name}.{os.getpid()}")
+        draft = real.with_name(f".replicator.{os.getpid()}")  # the name may be as long as names can be
         try:
             draft.write_bytes(content)
             draft.replace(real)

@@ -64,6 +64,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
     try:
+        for word in words:
+            if any("\udc80" <= each <= "\udcff" for each in word):
+                return _complain(f"replicator: {word!r} is not UTF-8", 2)
         if words == ["--version"]:
             print(f"replicator {version('replicator')}", flush=True)
             return 0

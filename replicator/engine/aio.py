@@ -8,8 +8,10 @@ Works on any event loop, uvloop too.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -94,7 +96,7 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
         """As `Replicator.close`; the loop goes on meanwhile."""
         self._session.check_process()
         limit_s = self._session.settings.close_timeout_s if timeout is None else timeout
-        await asyncio.to_thread(self._shut, limit_s)
+        await _in_thread(self._shut, limit_s)
 
     async def __aenter__(self) -> AsyncReplicator:
         try:
@@ -109,6 +111,22 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
     ) -> None:
         if not self._session.is_forked:
             await self.close()
+
+
+async def _in_thread(function: Callable[[float], None], limit_s: float) -> None:
+    """In a thread of its own: the loop's may all be busy, or ended before an engine's threads are."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            function(limit_s)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="replicator-close").start()
+    await asyncio.wrap_future(future)
 
 
 async def _open(latch: Latch, timeout: float | None) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from replicator.errors import PayloadTooLarge
-from replicator.model import META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, StreamName
+from replicator.model import CHUNKS_MAX, META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, StreamName
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -57,6 +57,17 @@ def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
     if copy:
         parts = {name: bytes(part) for name, part in parts.items()}
     return Parcel(parts, meta_bytes, is_mapping, size_bytes)
+
+
+def check_chunks(parcel: Parcel, chunk_bytes: int) -> None:
+    """Raise `PayloadTooLarge` if the parts are more chunks than a manifest has room for: of one part the
+    bound on the bytes sees to it, but each of many begins a chunk of its own."""
+    count = sum(-(-len(part) // chunk_bytes) for part in parcel.parts.values())
+    if count > CHUNKS_MAX:
+        raise PayloadTooLarge(
+            f"the payload's parts make {count} chunks of {chunk_bytes} bytes, {CHUNKS_MAX} are allowed: not "
+            "taken; give fewer parts, or the stream larger chunks with REPLICATOR_STREAM_CHUNK_BYTES"
+        )
 
 
 def stream_name(name: str) -> StreamName:

@@ -22,6 +22,7 @@ from replicator.engine.tenure import Tenure
 from replicator.engine.ticket import Ticket
 from replicator.errors import TenureEnded, Unavailable, WrongState
 from replicator.link import messages as link
+from replicator.link.endpoint import EngineEnd
 from replicator.model import NodeId
 from replicator.settings import Settings
 
@@ -32,6 +33,8 @@ class FrontDoor(Generic[TenureT]):
     """What both front doors share: the worker's start, and all that never waits."""
 
     def __init__(self, settings: Settings, tenure_type: type[TenureT]) -> None:
+        with suppress(Exception):  # the link's thread fails of the same, and is asked
+            EngineEnd.warm_up()  # before the exit is registered: ZeroMQ's own end comes later then
         self._session = Session(settings, tenure_type)
         try:
             self._keeper = Keeper(self._session)
@@ -85,10 +88,13 @@ class FrontDoor(Generic[TenureT]):
         try:
             session.settled.wait_for(lambda: not session.open_tickets() or None, timeout_s)
             if (tenure := session.present_tenure()) is not None:
-                session.resign(tenure.epoch, None)
-                session.changed.wait_for(
-                    lambda: session.present_tenure() is None or None, until - time.monotonic()
-                )
+                epoch = tenure.epoch
+
+                def is_over() -> bool | None:
+                    session.resign(epoch, None)  # again, if what was asked before has been refused meanwhile
+                    return session.present_tenure() is None or None
+
+                session.changed.wait_for(is_over, until - time.monotonic())
         finally:
             self._keeper.stop(max(until - time.monotonic(), EXIT_TIMEOUT_S))
         atexit.unregister(self._shut)

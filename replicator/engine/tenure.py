@@ -14,7 +14,7 @@ from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING, Any
 
 from replicator.engine.checkpoint import Restored
-from replicator.engine.parcel import pack, stream_name
+from replicator.engine.parcel import check_chunks, pack, stream_name
 from replicator.engine.ticket import Latch, Ticket
 from replicator.link.lease import LeaseSlot
 from replicator.model import Epoch, Position
@@ -80,6 +80,8 @@ class BaseTenure:
         if session.is_forked:
             session.check_process()
         parcel = pack(payload, meta, copy, session.settings.payload_bytes_max)
+        if parcel.is_mapping:
+            check_chunks(parcel, session.settings.chunk_bytes_of(stream))
         return session.submit(self.epoch, stream, parcel, copy)
 
     def delete(self, stream: str) -> Ticket:

@@ -68,6 +68,9 @@ STALLED_S = 1.0
 Stored = tuple[Chunk, bytes]
 
 
+Packed = list[tuple[Chunk, bytes | None]]  # the bytes of those that are not known
+
+
 class Task(Struct, frozen=True):
     """A checkpoint to be published; a tombstone has no payload."""
 
@@ -241,7 +244,7 @@ class Publisher(DataThread):
     ) -> Iterable[tuple[Chunk, bytes | None]]:
         """Each view's chunk in order, with its stored bytes unless it was known at that time."""
 
-        def pack(views: list[memoryview]) -> list[tuple[Chunk, bytes | None]]:
+        def pack(views: list[memoryview]) -> Packed:
             digests = [digest_of(view) for view in views]
             return [
                 (known[digest], None) if digest in known else compress(view, digest)
@@ -253,18 +256,27 @@ class Publisher(DataThread):
         return self._ahead(pack, views)
 
     def _ahead(
-        self, pack: Callable[[list[memoryview]], list[tuple[Chunk, bytes | None]]], views: list[memoryview]
+        self, pack: Callable[[list[memoryview]], Packed], views: list[memoryview]
     ) -> Iterator[tuple[Chunk, bytes | None]]:
         """What *pack* gives, but the helpers work a bounded number of chunks ahead, a few at a time each."""
         chunk_bytes = max(map(len, views))
         size = max(1, min(PACKED_BYTES // chunk_bytes, len(views) // (2 * HELPERS)))
-        waiting: deque[Future[list[tuple[Chunk, bytes | None]]]] = deque()
+        waiting: deque[Future[Packed]] = deque()
         for start in range(0, len(views), size):
-            waiting.append(self._helpers.submit(pack, views[start : start + size]))
+            waiting.append(self._later(pack, views[start : start + size]))
             if len(waiting) * size * chunk_bytes >= LOOK_AHEAD_BYTES_MAX and len(waiting) >= HELPERS:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+    def _later(self, pack: Callable[[list[memoryview]], Packed], views: list[memoryview]) -> Future[Packed]:
+        """By a helper; at once when there are none left: Python ends them before an engine's threads."""
+        try:
+            return self._helpers.submit(pack, views)
+        except RuntimeError:
+            done: Future[Packed] = Future()
+            done.set_result(pack(views))
+            return done
 
     def _send(self, task: Task, batch: list[Stored], manifest: Manifest | None) -> None:
         """Broadcast one message when it is allowed to leave, and give its chunks to the store."""

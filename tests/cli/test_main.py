@@ -26,6 +26,14 @@ def test_help_lists_every_command(command: Command) -> None:
     assert [line for line in listed if line.endswith("...") and "demo" not in line] == []
 
 
+@pytest.mark.parametrize("name", ["abandon", "export", "handover"])
+def test_what_is_not_utf8_is_refused_in_a_line(command: Command, name: str) -> None:
+    """No name of a stream or node is."""
+    outcome = command(name, os.fsdecode(b"a\xff"))
+    assert outcome.status == 2
+    assert outcome.err.splitlines() == [r"replicator: 'a\udcff' is not UTF-8"]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_helps(command: Command, name: str) -> None:
     """Every command explains itself; the examples keep their lines."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -200,6 +202,24 @@ def test_the_loop_goes_on_while_it_closes(run: Callable[[Main], None], worker: F
         await hear(worker, link.Resign)
         worker.say(link.TenureEnded(1, "resigned"))
         await asyncio.gather(closing, working)
+
+    run(main)
+
+
+def test_it_closes_while_the_loops_own_threads_are_busy(
+    run: Callable[[Main], None], worker: FakeWorker
+) -> None:
+    """Its thread is its own: those of the loop may be waiting for something that takes longer."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        done = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        waiting = loop.run_in_executor(None, done.wait)
+        await replicator.close(DEADLINE_S)
+        assert not waiting.done()
+        done.set()
+        await waiting
 
     run(main)
 

@@ -260,6 +260,22 @@ def test_close_commits_hands_over_and_ends(
             call()
 
 
+def test_close_hands_over_whatever_was_refused_before(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker
+) -> None:
+    """A successor who cannot take over is named as it closes: it resigns once more, to whom it comes."""
+    tenure.resign("c")
+    assert worker.hear(link.Resign)[0].successor == "c"
+    closer = threading.Thread(target=replicator.close, args=(DEADLINE_S,))
+    closer.start()
+    worker.say(link.ResignRefused(1, "c is not reachable"))
+    assert worker.hear(link.Resign)[0].successor is None
+    worker.say(link.TenureEnded(1, "resigned"))
+    worker.hear(link.Close)
+    closer.join(DEADLINE_S)
+    assert not closer.is_alive()
+
+
 def test_who_closes_second_waits_too(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:
     """Two threads close: neither returns before the last checkpoint has committed and all has ended."""
     tenure.submit("s", b"last")

@@ -74,6 +74,20 @@ def test_what_cannot_be_taken_is_refused_at_once(
         assert worker.hears_nothing_but(link.Ready)
 
 
+def test_parts_that_are_too_many_chunks_are_refused_at_once(
+    worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> None:
+    """Each part begins a chunk of its own: no manifest names so many, though the bytes are not too many."""
+    many = dict.fromkeys(map(str, range(4095)), bytes(15 * 1024 + 1))
+    settings = make_settings(chunk_bytes=1024, payload_bytes_max=2**26, close_timeout_s=0)
+    with Replicator(settings) as replicator:
+        worker.start_tenure()
+        tenure = next(iter(replicator.tenures(DEADLINE_S)))
+        with pytest.raises(PayloadTooLarge, match="make 66544 chunks of 1024 bytes, 65536 are allowed"):
+            tenure.submit("s", many | {"large": bytes(2**20)})
+        assert tenure.submit("s", many).position == Position(1, 1)
+
+
 @pytest.mark.parametrize(
     "payload", [array.array("d", [1.5, 2.5]), memoryview(bytes(range(12))).cast("B", (3, 4)), bytearray()]
 )
