@@ -16,7 +16,7 @@ from replicator.model import NodeId
 from tests.simulation.batches import ROOT, other_hash
 from tests.simulation.run import run_seed
 
-SEEDS = 300
+SEEDS = 200
 FIRST_SEED = 1_000
 CANARY_SEEDS_MAX = 5
 # Seeds that showed a bug, with the kind of fault favoured in them. They mean something else as soon as plans

@@ -168,7 +168,7 @@ def leave_stuck(patch: Patch) -> None:
     def stuck_for(reign: Reign, seconds: float) -> list[str]:
         return []
 
-    patch.setattr("replicator.core.primary.stuck_for", stuck_for)
+    patch.setattr("replicator.core.above.stuck_for", stuck_for)
 
 
 def deafen_by_bumps(patch: Patch) -> None:
