@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from replicator.core.effects import Effect, Send, StartTenure, WritePromise
+from replicator.core.effects import Effect, ForgetTombstone, Send, StartTenure, WritePromise
 from replicator.core.events import Event
 from replicator.core.messages import Ack, Adopted, HeartbeatAnswer, MembersAccepted, Promised
 from replicator.model import Head, Incarnation, Owner, StreamName
@@ -23,7 +23,7 @@ class Promises(Checker):
     """Follows every disk's promise, and what each promise answer may say (R1, R2, R15 of restarts)."""
 
     watches: ClassVar[tuple[type, ...]] = (Send, StartTenure)
-    writes: ClassVar[tuple[type, ...]] = (WritePromise,)
+    writes: ClassVar[tuple[type, ...]] = (WritePromise, ForgetTombstone)
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -33,6 +33,10 @@ class Promises(Checker):
         self._tenures: dict[int, tuple[str, bytes]] = {}
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
+        if isinstance(operation, ForgetTombstone) and operation.stream not in disk.image.streams:
+            for (who, _), heads in self._heads.items():
+                if who == disk.image.incarnation:  # a claim that is told again later is answered without it
+                    heads.pop(StreamName(operation.stream), None)
         if not isinstance(operation, WritePromise) or disk.image.is_old:
             return  # an old copy that was put back knows of nothing newer, until it hears a peer (R21)
         promise, who = operation.promise, disk.image.incarnation
@@ -41,10 +45,10 @@ class Promises(Checker):
             raise Violation("I1", f"{disk.node} promises {promise.epoch} after {epoch}")
         self._promised[who] = (promise.epoch, promise.owner)
         # A tombstone may be on its way to be forgotten: a promise overtakes that.
-        heads = {s: one[-1] for s, one in disk.image.streams.items() if not one[-1].manifest.tombstone}
+        newest = {s: one[-1] for s, one in disk.image.streams.items() if not one[-1].manifest.tombstone}
         self._heads.setdefault(
             (who, promise.epoch),
-            {stream: (one.accepted_epoch, one.manifest.sequence) for stream, one in heads.items()},
+            {stream: (one.accepted_epoch, one.manifest.sequence) for stream, one in newest.items()},
         )
         givers = self._givers.setdefault(promise.epoch, {})
         givers.setdefault(promise.owner, set()).add(who)
