@@ -43,22 +43,22 @@ class Commits:
     @property
     def all_adopted(self) -> bool:
         """Whether record and every stream that is not withheld are adopted by a majority, and held here."""
-        recovery, withheld = self._reign.recovery, self._reign.withheld.keys()
-        if not (self._is_settled and recovery.lacking <= withheld and self._reign.membership.adopted):
+        reign = self._reign
+        if not (self._is_settled and reign.holds_all and reign.membership.adopted):
             return False
-        return all(s in withheld or s not in recovery.chosen for s in self._unadopted)
+        withheld, chosen = reign.withheld, reign.recovery.chosen
+        return all(s in withheld or s not in chosen for s in self._unadopted)
 
     def withhold_the_roomless(self) -> None:
         """What no majority has room for is waited for as what nobody can read is, its stream alone (R21)."""
         reign, since = self._reign, self._state.now - self._state.config.lease_s
-        if reign.serving or not self._is_settled or not (reign.is_late and reign.holds_lease):
-            return
-        if not reign.progress.any_full:
+        if not (self._is_settled and reign.is_late and reign.holds_lease and reign.progress.any_full):
             return
         self._to_seat = self._to_seat or sorted(self._unadopted, reverse=True)
+        withheld = reign.withheld
         for stream in self._to_seat[-STREAMS_PER_BEAT:]:
             chosen = reign.recovery.chosen.get(stream)
-            is_open = stream in self._unadopted and stream not in reign.withheld
+            is_open = stream in self._unadopted and stream not in withheld
             if is_open and chosen and not reign.progress.may_hold(chosen, reign.record, since):
                 self._withhold(stream)
         del self._to_seat[-STREAMS_PER_BEAT:]

@@ -69,11 +69,7 @@ class Primary:
         self._commits = Commits(reign)
         self._heartbeats = Heartbeats(reign, self.claimant)
         # A stream that was withheld is held now, or was dropped: either is news to the engine (R11).
-        unchanged = (
-            reign.recovery.lacking <= reign.withheld.keys()
-            and not reign.recovery.exceptions
-            and not self._withheld
-        )
+        unchanged = reign.holds_all and not reign.recovery.exceptions and not self._withheld
         self._unchanged = unchanged and self.tenure.epoch is not None
         if not self._unchanged:
             self._begin_anew("other checkpoints than this tenure's were found")
@@ -286,7 +282,7 @@ class Primary:
             reign.progress.add_head(stream, manifest.sequence, self._state.now)
         elif was_lacking:
             reign.progress.add_head(stream, manifest.sequence, -math.inf)
-            if reign.recovery.lacking <= reign.withheld.keys():
+            if reign.holds_all:
                 self._heartbeats.tell_all()
         self._commits.check(stream)
         self._step()

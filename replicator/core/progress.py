@@ -52,9 +52,9 @@ class Follower:
         """Whether what it holds is known: before that it lacks nothing for want of a word from it."""
         return self.report is not None and self.adopted
 
-    def has_reported(self, head: Head) -> bool:
-        """Whether that very head was readable there when it promised."""
-        said = self.report.heads.get(StreamName(head.stream)) if self.report is not None else None
+    def has_reported(self, stream: StreamName, head: Head | None) -> bool:
+        """Whether that very head of the stream was readable there when it promised."""
+        said = self.report.heads.get(stream) if self.report is not None else None
         return said is not None and said.readable and said.same_as(head)
 
     def take_report(
@@ -75,7 +75,7 @@ class Follower:
         differing = {
             stream
             for stream in report.differs | report.lacks | apart
-            if not (stream in said and said[stream].readable and said[stream].same_as(head_of(stream)))
+            if not self.has_reported(stream, head_of(stream))
         }
         self.surplus = {s for s in report.differs if not (s in awaited or head_of(s) or said[s].tombstone)}
         # What is excepted depends on when the report is looked at, and an answer names its digest alone:
@@ -177,11 +177,10 @@ class Progress:
         stream = StreamName(chosen.stream)
         able = {f.replica for f in self.followers.values() if f.newest(stream) >= chosen.sequence}
         recent = [f for f in self.followers.values() if f.heard_at >= since]
-        able |= {f.replica for f in recent if not f.full or chosen.tombstone or f.has_reported(chosen)}
-        own = self._state.heads.get(stream)
-        is_here = own is not None and own.readable and own.same_as(chosen)
-        is_able = not self._state.full or chosen.tombstone or is_here
-        return is_able and is_quorum({*able, self._state.id}, record)
+        able |= {
+            f.replica for f in recent if not f.full or chosen.tombstone or f.has_reported(stream, chosen)
+        }
+        return not self._state.lacks_room_for(chosen) and is_quorum({*able, self._state.id}, record)
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
         """The nodes known to hold that checkpoint or a newer one of the stream."""

@@ -52,6 +52,11 @@ class Reign:
         return {s: h for s, h in self.roomless.items() if s in chosen} | self.recovery.unavailable
 
     @property
+    def holds_all(self) -> bool:
+        """Whether every chosen head that is not withheld is accepted here in the epoch."""
+        return self.recovery.lacking <= self.withheld.keys()
+
+    @property
     def is_late(self) -> bool:
         """Whether all that can be heard of the others' disks has been heard by now."""
         return self.state.now - self.begun_at > self.state.config.claim_timeout_s

@@ -62,6 +62,8 @@ def pack(payload: Payload, meta: Buffer, copy: bool, bytes_max: int) -> Parcel:
 def check_chunks(parcel: Parcel, chunk_bytes: int) -> None:
     """Raise `PayloadTooLarge` if the parts are more chunks than a manifest has room for: of one part the
     bound on the bytes sees to it, but each of many begins a chunk of its own."""
+    if parcel.size_bytes // chunk_bytes + len(parcel.parts) <= CHUNKS_MAX:
+        return  # whatever the parts' lengths
     count = sum(-(-len(part) // chunk_bytes) for part in parcel.parts.values())
     if count > CHUNKS_MAX:
         raise PayloadTooLarge(

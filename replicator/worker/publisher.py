@@ -66,8 +66,6 @@ LOOK_AHEAD_BYTES_MAX = 8 * 2**20  # what the helpers may hold beyond the payload
 STALLED_S = 1.0
 
 Stored = tuple[Chunk, bytes]
-
-
 Packed = list[tuple[Chunk, bytes | None]]  # the bytes of those that are not known
 
 

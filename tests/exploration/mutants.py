@@ -88,11 +88,7 @@ def drop_unreadable(patch: Patch) -> None:
 
 def serve_at_once(patch: Patch) -> None:
     """The engine is served before a majority has adopted what is restored (against R9, T1)."""
-    patch.setattr(
-        Commits,
-        "all_adopted",
-        property(lambda self: self._reign.recovery.lacking <= self._reign.withheld.keys()),
-    )
+    patch.setattr(Commits, "all_adopted", property(lambda self: self._reign.holds_all))
 
 
 def accept_early(patch: Patch) -> None:

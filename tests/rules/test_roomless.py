@@ -9,7 +9,7 @@ from replicator.core.messages import Claim
 from replicator.core.phase import Phase
 from replicator.model import StreamName
 from tests.rules.cluster import Cluster
-from tests.rules.test_full import all_full, committed, lacking, positions, starved
+from tests.rules.test_full import all_full, committed, lacking, positions, slowly, starved
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
 
@@ -67,13 +67,20 @@ def test_R9_what_no_majority_has_room_for_holds_up_its_own_stream_alone() -> Non
 
 def test_R9_a_backup_with_room_is_waited_for_however_slow_it_is() -> None:
     """The primary's own disk is full and holds it: it needs no room there."""
-    cluster = _held_alone().do("room c", "engine c gone", "grant a")
-    for _ in range(40):
-        cluster.do("advance 0.05", "deliver", "sync")
+    cluster = slowly(_held_alone().do("room c", "engine c gone", "grant a"), 2.0)
     assert reign_of(cluster, "a").is_late
     assert not cluster.effects("a", StartTenure)
     (tenure,) = cluster.live(0.5).effects("a", StartTenure)
     assert positions(tenure.heads) == [("s", 2), ("t", 1)]
+
+
+def _bumping(cluster: Cluster) -> Cluster:
+    """c is stuck at a higher promise, and a begins to claim above it."""
+    cluster.do("cut a c").live(1.5).hear("c", "b", Claim(5, 1))
+    cluster.do("sync c", "mend a c").forget()
+    while not cluster.do("advance 0.05").core("a")._primary.claimant.bumping:
+        cluster.do("settle")
+    return cluster
 
 
 def test_R11_what_a_higher_epoch_finds_no_room_for_ends_the_tenure_and_not_the_others() -> None:
@@ -83,11 +90,7 @@ def test_R11_what_a_higher_epoch_finds_no_room_for_ends_the_tenure_and_not_the_o
     (tenure,) = cluster.effects("a", StartTenure)
     assert (tenure.heads, positions(tenure.unavailable)) == ((), [("s", 2)])
     assert len(cluster.effects("a", EndTenure)) == 1
-    cluster = all_full("submit a t 1").do("cut a c").live(1.5)
-    cluster.hear("c", "b", Claim(5, 1))
-    cluster.do("sync c", "mend a c").forget()
-    while not cluster.do("advance 0.05").core("a")._primary.claimant.bumping:
-        cluster.do("settle")
+    cluster = _bumping(all_full("submit a t 1"))
     cluster.do("submit a s 2").live(3)
     assert [abort.reason for abort in cluster.effects("a", Abort)] == [
         "no majority has room for what was in flight"
@@ -96,26 +99,15 @@ def test_R11_what_a_higher_epoch_finds_no_room_for_ends_the_tenure_and_not_the_o
     assert committed(cluster, "a") == [("t", 2)]
 
 
-def _slowly(cluster: Cluster, seconds: float) -> Cluster:
-    """Time passes, and no fetch comes to an end."""
-    for _ in range(round(seconds / 0.05)):
-        cluster.do("advance 0.05", "deliver", "sync")
-    return cluster
-
-
 def test_R9_nothing_is_said_of_room_without_the_lease() -> None:
     """Nobody is heard for a while: that says nothing of their disks."""
     cluster = serving().do("submit a s 1", "submit a t 1").live(0.5).do("full b", "full c", "submit a s 2")
     cluster.live(0.5).do("room b").live(0.01).do("crash a", "start a").live(1.2).do("engine a gone")
-    _slowly(cluster.forget().do("grant b"), 0.7)
-    _slowly(cluster.do("cut a b", "cut b c"), 0.4)
+    slowly(cluster.forget().do("grant b"), 0.7)
+    slowly(cluster.do("cut a b", "cut b c"), 0.4)
     cluster.do("mend a b", "mend b c").live(1.5)
     (tenure,) = cluster.effects("b", StartTenure)
-    assert _positions(tenure) == [("s", 2), ("t", 1)]
-
-
-def _positions(tenure: StartTenure) -> list[tuple[str, int]]:
-    return positions((*tenure.heads, *tenure.unavailable))
+    assert positions((*tenure.heads, *tenure.unavailable)) == [("s", 2), ("t", 1)]
 
 
 @pytest.mark.parametrize("committed_at_c", [True, False])
@@ -128,7 +120,7 @@ def test_R9_who_holds_it_needs_no_room(committed_at_c: bool) -> None:
     else:
         cluster.do("full b", "full c", "submit a s 2").live(0.5).do("room b").live(0.01)
         cluster.do("full a", "crash a", "start a").live(1.2)
-    _slowly(cluster.forget().do("engine a gone", "engine c gone", "grant b"), 1.5)
+    slowly(cluster.forget().do("engine a gone", "engine c gone", "grant b"), 1.5)
     assert not cluster.effects("b", StartTenure)
     (tenure,) = cluster.live(1.0).effects("b", StartTenure)
     assert positions(tenure.heads) == [("s", 2), ("t", 1)]
@@ -139,7 +131,7 @@ def test_R9_a_deletion_needs_no_room() -> None:
     cluster = serving().do("submit a s 1", "submit a t 1").live(0.5).do("delete a s 2")
     cluster.do("lose a", "sync a", "lose a", "sync a", "crash a", "start a").live(1.3)
     cluster.do("full a", "full b", "full c", "engine a gone").live(0.1).forget()
-    (tenure,) = _slowly(cluster.do("grant b"), 1.0).live(1.0).effects("b", StartTenure)
+    (tenure,) = slowly(cluster.do("grant b"), 1.0).live(1.0).effects("b", StartTenure)
     assert [(head.stream, head.tombstone) for head in tenure.heads] == [("s", True), ("t", False)]
 
 
@@ -170,16 +162,12 @@ def test_R22_what_is_withheld_and_rots_is_waited_for_as_such() -> None:
 
 def test_R11_what_is_stored_here_needs_no_room_here() -> None:
     """In flight over a bump it has filled this disk; the others have room and are slow: it commits."""
-    cluster = serving().do("submit a s 1").live(0.5).do("cut a c").live(1.5)
-    cluster.hear("c", "b", Claim(5, 1))
-    cluster.do("sync c", "mend a c").forget()
-    while not cluster.do("advance 0.05").core("a")._primary.claimant.bumping:
-        cluster.do("settle")
+    cluster = _bumping(serving().do("submit a s 1").live(0.5))
     cluster.do("submit a s 2")
     while cluster.core("a")._primary.phase is not Phase.DRAINING:
         cluster.do("advance 0.02", "deliver", "sync")
     for _ in range(6):
         cluster.do("lose a", "sync a")
-    _slowly(cluster.do("full a"), 1.5)
+    slowly(cluster.do("full a"), 1.5)
     assert not cluster.effects("a", EndTenure)
     assert committed(cluster.live(0.5), "a") == [("s", 2)]

@@ -44,6 +44,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.disk_faults import DiskFaults
 from tests.simulation.image import Image
 from tests.simulation.node import Node
+from tests.simulation.teeth.endings import go_on_despite
 
 Patch = pytest.MonkeyPatch
 
@@ -283,13 +284,7 @@ def report_suspended(patch: Patch) -> None:
 
 def never_end(patch: Patch) -> None:
     """A lapse ends no tenure, however long it lasts."""
-    honest = Primary.end
-
-    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
-        if reason != "the lease lapsed for too long":
-            honest(self, reason, hand_over)
-
-    patch.setattr(Primary, "end", end)
+    go_on_despite(patch, "the lease lapsed for too long")
 
 
 def hand_on_what_was_held(patch: Patch) -> None:

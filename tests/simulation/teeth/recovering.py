@@ -119,11 +119,7 @@ def bring_nothing(patch: Patch) -> None:
 
 def serve_at_once(patch: Patch) -> None:
     """The engine is served before a majority has adopted what is restored (T1)."""
-    patch.setattr(
-        Commits,
-        "all_adopted",
-        property(lambda self: self._reign.recovery.lacking <= self._reign.withheld.keys()),
-    )
+    patch.setattr(Commits, "all_adopted", property(lambda self: self._reign.holds_all))
 
 
 def adopt_everything(patch: Patch) -> None:

@@ -8,25 +8,19 @@ from replicator.core.backup import Backup
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
 from replicator.core.handover import Handover
-from replicator.core.primary import Primary
 from replicator.core.progress import Follower, Progress
 from replicator.core.recovery import Recovery
 from replicator.core.state import State
 from replicator.core.window import Window
 from replicator.model import Head, MemberRecord
+from tests.simulation.teeth.endings import go_on_despite
 
 Patch = pytest.MonkeyPatch
 
 
 def stay_though_full(patch: Patch) -> None:
     """A primary whose disk is full keeps the leadership that others could use."""
-    honest = Primary.end
-
-    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
-        if reason != "the disk is full":
-            honest(self, reason, hand_over)
-
-    patch.setattr(Primary, "end", end)
+    go_on_despite(patch, "the disk is full")
 
 
 def lead_with_room_alone(patch: Patch) -> None:
@@ -83,13 +77,7 @@ def withhold_the_slow(patch: Patch) -> None:
 
 def drain_without_room(patch: Patch) -> None:
     """What a higher epoch finds no room for keeps the tenure suspended."""
-    honest = Primary.end
-
-    def end(self: Primary, reason: str, hand_over: bool = False) -> None:
-        if reason != "no majority has room for what was in flight":
-            honest(self, reason, hand_over)
-
-    patch.setattr(Primary, "end", end)
+    go_on_despite(patch, "no majority has room for what was in flight")
 
 
 def refuse_what_is_here(patch: Patch) -> None:
