@@ -28,8 +28,9 @@ The tour, in reading order; a file imports only from what stands above it:
 `settings`            every ``REPLICATOR_*`` variable
 `core`                the protocol: events in, effects out; no socket, file, clock or thread. Start with
                       `core.quorum`, then `core.promise`, `core.claim`, `core.primary`, `core.replica`
-`bell`                wakes a thread that sleeps
 `descriptor`          keeps clear of the standard streams' numbers
+`bell`                wakes a thread that sleeps
+`multipart`           whole messages over a ZeroMQ socket, in the fewest steps
 `codec`               chunks, compression, frames
 `link`                what engine and worker say to each other: messages, the shared lease word, and
                       `link.line`, by which `submit` tells a worker process without waking a thread

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence as Ordered
 
 import zmq
 
+from replicator import multipart
 from replicator.adapters.curve import Gate, Keys
 from replicator.addresses import Address, format_address, is_loopback
 from replicator.codec.chunking import CHUNK_BYTES_MAX
@@ -197,16 +198,12 @@ class Exchange:
         dealer = self._dealers.get(to)
         if dealer is None:
             return False
-        try:
-            dealer.send_multipart(frames, zmq.NOBLOCK, copy=_is_small(frames))
-        except zmq.Again:
-            return False
-        return True
+        return multipart.send(dealer, frames, copy=_is_small(frames))
 
     def receive_frames(self) -> Iterator[tuple[NodeId | None, list[memoryview]]]:
         """What has arrived, each message with the node that its key authenticates (None: no keys)."""
-        while _is_readable(self._router):
-            _, *frames = _receive(self._router)
+        while multipart.is_readable(self._router):
+            _, *frames = multipart.receive(self._router)
             node = self._transport.sender(frames[-1]) if frames else None
             if not 0 < len(frames) <= FRAMES_MAX or (node is None and self._transport.authenticates):
                 self.dropped += 1
@@ -252,7 +249,7 @@ class RepairSockets(Exchange):
     def can_send(self, to: NodeId) -> bool:
         """Whether a message to that peer would be queued now."""
         dealer = self._dealers.get(to)
-        return dealer is not None and dealer.poll(0, zmq.POLLOUT) != 0
+        return dealer is not None and multipart.is_writable(dealer)
 
     def wait(self, bell: int, timeout_s: float | None, senders: Iterable[NodeId]) -> None:
         """Sleep until a message or the bell comes, a peer of *senders* can be sent to, or time is up."""
@@ -272,7 +269,7 @@ class PublishSocket:
 
     def send(self, frames: Ordered[Buffer]) -> None:
         """Queue a message for every subscriber; never waits."""
-        self._socket.send_multipart(frames, copy=_is_small(frames))
+        multipart.send(self._socket, frames, copy=_is_small(frames))
 
     def close(self) -> None:
         """Close the socket; what waits to be sent is lost."""
@@ -297,9 +294,9 @@ class SubscribeSockets:
         """What has come, a bounded number of messages from each peer; never waits."""
         for node, socket in self._sockets.items():
             for _ in range(PUBLICATIONS_PER_TURN):
-                if not _is_readable(socket):
+                if not multipart.is_readable(socket):
                     break
-                yield node, [frame.buffer for frame in _receive(socket)]
+                yield node, [frame.buffer for frame in multipart.receive(socket)]
 
     def close(self) -> None:
         """Close all sockets."""
@@ -323,19 +320,6 @@ def _cannot_listen(node: NodeId, address: Address, error: OSError | zmq.ZMQError
 def _is_small(frames: Ordered[Buffer]) -> bool:
     """Whether to copy takes less time than to keep the frames where they are until they are sent."""
     return sum(map(len, frames)) < ZERO_COPY_ABOVE_BYTES
-
-
-def _is_readable(socket: _Socket) -> bool:
-    """Whether a whole message is there: to ask is cheaper than the exception."""
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
-
-
-def _receive(socket: _Socket) -> list[zmq.Frame]:
-    """The frames of the next message, which is there."""
-    frames = [socket.recv(zmq.NOBLOCK, copy=False)]
-    while frames[-1].more:
-        frames.append(socket.recv(zmq.NOBLOCK, copy=False))
-    return frames
 
 
 def _milliseconds(timeout_s: float | None) -> int | None:

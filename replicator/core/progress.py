@@ -183,9 +183,9 @@ class Progress:
         return not self._state.lacks_room_for(chosen) and is_quorum({*able, self._state.id}, record)
 
     def holders(self, stream: StreamName, sequence: int) -> tuple[NodeId, ...]:
-        """The nodes known to hold that checkpoint or a newer one of the stream."""
-        replicas = (self._state.id, *(follower.replica for follower in self.followers.values()))
-        return tuple(sorted(each[0] for each in replicas if self.acked(each, stream) >= sequence))
+        """The nodes known to hold that committed checkpoint or a newer one of the stream; this one does."""
+        others = [each.node for each in self.followers.values() if each.newest(stream) >= sequence]
+        return tuple(sorted((self._state.id[0], *others)))
 
     def follower(self, replica: ReplicaId) -> Follower | None:
         """The follower of that very incarnation: words of another one count for nothing (I10)."""

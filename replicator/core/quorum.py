@@ -58,8 +58,7 @@ def quorum_value(value: Callable[[ReplicaId], float], record: MemberRecord) -> f
     Source: Ongaro 2014, section 3.5 (majority match index).
     """
     return min(
-        sorted((value(replica) for replica in each), reverse=True)[majority(len(each)) - 1]
-        for each in quorum_sets(record)
+        [sorted(map(value, each), reverse=True)[majority(len(each)) - 1] for each in quorum_sets(record)]
     )
 
 

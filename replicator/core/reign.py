@@ -43,7 +43,9 @@ class Reign:
 
     @property
     def record(self) -> MemberRecord:
-        return self.membership.record
+        record = self.state.record
+        assert record is not None
+        return record
 
     @property
     def withheld(self) -> dict[StreamName, Head]:

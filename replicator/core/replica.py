@@ -90,7 +90,7 @@ class Replica:
         elif isinstance(event, events.Granted):
             state.emit(effects.Transfer(None))  # others may have more luck with it (R11, T17)
         wanted, state.effects = state.effects, []
-        if self._has_news and any(type(effect) in effects.DURABLE for effect in wanted):
+        if self._has_news and not effects.DURABLE.isdisjoint(map(type, wanted)):
             self._has_news = False  # it rides on what is written anyhow (R21)
             wanted.insert(0, effects.RememberCounters(dict(state.remembered)))
         return wanted

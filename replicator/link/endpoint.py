@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import zmq
 from msgspec.msgpack import Decoder, Encoder
 
+from replicator import multipart
 from replicator.errors import UNREADABLE, MessageError, TransportError
 from replicator.link.line import EngineLine, WorkerLine
 from replicator.link.messages import (
@@ -66,9 +67,7 @@ class _End(Generic[_Outgoing, _Incoming]):
         shares = sum(map(len, views)) >= zmq.COPY_THRESHOLD  # to copy less is cheaper than to track it
         frames: list[zmq.Frame] = [zmq.Frame(view, track=True) for view in views] if shares else []
         whole: list[zmq.Frame | Buffer] = [self._encoder.encode(message), *(frames or views)]
-        try:
-            self.socket.send_multipart(whole, zmq.DONTWAIT, copy=not shares)
-        except zmq.Again:
+        if not multipart.send(self.socket, whole, copy=not shares):
             return None
         return zmq.MessageTracker(*frames) if frames else None  # that of the socket is of the last part alone
 
@@ -83,13 +82,12 @@ class _End(Generic[_Outgoing, _Incoming]):
             if not is_there or (received := self._next()) is None:
                 return
             yield received
-            is_there = bool(
-                self.socket.poll(0)
-            )  # asked before the direct line is: what came first is read first
+            # Asked before the direct line is: what came first is read first.
+            is_there = multipart.is_readable(self.socket)
 
     def _is_there(self) -> bool:
         """Whether the socket has something."""
-        return bool(self.socket.poll(0))
+        return multipart.is_readable(self.socket)
 
     def _receive_directly(self) -> Iterator[tuple[_Incoming, list[memoryview]]]:
         """What has come over the direct line, if there is one."""
@@ -97,7 +95,7 @@ class _End(Generic[_Outgoing, _Incoming]):
 
     def _next(self) -> tuple[_Incoming, list[memoryview]] | None:
         try:
-            first, *rest = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            first, *rest = multipart.receive(self.socket)
         except zmq.Again:
             return None
         try:
@@ -150,7 +148,7 @@ class EngineEnd(_End[ToWorker, ToEngine]):
 
     def watch(self, source: Polled) -> None:
         """Let `wait` return when *source* is readable, too."""
-        self._poller.register(source, zmq.POLLIN)
+        self._poller.register(source.fileno(), zmq.POLLIN)
 
     def wait(self, timeout_ms: int | None) -> set[object]:
         """Wait until something is readable: the descriptors of what is, besides the link's own socket."""

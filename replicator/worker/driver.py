@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import zmq
@@ -84,9 +85,8 @@ class Parts:
     census: Census
 
 
-def boottime() -> float:
-    """The worker's clock: seconds of CLOCK_BOOTTIME, which counts suspended time too."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+# The worker's clock: seconds of CLOCK_BOOTTIME, which counts suspended time too.
+boottime: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 def _poller(sources: Iterable[object]) -> zmq.Poller:
@@ -169,12 +169,14 @@ class Driver:
             self._due = self._deadline
 
     def _slice(self, items: Iterable[T]) -> Iterator[T]:
-        """Items, until there are no more or `SLICE_S` have passed; the rest comes in the next turn."""
-        until = self._clock() + SLICE_S
+        """Items, until there are no more or one comes after `SLICE_S`; the rest comes in the next turn."""
+        until = math.inf
         for item in items:
             yield item
-            if self._clock() >= until:
+            now = self._clock()
+            if now >= until:
                 return
+            until = min(until, now + SLICE_S)
 
     @property
     def _deadline(self) -> float:
