@@ -2,6 +2,8 @@
 
 What a follower lacks is told again until it is acknowledged: the claim, the member record, the bulk
 adoption, heads, commit points. Losing any one of these messages costs an interval, nothing else (R18).
+But nothing is told again while it may be on its way, for behind a slow link heartbeats would queue behind it
+(R16). Messages come in order: what was told before a question is there, or lost, once that is answered.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from itertools import islice
 
 from replicator.core.claim import Claimant
-from replicator.core.messages import NAMES_PER_PAGE, Adopt, Behind, Heartbeat, HeartbeatAnswer
+from replicator.core.messages import NAMES_PER_PAGE, Adopt, Behind, CommitPoint, Heartbeat, HeartbeatAnswer
 from replicator.core.progress import Follower
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
@@ -36,12 +38,14 @@ class Heartbeats:
         question = reign.holder.ask(state.now)
         index = reign.window.publish_index if reign.window.epoch == reign.epoch else 0
         for follower in reign.progress.followers.values():
+            hints: tuple[CommitPoint, ...] = ()
             if not follower.hinted[1]:
-                follower.hinted = (question, tuple(islice(follower.hints.values(), HINTS_PER_HEARTBEAT)))
-            hints = follower.hinted[1]
+                hints = tuple(islice(follower.hints.values(), HINTS_PER_HEARTBEAT))
+                follower.hinted = (question, hints)
             echo = reign.holder.echoes.get(follower.node)
             state.send(follower.node, Heartbeat(reign.epoch, question, config.lease_s, echo, index, hints))
-            if state.now - follower.told_at >= config.behind_interval_s:
+            has_arrived = follower.report is None or follower.answered > follower.told_after
+            if has_arrived and state.now - follower.told_at >= config.behind_interval_s:
                 self._tell(follower)
 
     def tell_all(self) -> None:
@@ -51,7 +55,7 @@ class Heartbeats:
 
     def _tell(self, follower: Follower) -> None:
         """Tell everything that the follower has not acknowledged."""
-        follower.told_at = self._state.now
+        follower.told_at, follower.told_after = self._state.now, self._reign.holder.question
         if follower.report is None:
             self._claimant.claim_again(follower.node)
             return
@@ -81,8 +85,7 @@ class Heartbeats:
         if was_silent and follower.report is None:
             self._claimant.on_heard_again(follower.node)
         follower.full, follower.can_lead = answer.full, answer.can_lead
-        if follower.hinted[0] <= answer.question:
-            follower.take_hints()
+        follower.heard_answer(answer.question)
         reign.holder.echoes[follower.node] = answer.echo
         reign.holder.answer(replica, answer.question, answer.lends, reign.record)
         if reign.window.epoch == reign.epoch:

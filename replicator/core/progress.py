@@ -35,9 +35,10 @@ class Follower:
         # Heads not acknowledged, and since when; those told last are at the end.
         self.lacking: dict[StreamName, float] = {}
         self.hints: dict[StreamName, CommitPoint] = {}  # commit points not known to have arrived
-        # What all questions from that one on carry.
+        # What that question carries, while it may be on its way.
         self.hinted: tuple[int, tuple[CommitPoint, ...]] = (0, ())
-        self.told_at = now
+        self.answered = 0  # the newest question that it has answered
+        self.told_at, self.told_after = now, 0  # all that it lacks, when and after which question
         self.heard_at = -math.inf
         self.stuck_since: float | None = None
         self.full = False
@@ -93,9 +94,14 @@ class Follower:
         self.bulk.update({s: head for s, head in self.report.heads.items() if s not in self.exceptions})
         self.not_in_bulk = self.report.lacks | self.exceptions
 
-    def take_hints(self) -> None:
-        """The commit points that were told have arrived: others have their turn, newer ones of them too."""
-        for point in self.hinted[1]:
+    def heard_answer(self, question: int) -> None:
+        """It has answered a question. The commit points that came with it have arrived: others have their
+        turn, newer ones of them too. Those that came with an older one are lost, and told once more."""
+        self.answered = max(self.answered, question)
+        carrier, points = self.hinted
+        if question < carrier:
+            return
+        for point in points if question == carrier else ():
             stream = StreamName(point.stream)
             newest = self.hints.pop(stream, point)
             if newest != point:

@@ -30,6 +30,7 @@ from replicator.core.messages import (
     Acked,
     Adopt,
     Adopted,
+    Behind,
     Forget,
     LeaseReturned,
     Members,
@@ -42,6 +43,7 @@ from replicator.core.messages import (
     StatusRequest,
 )
 from replicator.core.reign import Reign
+from replicator.core.state import head_of
 from replicator.model import Digest, Epoch, Incarnation, MemberRecord, NodeId, Role, Sequence, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
@@ -92,6 +94,7 @@ def test_R3_nothing_is_forgotten_returned_or_adopted_on_the_word_of_another() ->
     acked = Acked("s", head.generation, head.sequence, head.digest)
     cluster.hear("b", "c", Forget(1, (acked,)))
     cluster.hear("b", "c", Adopt(1, bytes(32), 0, 1, ()))
+    cluster.hear("b", "c", Behind(1, (head_of(manifest(StreamName("unheard of")), Epoch(1)),)))
     cluster.hear("b", "c", LeaseReturned(1))
     assert not cluster.effects("b", object)
     assert cluster.state("b").heads[S] == head

@@ -6,14 +6,14 @@ import heapq
 import itertools
 
 from replicator.core.claim import Phase
-from replicator.core.effects import StartTenure
-from replicator.core.messages import Claim, Echo, HeartbeatAnswer, Promised
+from replicator.core.effects import Send, StartTenure
+from replicator.core.messages import Behind, Claim, Echo, Heartbeat, HeartbeatAnswer, Promised
 from replicator.core.report import Pages
 from replicator.model import Incarnation, MemberRecord, NodeId, Process
 from replicator.profiles import PROFILES
 from replicator.settings import Settings
 from tests.rules.cluster import Cluster
-from tests.rules.test_publishing import S
+from tests.rules.test_publishing import S, serving
 from tests.rules.test_reports import claiming
 
 B, PROCESS = (NodeId("b"), Incarnation(b"b" * 16)), Process(b"b/1".ljust(16, b"\0"))
@@ -158,3 +158,22 @@ def test_R19_a_page_that_comes_again_after_the_last_begins_nothing() -> None:
         told = Promised(claim.epoch, claim.nonce, page, 2, (), record, 1, Echo(PROCESS, 0.0))
         cluster.hear("b", "c", told)
     assert not cluster.sent("b", Claim)
+
+
+def test_R15_R16_what_is_on_its_way_is_not_told_again() -> None:
+    """What b lacks, and what is committed, is told to it once more when an answer shows that it was lost: not
+    with each interval, in which nothing is heard."""
+    cluster = serving().live(0.3).do("cut a b", "cut b c")
+    cluster.do("submit a s 1").live(0.5).forget().do("mend a b")
+    for count in (1, 2):
+        cluster.do("drop a->b", "advance 0.06", "deliver a->b Heartbeat", "deliver b->a HeartbeatAnswer")
+        for _ in range(20):  # four seconds, in which nothing of b is heard
+            cluster.do("advance 0.2", "deliver a->c", "deliver c->a")
+        assert [len(sent) for sent in told_to_b(cluster)] == [count, count]
+
+
+def told_to_b(cluster: Cluster) -> tuple[list[Behind], list[Heartbeat]]:
+    """The heads, and the heartbeats with commit points, in the order that they were sent in."""
+    sent = [send.message for send in cluster.effects("a", Send) if send.to == "b"]
+    beats = [message for message in sent if isinstance(message, Heartbeat) and message.commits]
+    return [message for message in sent if isinstance(message, Behind)], beats

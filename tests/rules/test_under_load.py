@@ -80,10 +80,10 @@ def test_R15_a_stream_that_commits_often_keeps_no_other_from_being_told() -> Non
     follower = Follower((NodeId("b"), Incarnation(bytes(16))), 0.0, {})
     follower.hints = {S: newer, StreamName("t"): other}
     follower.hinted = (1, (older,))
-    follower.take_hints()
+    follower.heard_answer(1)
     assert list(follower.hints.values()) == [other, newer]
     follower.hinted = (2, (other,))
-    follower.take_hints()
+    follower.heard_answer(2)
     assert list(follower.hints.values()) == [newer]
 
 
@@ -113,7 +113,7 @@ def test_R18_more_than_a_message_holds_is_told_in_turns() -> None:
     cluster.do(*(f"submit a r{index} 1" for index in range(5))).live(0.5).forget().do("mend a c")
     told: list[str] = []
     while len(told) < 5:
-        cluster.do("advance 0.1")
+        cluster.do("advance 0.1", "deliver a->c Heartbeat", "deliver c->a HeartbeatAnswer")
         told = [head.stream for behind in cluster.sent("a", Behind) for head in behind.heads]
     assert sorted(told[:5]) == [f"r{index}" for index in range(5)]
 
