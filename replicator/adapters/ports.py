@@ -79,16 +79,14 @@ class Store(Protocol):
         """A retained manifest by its digest."""
 
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
-        """A chunk as stored, verified (R22); None if absent or rotten. Queued chunks count as absent."""
+        """A chunk as stored, verified (R22); None if absent or rotten, and from then on it is missing. Queued
+        chunks count as absent."""
 
     def read_small(
         self, heads: Iterable[Head], bytes_max: int
     ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
         """Read at once, of those of *heads* whose payload has at most *bytes_max*: the manifest, and the
         chunks as `read_chunk` gives them. A head whose manifest is absent or damaged is left out."""
-
-    def discard_chunk(self, stored_digest: Digest) -> None:
-        """Queue the removal of a chunk found rotten, so that a fetched one takes its place."""
 
     def usage(self) -> dict[str, int]:
         """Counts and bytes for status: streams, checkpoints, chunks, stored_bytes, queued_bytes."""

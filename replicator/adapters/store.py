@@ -20,9 +20,9 @@ from errno import EACCES, EINVAL, EPERM, EROFS
 from pathlib import Path
 
 from replicator.adapters.ports import Deliver, StoreEffect
-from replicator.adapters.store_lock import DirectoryLock
+from replicator.adapters.store_lock import NAMES, DirectoryLock
 from replicator.adapters.store_meta import Meta, boot_id
-from replicator.adapters.store_payload import Payload, has_streams
+from replicator.adapters.store_payload import DATA_NAME, Payload, has_streams
 from replicator.adapters.store_plan import Discard
 from replicator.adapters.store_reader import Reads
 from replicator.adapters.store_record import Durability, file_errors, sync_directory
@@ -69,7 +69,7 @@ class LmdbStore:
         self._durability = durability
         self._writer = Writer(meta, payload, writer_queue_bytes_max, transaction_bytes_max)
         self._reads = Reads(payload.reading)
-        self._scrubber = Scrubber(payload)
+        self._scrubber = Scrubber(payload, self.discard_chunk)
         self._closed = False
 
     @classmethod
@@ -185,18 +185,29 @@ class LmdbStore:
 
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
         try:
-            return self._reads.chunk(stored_digest)
+            found = self._reads.chunk(stored_digest)
         except StoreDamaged as error:
             logger.error("chunk %s cannot be read: %s", stored_digest.hex(), error)
-            return None
+            found = None
+        if found is None:
+            self.discard_chunk(stored_digest)
+        return found
 
     def read_small(
         self, heads: Iterable[Head], bytes_max: int
     ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
-        return self._reads.small(heads, bytes_max)
+        found = self._reads.small(heads, bytes_max)
+        for _, chunks in found.values():
+            for digest, content in chunks.items():
+                if content is None:
+                    self.discard_chunk(digest)
+        return found
 
     def discard_chunk(self, stored_digest: Digest) -> None:
-        self._writer.perform(Discard(stored_digest))
+        """Remove a chunk that cannot be read, if the writer finds it rotten too: as long as it counts as
+        stored, nobody has to bring it again (R22)."""
+        if self._payload.memory.chunks.is_stored(stored_digest):
+            self._writer.perform(Discard(stored_digest))
 
     def scrub(self, budget_bytes: int) -> list[tuple[StreamName, Digest]]:
         """Read about *budget_bytes* of retained checkpoints, going on where the last call stopped, and
@@ -248,12 +259,14 @@ def _begin_founding(path: Path) -> None:
     is waited for at each start: a store that answers must never be taken for half made.
     """
     mark = path / FOUNDING_NAME
-    parts = [part for part in (path / "meta", path / "payload") if part.exists()]
+    parts = (path / "meta", path / "payload")
     with file_errors(path):
         if mark.exists():
             for part in parts:
-                shutil.rmtree(part)
-        elif not parts:
+                _remove(part)
+        elif not any((part / DATA_NAME).exists() for part in parts):
+            for part in parts:
+                _remove(part)
             mark.touch(mode=0o600)
         sync_directory(path)
         disk = os.statvfs(path)
@@ -299,5 +312,15 @@ def _is_new(path: Path, meta: Meta) -> bool:
         if not meta.is_resetting and has_streams(payload):
             raise StoreDamaged(f"store {path} has checkpoints, but its identity is lost")
         with file_errors(path):
-            shutil.rmtree(payload)
+            _remove(payload)
     return meta.identity is None
+
+
+def _remove(part: Path) -> None:
+    """Remove a part of the store; raises `StoreError` if it holds what the store has not made."""
+    if part.exists():
+        if foreign := {each.name for each in part.iterdir()} - NAMES:
+            raise StoreError(
+                f"{part} is not of this store: it holds {min(foreign)}; choose another REPLICATOR_DATA_DIR"
+            )
+        shutil.rmtree(part)

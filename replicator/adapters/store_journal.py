@@ -195,3 +195,36 @@ class View:
         for key, newer in self._newer.items():
             if newer is not None and key.startswith(prefix):
                 yield key, newer
+
+
+class _Applied:
+    """From which transaction on the environment has what only the journal had."""
+
+    __slots__ = ("by",)
+
+    def __init__(self) -> None:
+        self.by = 2**63
+
+
+class Newer:
+    """What only the journal has, never changed once it is here, so that a reader may keep it. *applied* is
+    the same for all that grow from one: a reader of an earlier one must not lay it over what came later."""
+
+    __slots__ = ("applied", "size_bytes", "writes")
+
+    def __init__(
+        self, writes: dict[bytes, bytes | None], size_bytes: int = 0, applied: _Applied | None = None
+    ) -> None:
+        self.writes = writes
+        self.size_bytes = size_bytes  # of all that was appended, also what has been replaced since
+        self.applied = applied or _Applied()
+
+    def plus(self, writes: dict[bytes, bytes | None]) -> Newer:
+        """This with another batch over it."""
+        size_bytes = self.size_bytes + bytes_of(writes)
+        return Newer({**self.writes, **writes}, size_bytes, self.applied)
+
+
+def bytes_of(writes: Writes) -> int:
+    """Of all values together."""
+    return sum(len(value) for value in writes.values() if value)

@@ -22,6 +22,7 @@ FILES = (
     "payload/data.mdb", "payload/lock.mdb", "payload/journal",
 )  # fmt: skip
 DIRECTORIES = ("meta", "payload")
+NAMES = {name.rpartition("/")[2] for name in FILES if "/" in name}  # what is made in these
 
 
 def check_directory(directory: Path) -> None:

@@ -136,6 +136,8 @@ class Meta:
                 events.append(
                     RecordWritten(effect.record, effect.epoch, effect.founded, counter_base + counter)
                 )
+        with lmdb_errors(self._path):
+            self._environment.reader_check()  # one that died while it read would hold pages for ever
         with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
             if promise is not None:
                 txn.put(PROMISE_KEY, seal(PROMISE_KEY, promise))

@@ -1,4 +1,5 @@
-"""Whether an LMDB file that ends before its last page number has lost anything (R21).
+"""LMDB's file: whether one that ends before its last page number has lost anything, and whether it can grow
+(R21).
 
 LMDB numbers pages before it writes them, and never writes one that the same transaction gave back: a healthy
 file may be shorter than its page count says, as long as all that is missing is free. The list of free pages
@@ -8,8 +9,11 @@ Layout: 16 bytes of page header (number u64, pad, flags, lower, upper u16), node
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
 from typing import BinaryIO
 
 FREE_ROOT_OFFSET, LAST_OFFSET, TXN_OFFSET = 16 + 24 + 40, 16 + 24 + 96, 16 + 24 + 104
@@ -18,6 +22,7 @@ HEADER = struct.Struct("<QHHHH")
 NODE = struct.Struct("<HHHH")
 BRANCH, LEAF, BIG_DATA = 0x01, 0x02, 0x01
 NO_PAGE = 2**64 - 1
+_NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 DEPTH_MAX = 32
 
 
@@ -36,6 +41,23 @@ def lacks_used_pages(file: BinaryIO, page_bytes: int) -> bool:
     except (EOFError, struct.error):
         return True
     return bool(missing)
+
+
+def can_grow(path: Path, needed_bytes: int) -> bool:
+    """Whether the file may take so much more: a quota, or a limit of the process, is seen in no other way. It
+    is left as it is."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(file).st_size
+        try:
+            os.posix_fallocate(file, size, needed_bytes)
+        except OSError as error:
+            return error.errno not in _NO_ROOM
+        finally:
+            os.ftruncate(file, size)
+    finally:
+        os.close(file)
+    return True
 
 
 def _free(file: BinaryIO, page_bytes: int, number: int, depth: int) -> Iterator[int]:

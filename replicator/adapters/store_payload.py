@@ -27,7 +27,17 @@ import lmdb
 from msgspec import structs
 
 from replicator.adapters.store_chunks import Change, Chunks
-from replicator.adapters.store_journal import BATCH_BYTES_MAX, JOURNAL_NAME, Journal, View, is_used, replay
+from replicator.adapters.store_journal import (
+    BATCH_BYTES_MAX,
+    JOURNAL_NAME,
+    Journal,
+    Newer,
+    View,
+    bytes_of,
+    is_used,
+    replay,
+)
+from replicator.adapters.store_pages import can_grow
 from replicator.adapters.store_plan import Fence, Hints, Item, Memory, Plan, Put
 from replicator.adapters.store_record import (
     BULK_KEY,
@@ -53,6 +63,7 @@ from replicator.core.events import Event
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Digest, Head, Incarnation, StreamName
 
+DATA_NAME = "data.mdb"
 NEWER_BYTES_MAX = 2**20  # what the journal is ahead of the environment; a transaction of any other kind
 NEWER_KEYS_MAX = 256  # each batch copies the table of them
 _PAGES_IN_DOUBT = 16  # the free list's own pages, which LMDB does not report
@@ -91,7 +102,7 @@ class Payload:
         self._is_in_doubt = True  # a power loss may undo a transaction that the journal cannot bring back
         self._may_be_lost = synced  # and a sync failed since, perhaps another process's, for its root page
         self._is_root_in_doubt = True  # as after every transaction, until the next one's wait for the disk
-        self._newer = _Newer({})
+        self._newer = Newer({})
         self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
         try:
@@ -100,8 +111,10 @@ class Payload:
                 self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
             self._replay(incarnation)
             self._load()
+            self._flush()  # for what the last process may not have waited for there has to be no room
             try:
-                self._apply({})
+                if synced:  # else the journal keeps it, for which the last session's word still stands
+                    self._apply({})
                 self.sync()
             except StoreFull as error:  # it stays in doubt, and nothing is built on it, until there is room
                 logger.warning("what the last process wrote stays in doubt: %s", error)
@@ -217,7 +230,7 @@ class Payload:
     def _commit(self, plan: Plan, durably: bool) -> None:
         """By the journal if the batch has to be durable and is small; else by the environment."""
         writes = plan.change.writes
-        small = _size_bytes(writes) <= BATCH_BYTES_MAX
+        small = bytes_of(writes) <= BATCH_BYTES_MAX
         journal = self._journal if durably and small else None
         if journal is not None:
             plan.state = structs.replace(plan.state, journaled=plan.state.journaled + 1)
@@ -278,15 +291,16 @@ class Payload:
                                 txn.delete(key)
                             else:
                                 txn.put(key, value)
-                    self._newer = _Newer({})
+                    self._newer = Newer({})
                     self._is_in_doubt = only_here  # this commit's sync has ended the doubt of the one before
                     self._is_root_in_doubt = True
                     self._may_be_lost = False  # it has a root page of its own
                     return
                 except lmdb.MapFullError:
-                    self._environment.reader_check()  # a reader that died would hold pages for ever
-                    with self._alone():
-                        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+                    # One that died while it read holds pages for ever.
+                    if not self._environment.reader_check():
+                        with self._alone():
+                            self._environment.set_mapsize(2 * self._environment.info()["map_size"])
                 except lmdb.Error as error:
                     if error.code == EIO and self._was_cut_short(writes):
                         raise StoreFull(f"no room in {self._path}: {error}") from error
@@ -298,8 +312,9 @@ class Payload:
         The transaction's pages were free ones, so nothing is lost (R21). Were it a failed sync after all:
         it had only those pages to wait for, and the root page that the next transaction replaces.
         """
+        needed = bytes_of(writes) + _PAGES_IN_DOUBT * mmap.PAGESIZE
         disk = os.statvfs(self._path)
-        return disk.f_bavail * disk.f_frsize < _size_bytes(writes) + _PAGES_IN_DOUBT * mmap.PAGESIZE
+        return disk.f_bavail * disk.f_frsize < needed or not can_grow(self._path / DATA_NAME, needed)
 
     def sync(self) -> None:
         """Wait until everything committed is on the disk, whatever the durability.
@@ -308,12 +323,15 @@ class Payload:
         """
         if self._may_be_lost:  # the system would not wait again for what it has failed to write
             self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
+        self._flush()
+        self._is_in_doubt = self._is_root_in_doubt = False
+
+    def _flush(self) -> None:
         try:
             self._environment.sync(True)
         except lmdb.Error as error:
             # For want of room or not: what was committed may be lost, so this is never `StoreFull`.
             raise StoreError(f"store {self._path}: sync failed: {error}") from error
-        self._is_in_doubt = self._is_root_in_doubt = False
 
     def get(self, key: bytes, /) -> bytes | None:
         """The value of *key*, if there is one. A plan seldom needs any but what the journal has just got."""
@@ -353,38 +371,6 @@ class Payload:
             self._environment.close()
         if self._journal is not None:
             self._journal.close()
-
-
-class _Applied:
-    """From which transaction on the environment has what only the journal had."""
-
-    __slots__ = ("by",)
-
-    def __init__(self) -> None:
-        self.by = 2**63
-
-
-class _Newer:
-    """What only the journal has, never changed once it is here, so that a reader may keep it. *applied* is
-    the same for all that grow from one: a reader of an earlier one must not lay it over what came later."""
-
-    __slots__ = ("applied", "size_bytes", "writes")
-
-    def __init__(
-        self, writes: dict[bytes, bytes | None], size_bytes: int = 0, applied: _Applied | None = None
-    ) -> None:
-        self.writes = writes
-        self.size_bytes = size_bytes  # of all that was appended, also what has been replaced since
-        self.applied = applied or _Applied()
-
-    def plus(self, writes: dict[bytes, bytes | None]) -> _Newer:
-        """This with another batch over it."""
-        size_bytes = self.size_bytes + _size_bytes(writes)
-        return _Newer({**self.writes, **writes}, size_bytes, self.applied)
-
-
-def _size_bytes(writes: dict[bytes, bytes | None]) -> int:
-    return sum(len(value) for value in writes.values() if value)
 
 
 def has_streams(path: Path) -> bool:

@@ -36,6 +36,7 @@ from replicator.adapters.store_record import (
 )
 from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, Why
+from replicator.errors import StoreDamaged
 from replicator.model import Digest, Epoch, Generation, Incarnation, Manifest, NodeId, Sequence, StreamName
 
 SWEEP_CHUNKS_MAX = 256
@@ -156,6 +157,8 @@ class Plan:
         if why is not None:
             if why is Why.FULL:
                 self._chunks.settle(self.change, stream, Sequence(manifest.sequence))
+            elif why is not Why.INCOMPLETE and record is not None and record.head.digest == manifest.digest:
+                self._mend(record, manifest, named)
             self.change.events.append(AcceptRefused(manifest, epoch, why))
             return
         entry = _entry_of(manifest)
@@ -176,6 +179,24 @@ class Plan:
         self._chunks.settle(self.change, stream, entry.sequence)
         self._set_record(stream, StreamRecord(stream, epoch, kept, committed))
         self.change.events.append(Accepted(manifest, epoch, self._count()))
+
+    def _mend(self, record: StreamRecord, manifest: Manifest, named: dict[Digest, int]) -> None:
+        """The head is here, whole, and was asked for again: what is written of it may be rotten, or may name
+        chunks that are, where others have come that were compressed in another way (R22)."""
+        stream, head = record.stream, record.head
+        before: dict[Digest, int] = {}
+        try:
+            before = chunks_of(self._manifest(stream, head))
+            if all(map(self._chunks.is_stored, before)):
+                return
+        except StoreDamaged:
+            pass  # what it named counts as needed until the store is opened again
+        key = manifest_key(stream, head.sequence)
+        self.change.writes[key] = seal(key, manifest)
+        for digest, size in named.items():
+            self._chunks.need(self.change, digest, size)
+        self._chunks.drop_all(self.change, before)
+        self._chunks.settle(self.change, stream, head.sequence)
 
     def _refusal(
         self, manifest: Manifest, named: Iterable[Digest], epoch: Epoch, record: StreamRecord | None

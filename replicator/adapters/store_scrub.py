@@ -6,7 +6,7 @@ far as its budget of bytes carries, and goes on from there at the next call; at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_record import (
@@ -28,8 +28,9 @@ Damage = tuple[StreamName, Digest]
 class Scrubber:
     """A walk that remembers where it stands. For one thread at a time."""
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, discard: Callable[[Digest], None]) -> None:
         self._payload = payload
+        self._discard = discard
         self._steps = self._walk()
 
     def scrub(self, budget_bytes: int) -> list[Damage]:
@@ -66,6 +67,8 @@ class Scrubber:
                         is_damaged = not is_sound and _is_retained(view, stream, entry)
                     if is_sound:
                         sound.add(digest)
+                    elif is_damaged:
+                        self._discard(digest)
                     yield size, damage if is_damaged else None
 
 

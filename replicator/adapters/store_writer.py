@@ -13,8 +13,10 @@ failure nothing is written again, and what is queued is dropped (R21).
 from __future__ import annotations
 
 import logging
+import math
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence as Ordered
 
@@ -38,6 +40,9 @@ from replicator.model import Digest, Epoch, Sequence, StreamName
 
 BATCH_ITEMS_MAX = 256
 IDLE_S = 1.0  # after it what waits is written, garbage swept, and on a full disk it is looked for room
+MISJUDGED_S_MAX = (
+    60.0  # then again, where room was seen that there was not: free pages lie scattered, or a quota
+)
 CHUNK_NAMED_BYTES = 80  # what a manifest says of one chunk
 SWEEP_S = 0.01  # between one sweep and the next, so that other threads get on
 
@@ -66,6 +71,7 @@ class Writer:
         self._parked: list[Item] = []  # what the core does not ask for again: adoptions, tombstones to forget
         self._is_full = False
         self._refused: dict[StreamName, int] = {}  # for want of room; the bytes that each lacks
+        self._look_at, self._pause_s = -math.inf, 0.0  # for room, and how long to wait if that was not there
         self._one_by_one = 0  # so many items go each by itself, since together they found no room
         self._is_due = False  # something waits that is worth a transaction
         self._is_idle = False
@@ -237,6 +243,9 @@ class Writer:
             hints, self._hints = self._hints, Hints()
         events = self._try(items, hints, room=True) if has_room else None
         if events is None:
+            if has_room:
+                self._look_at = time.monotonic() + self._pause_s
+                self._pause_s = min(max(IDLE_S, 2 * self._pause_s), MISJUDGED_S_MAX)
             self._set_full(items)
             events = self._try(items, hints, room=False)
         if events is None:  # not even small records find room
@@ -275,8 +284,9 @@ class Writer:
 
     def _deliver_all(self, events: list[Event]) -> None:
         for event in events:
-            if self._refused and isinstance(event, Accepted):  # the stream has moved on
-                self._refused.pop(StreamName(event.manifest.stream), None)
+            if isinstance(event, Accepted) and event.manifest.stream in self._refused:  # it has moved on
+                del self._refused[StreamName(event.manifest.stream)]
+                self._look_at, self._pause_s = -math.inf, 0.0
             self._deliver(event)
 
     # ── full and failed ──
@@ -293,7 +303,7 @@ class Writer:
             self._deliver(StoreRoom(True))
 
     def _look_for_room(self) -> None:
-        if not self._is_full:
+        if not self._is_full or time.monotonic() < self._look_at:
             return
         if self._payload.has_room(max((self._transaction_bytes_max, *self._refused.values()))):
             self._is_full = False

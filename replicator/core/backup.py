@@ -72,7 +72,9 @@ class Backup:
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
         self._rotten = {stream: Digest(h.digest) for stream, h in state.heads.items() if not h.readable}
         self._rotten_at = state.now
-        self._no_room: set[StreamName] = set()  # rotten, and not fetched again before there is room
+        self._no_room: set[StreamName] = (
+            set()
+        )  # refused for want of room, and not fetched before there is some
         self._points = Points(state)
         self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
         self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first
@@ -215,23 +217,25 @@ class Backup:
     # ── what is lacking (R18) ──
 
     def on_behind(self, node: NodeId, message: Behind) -> None:
-        """Fetch the heads that are lacking here, as many at a time as is allowed. What a full disk would
-        refuse is not asked for (R21)."""
+        """Fetch the heads that are lacking here, as many at a time as is allowed, and fit."""
         if not self._follows(node, message.epoch):
             return
         for theirs in message.heads:
             stream = StreamName(theirs.stream)
-            is_mended = stream in self._rotten and stream not in self._no_room
-            is_refused = self._state.lacks_room_for(theirs) and not is_mended
             if self._state.is_old(stream, message.epoch, theirs.sequence):
                 self._ack_if(self._state.heads.get(stream), theirs.digest)
-            elif is_refused or stream in self._accepting:
-                continue
-            elif not self._arrivals.is_coming(theirs, message.epoch):
+            elif stream not in self._accepting and self._is_to_fetch(stream, theirs, message.epoch):
                 fetch = self._state.fetching.get(stream)
                 if stream in self._rotten and fetch is not None and fetch.digest != theirs.digest:
                     self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
                 self._want(stream, Digest(theirs.digest), None, Epoch(message.epoch))
+
+    def _is_to_fetch(self, stream: StreamName, theirs: Head, epoch: int) -> bool:
+        """Whether it is not on its way, and may find room. A full disk refuses what is too large for it:
+        what was not refused is tried, one at a time besides what is to be mended (R21)."""
+        is_turn = stream in self._rotten or self._state.fetching.keys() <= self._rotten.keys()
+        fits = not self._state.lacks_room_for(theirs) or (is_turn and stream not in self._no_room)
+        return fits and not self._arrivals.is_coming(theirs, epoch)
 
     def _want(self, stream: StreamName, digest: Digest, manifest: Manifest | None, epoch: Epoch) -> None:
         if self._state.fetch(stream, digest, manifest, self._sources(), verify=stream in self._rotten):
@@ -264,6 +268,7 @@ class Backup:
         """Durable: now it may be acknowledged (R13)."""
         stream = StreamName(head.stream)
         self._accepting.pop(stream, None)
+        self._no_room.discard(stream)
         self._arrivals.settled(stream)
         self._ack(head)
         self._points.arrived(stream)
@@ -282,7 +287,7 @@ class Backup:
         self._accepting.pop(stream, None)
         if event.why in (Why.STALE, Why.FENCED):
             self._mended(stream, Digest(event.manifest.digest))
-        elif event.why is Why.FULL and stream in self._rotten:
+        elif event.why is Why.FULL:
             self._no_room.add(stream)
         promise = self._state.promise
         if promise is None or promise.epoch != event.epoch:

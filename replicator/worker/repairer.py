@@ -154,7 +154,6 @@ class Repairer(DataThread):
         """Check what is to be checked, ask for some of what is lacking, and tell when it is over."""
         for chunk in fetch.take_unchecked(CHECKS_PER_TURN):
             if self._store.read_chunk(Digest(chunk.stored_digest)) is None:
-                self._store.discard_chunk(Digest(chunk.stored_digest))
                 fetch.want(chunk)
         if not fetch.is_urgent and self._pace.rests(now):
             fetch.rest()

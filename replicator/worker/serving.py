@@ -95,8 +95,7 @@ class Serving:
             if sum(map(len, chunks)) >= REPLY_BYTES_MAX:
                 break
             content = self._store.read_chunk(Digest(digest))
-            if content is None:  # the store discards it only if it finds it rotten again
-                self._store.discard_chunk(Digest(digest))
+            if content is None:
                 absent.append(digest)
             else:
                 present.append(digest)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from replicator.adapters import store, store_writer
-from replicator.adapters.store_payload import Payload
+from replicator.adapters.store_payload import DATA_NAME, Payload
 from replicator.core.effects import Accept, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
 from replicator.errors import StoreError, StoreFull
 from replicator.model import Epoch, Generation, Promise, Sequence, StreamName
-from tests.adapters.store_kit import MIB, OWNER, Stores, checkpoint
+from tests.adapters.store_kit import MIB, OWNER, Opened, Stores, checkpoint
+from tests.adapters.test_store_journal import no_file_grows_beyond
+from tests.adapters.test_store_room import offer
 
 
 def test_r21_a_small_change_of_a_large_state_needs_little_room(
@@ -94,3 +97,56 @@ def test_r21_a_store_is_not_made_where_there_is_no_room(
     stores.open().store.close()
     monkeypatch.setattr(store, "FOUNDING_BYTES", 2**60)
     stores.open()
+
+
+def test_r21_a_limit_that_the_file_system_does_not_show_is_a_full_disk(stores: Stores) -> None:
+    """A user's quota, or a limit of the process: LMDB says that a write was cut short, the disk has room."""
+    opened = stores.open()
+    opened.promise(1)
+    kept = opened.accept("s", 1, os.urandom(MIB))
+    opened.settle()
+    size = (stores.path / "payload" / DATA_NAME).stat().st_size
+    with no_file_grows_beyond(size + MIB // 2):
+        told, refused = offer(opened, "s", 2, MIB)
+        assert (told, type(refused)) == (StoreRoom(True), AcceptRefused)
+        assert opened.next() == StoreRoom(False)
+    opened.accept("s", 3, os.urandom(MIB))
+    assert opened.is_readable(kept)
+
+
+def test_r21_room_that_was_not_there_is_not_believed_again_at_once(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free pages that lie scattered: each time that the store says so, the core has all of it sent again. The
+    first time may have been bad luck, then the pauses grow; a stream that fits after all ends them."""
+    now = 0.0
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.5)
+    monkeypatch.setattr(store_writer, "time", SimpleNamespace(monotonic=lambda: now))
+    opened = stores.open()
+    opened.promise(1)
+    apply, pauses = Payload._apply, []
+
+    def scattered(self: Payload, writes: dict[bytes, bytes | None]) -> None:
+        if any(value is not None and len(value) >= 2**18 for value in writes.values()):
+            raise StoreFull("no room for so much in one place")
+        apply(self, writes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Payload, "_apply", scattered)
+        for sequence in range(1, 5):
+            told, refused = offer(opened, "s", sequence, MIB)
+            assert (told, type(refused)) == (StoreRoom(True), AcceptRefused)
+            since = now
+            while not is_told_of_room(opened):
+                now += 0.25
+            pauses.append(now - since)
+    assert pauses == [0, 0.5, 1, 2]
+    opened.accept("s", 5, os.urandom(MIB))
+
+
+def is_told_of_room(opened: Opened) -> bool:
+    """Whether the store sees room in a turn of its writer, which looks for it in each."""
+    manifest, _ = checkpoint("barrier", 1, tombstone=True)
+    opened.perform(Accept(manifest, Epoch(2**40)))
+    told = opened.next()
+    return told == StoreRoom(False) and isinstance(opened.next(), AcceptRefused)

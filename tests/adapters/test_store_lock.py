@@ -146,3 +146,17 @@ def test_a_journal_that_cannot_be_read_is_an_error_of_ours(
         with pytest.raises(StoreError, match="Input/output error") as error:
             read()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["meta", "payload"])
+def test_a_directory_of_somebody_else_is_left_alone(stores: Stores, part: str) -> None:
+    """A new store makes way for itself where an attempt of its own was broken off, never over other files."""
+    mine = stores.path / part / "precious.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="precious"):
+            stores.open()
+        assert mine.read_text() == "mine"
+    mine.unlink()
+    assert stores.open().durable.heads == ()

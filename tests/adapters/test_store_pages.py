@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import lmdb
@@ -11,7 +13,7 @@ import pytest
 
 from replicator.adapters.store_pages import lacks_used_pages
 from replicator.errors import StoreDamaged
-from tests.adapters.store_kit import Stores, orders
+from tests.adapters.store_kit import MIB, Stores, orders
 
 PAGE_BYTES = 4096
 
@@ -71,3 +73,30 @@ def test_R21_a_file_without_its_first_pages_is_damaged(tmp_path: Path, environme
         assert "\n" not in str(error.value)
         data.write_bytes(whole)
         assert orders(stores.open().durable.heads) == {"s": (1, 1)}
+
+
+DIES_WHILE_IT_READS = """
+import os, signal, sys
+from pathlib import Path
+from replicator.adapters.store_record import open_environment
+with open_environment(Path(sys.argv[1]), 2**20, readonly=True).begin():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("part", ["meta", "payload"])
+def test_I12_a_reader_that_died_holds_no_pages(stores: Stores, part: str) -> None:
+    """What was there when it began stays as long as it counts as reading: the file would grow without end."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1, os.urandom(MIB))
+    opened.settle()
+    subprocess.run([sys.executable, "-c", DIES_WHILE_IT_READS, stores.path / part], check=False)
+    environment = (opened.store._payload if part == "payload" else opened.store._meta)._environment
+    before = environment.info()["map_size"]
+    for number in range(2, 40 if part == "payload" else 500):
+        if part == "payload":
+            opened.mark(opened.accept("s", number, os.urandom(MIB)))
+        else:
+            opened.promise(number)
+    assert environment.info()["map_size"] == before

@@ -19,7 +19,13 @@ from replicator.errors import ReplicatorError, StoreDamaged
 from tests.adapters.power.image import Disk, Fate
 from tests.adapters.power.machine import StoreAndPower, StoreInMemory
 from tests.adapters.power.recorder import IGNORED, recording
-from tests.adapters.power.script import FullAtFirst, kill_and_lose_power_everywhere, lose_power_everywhere
+from tests.adapters.power.script import (
+    FullAtFirst,
+    LaidOut,
+    change_durability_and_lose_power,
+    kill_and_lose_power_everywhere,
+    lose_power_everywhere,
+)
 from tests.adapters.power.teeth import TEETH, TEETH_AFTER_A_DEATH
 from tests.adapters.store_kit import Stores
 
@@ -38,7 +44,7 @@ TestStoreInMemory = StoreInMemory.TestCase
 TestStoreInMemory.settings = settings(LONG, max_examples=20)
 
 
-@pytest.mark.parametrize("kind", [StoreAndPower, FullAtFirst, StoreInMemory])
+@pytest.mark.parametrize("kind", [StoreAndPower, FullAtFirst, LaidOut, StoreInMemory])
 def test_power_may_be_lost_after_each_call(kind: type[StoreAndPower]) -> None:
     """From the first file on, with unsynced writes lost, kept, torn and in another order."""
     assert lose_power_everywhere(kind) > 500
@@ -48,6 +54,14 @@ def test_power_may_be_lost_after_each_call(kind: type[StoreAndPower]) -> None:
 def test_a_process_may_be_killed_before_the_power_is_lost(kind: type[StoreAndPower]) -> None:
     """What it did not wait for is there for the next process, which goes on, but not on the disk."""
     assert kill_and_lose_power_everywhere(kind) > 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "full"), [(StoreAndPower, False), (StoreInMemory, False), (StoreInMemory, True)]
+)
+def test_power_may_be_lost_when_the_durability_is_another(kind: type[StoreAndPower], full: bool) -> None:
+    """What one process has answered for is there, whatever the next one waits for."""
+    assert change_durability_and_lose_power(kind, full=full) >= 4
 
 
 @pytest.mark.parametrize("break_it", TEETH, ids=lambda break_it: break_it.__name__)

@@ -18,12 +18,13 @@ from replicator.core.effects import (
     Supersede,
     Transfer,
 )
-from replicator.core.events import HeadRotten, StoreRoom
+from replicator.core.events import AcceptRefused, HeadRotten, StoreRoom, Why
 from replicator.core.messages import Claim, ProbeAnswer
 from replicator.core.phase import Phase
 from replicator.core.window import Flight
-from replicator.model import Digest, Head, Role, StreamName
+from replicator.model import Digest, Epoch, Head, Role, StreamName
 from tests.rules.cluster import Cluster
+from tests.rules.test_fencing import manifest
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
 
@@ -338,3 +339,19 @@ def test_R25_what_is_no_tenure_yet_is_no_reason_to_stay() -> None:
     slowly(cluster.do("grant c", "revoke b"), 9.0)
     assert cluster.core("b")._primary.phase is Phase.OFF
     assert cluster.live(0.5).core("c").role is Role.PRIMARY
+
+
+def test_R21_a_disk_too_full_for_one_stream_is_mended_of_all_others() -> None:
+    """c is down; b has refused a checkpoint that is too large for its disk, and is full until that would fit.
+    What it may have room for is fetched, one at a time, and what it has refused is not asked for again."""
+    cluster = serving().do("crash c").live(0.5)
+    cluster.node("b").deliver(StoreRoom(full=True))
+    cluster.node("b").deliver(AcceptRefused(manifest(StreamName("large")), Epoch(1), Why.FULL))
+    cluster.do("cut a b", "submit a s 1", "submit a t 1", "submit a large 1").live(0.05).do(
+        "mend a b"
+    ).forget()
+    for _ in range(60):
+        cluster.live(0.05)
+        assert len(cluster.state("b").fetching) <= 1
+    assert {commit.stream for commit in cluster.effects("a", Commit)} == {"s", "t"}
+    assert {fetch.stream for fetch in cluster.effects("b", Fetch)} == {"s", "t"}

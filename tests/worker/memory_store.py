@@ -84,8 +84,12 @@ class MemoryStore:
         return self.manifests.get((stream, digest))
 
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
-        stored = self.chunks.get(stored_digest)
-        return stored if stored is not None and digest_of(stored) == stored_digest else None
+        with self._lock:
+            stored = self.chunks.get(stored_digest)
+            if stored is not None and digest_of(stored) != stored_digest:
+                del self.chunks[stored_digest]
+                return None
+            return stored
 
     def read_small(
         self, heads: Iterable[Head], bytes_max: int
@@ -97,11 +101,6 @@ class MemoryStore:
                 named = {Digest(chunk.stored_digest) for part in manifest.parts for chunk in part.chunks}
                 found[stream] = manifest, {name: self.read_chunk(name) for name in named}
         return found
-
-    def discard_chunk(self, stored_digest: Digest) -> None:
-        with self._lock:
-            if self.read_chunk(stored_digest) is None:
-                self.chunks.pop(stored_digest, None)
 
     def rot(self, stored_digest: Digest) -> None:
         """Flip a bit of a stored chunk."""

@@ -136,10 +136,6 @@ class _Node:
         """Keep what was fetched."""
         self.chunks.update(chunk.stored_digest for chunk, _ in args[-1])
 
-    def discard_chunk(self, digest: Digest) -> None:
-        """Nothing rots here."""
-        assert digest not in self.chunks
-
 
 class _World:
     """The asker and its sources; as the core does, it fetches so many streams at once, failed ones again."""

@@ -205,16 +205,16 @@ class StoreAndPower(StoreAndTwin):
         self._ended = at
         self._says_what_it_holds()
 
-    def lose_power_everywhere(self, kinds: tuple[Kind, ...], since: int = 0) -> int:
-        """After each call so far from number *since* on, each time in a copy; return how many power losses
-        that were."""
+    def lose_power_everywhere(self, kinds: tuple[Kind, ...], since: int = 0, times: int = 1) -> int:
+        """After each call so far from number *since* on, each time in a copy, so many *times* with each kind
+        of fate; return how many power losses that were."""
         self._boots += 1
         count = 0
         for at, call in enumerate(tuple(self.recorder.calls), 1):
             self._disk.add(call)
-            for kind in kinds if at > since else ():
+            for number, kind in enumerate(kinds * times if at > since else ()):
                 root = self._root()
-                self._disk.power_loss(root, Fate(kind, seed=at))
+                self._disk.power_loss(root, Fate(kind, seed=at + 1000 * (number // len(kinds))))
                 opened = self._stepped(root)
                 try:
                     self._found(opened, at)

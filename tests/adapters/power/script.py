@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,6 +20,16 @@ class FullAtFirst(StoreAndPower):
     def open(self, path: Path) -> None:
         with patch.object(store_payload, "Journal", side_effect=StoreFull("no room")):
             super().open(path)
+
+
+class LaidOut(StoreAndPower):
+    """A store whose directories are there before it is made, as those leave them who lay out volumes."""
+
+    def _record(self, root: Path) -> None:
+        if not (root / "store").exists():
+            for part in ("meta", "payload"):
+                (root / "store" / part).mkdir(parents=True)
+        super()._record(root)
 
 
 def run(machine: StoreAndPower) -> None:
@@ -72,3 +83,25 @@ def kill_and_lose_power_everywhere(kind: type[StoreAndPower]) -> int:
             back += 1
         finally:
             machine.teardown()
+
+
+def change_durability_and_lose_power(kind: type[StoreAndPower], *, full: bool = False) -> int:
+    """Checkpoints that no root page on the disk names yet; kill it, open it with the other durability,
+    perhaps on a disk without room for more, and lose power after each call of that; of a store in memory,
+    which is given up before, after the last one alone. Return how often that was."""
+    machine = kind()
+    try:
+        machine.reopen()
+        machine.promise(1)
+        for stream in ("a", "b"):
+            machine.accept_more(stream, large=kind.durability == "memory", early=False)
+        at = len(machine.recorder.calls)
+        machine.durability = "memory" if kind.durability == "disk" else "disk"
+        no_room = patch.object(store_payload.Payload, "_apply", side_effect=StoreFull("no room"))
+        with no_room if full else nullcontext():
+            machine.kill(0)
+        if machine.durability == "disk":
+            at = len(machine.recorder.calls) - 1
+        return machine.lose_power_everywhere(KINDS, since=at, times=12)
+    finally:
+        machine.teardown()

@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from replicator.adapters import store, store_journal, store_meta, store_payload
-from replicator.adapters.store_journal import Journal
+from replicator.adapters.store_journal import Journal, bytes_of
 from replicator.adapters.store_meta import Meta
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
@@ -70,7 +70,7 @@ def answer_large_batches_early(patch: Patch) -> None:
     honest = Payload._commit
 
     def is_small(plan: Plan) -> bool:
-        return store_payload._size_bytes(plan.change.writes) <= BATCH_BYTES_MAX
+        return bytes_of(plan.change.writes) <= BATCH_BYTES_MAX
 
     def _commit(self: Payload, plan: Plan, durably: bool) -> None:
         honest(self, plan, durably and is_small(plan))
