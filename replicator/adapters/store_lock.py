@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ FILES = (
     "lock", "founding", "meta/data.mdb", "meta/lock.mdb",
     "payload/data.mdb", "payload/lock.mdb", "payload/journal",
 )  # fmt: skip
+LOOKS, LOOK_S = 4, 0.01
 DIRECTORIES = ("meta", "payload")
 NAMES = {name.rpartition("/")[2] for name in FILES if "/" in name}  # what is made in these
 
@@ -68,7 +70,7 @@ class DirectoryLock:
         except OSError as error:
             raise StoreError(f"data directory {directory} cannot be used: {error.strerror}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
         except OSError as error:
             holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
@@ -79,6 +81,15 @@ class DirectoryLock:
         with suppress(OSError):  # no room: whoever comes next is told of an unknown process
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def _lock(self) -> None:
+        """Lock it, or raise OSError. Who only looks whether it is locked has it for an instant."""
+        for _ in range(LOOKS):
+            with suppress(BlockingIOError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(LOOK_S)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
         """Let go; safe to call twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from errno import EACCES, EINVAL, EIO, EROFS
 from pathlib import Path
@@ -68,6 +69,15 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
     lock.release()
     lock.release()
     DirectoryLock(tmp_path).release()
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that asks whether the store is in use holds the lock for an instant."""
+    DirectoryLock(tmp_path).release()
+    with (tmp_path / "lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        monkeypatch.setattr("replicator.adapters.store_lock.time.sleep", lambda _: file.close())
+        DirectoryLock(tmp_path).release()
 
 
 def test_r20_all_directories_that_were_made_for_a_store_have_their_names_synced(
