@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +22,14 @@ REFUSED = {
     "explore --minutes 0": "argument --minutes: 0 is not more than 0",
     "explore --states 0": "argument --states: 0 is less than 1",
 }
+ROOT = Path(__file__).parent.parent
+PYTHON = """#!/usr/bin/env bash
+here=$(dirname "$0")
+case $* in
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/bin/pip" ;;
+"-c import pip" | "-m pip "*) [ -f "$here/pip" ] ;;
+esac
+"""  # as much of an interpreter as scripts/setup needs
 MODULES = {
     "chaos": "tests.chaos.__main__",
     "explore": "tests.exploration.__main__",
@@ -59,3 +69,26 @@ def test_a_state_of_something_else_is_left_as_it_is(
         assert said[0].startswith("usage:")
         assert state.read_bytes() == data
     assert list(tmp_path.iterdir()) == [state]
+
+
+@pytest.mark.parametrize("left", ["nothing", "no pip", "no interpreter"])
+def test_an_environment_that_is_not_whole_is_made_anew(left: str, tmp_path: Path) -> None:
+    """Also where the stamp of an earlier one is still there; one that is whole is taken as it is."""
+    python, venv = tmp_path / "python3", tmp_path / "venv"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    environ = {**os.environ, "PYTHON": str(python), "REPLICATOR_VENV": str(venv)}
+    if left != "nothing":
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin" / "python").symlink_to(python if left == "no pip" else tmp_path / "gone")
+    if left == "no interpreter":
+        (venv / "installed-dev").write_text(f"{ROOT}\n")
+    said = []
+    for _ in range(2):
+        words: list[str | Path] = [ROOT / "scripts" / "setup"]
+        done = subprocess.run(words, env=environ, capture_output=True, text=True, check=True, timeout=60)
+        said.append(done.stderr)
+    assert (said[0].count("\n"), said[1]) == (1, "")
+    assert (venv / "bin" / "pip").exists()
+    assert (venv / "installed-dev").read_text() == f"{ROOT}\n"
+    assert (venv / "bin" / "python").read_text() == PYTHON
