@@ -1,12 +1,11 @@
 """How does a commit compare with what others make of the same work?
 
 For each class of durability, all systems run at once, three processes each on this machine, and one put each
-is taken in turns (of PySyncObj, which is too slow for that, after the others). `latency_ms` is of one put
-after the other; `mb_per_s` of eight at once. `process_over` and `thread_over` are our latency (the worker as
-a process, which is the default, and as a thread) over theirs: below 1 we are faster; `process_times` and
-`thread_times` are our throughput over theirs: above 1 we are. All write the same payloads over eight names
-again and again, and bytes of every 4 KiB change, so that nobody gains by knowing a part. A system that is
-not installed is left out, with a word.
+is taken in turns. `latency_ms` is of one put after the other; `mb_per_s` of eight at once. `process_over` and
+`thread_over` are our latency (the worker as a process, which is the default, and as a thread) over theirs:
+below 1 we are faster; `process_times` and `thread_times` are our throughput over theirs: above 1 we are. All
+write the same payloads over eight names again and again, and bytes of every 4 KiB change, so that nobody
+gains by knowing a part. A system that is not installed is left out, with a word.
 """
 
 from __future__ import annotations
@@ -84,14 +83,9 @@ def measure_size(systems: list[System], size: str, options: argparse.Namespace) 
     able = [system for system in systems if SIZES[size] <= system.size_max]
     payload = MAKERS[options.payload](SIZES[size])
     small = SIZES[size] < 2**23
-    fast = [system for system in able if not system.is_slow]
     count_min = SMALL_PUTS_MIN if small else options.large_puts
-    budget = Budget(options.seconds * len(fast), count_min, options.samples, 5 if small else 1)
-    latency = take_in_turns({system.name: taker(system, payload) for system in fast}, budget)
-    for system in able:
-        if system.is_slow:
-            alone = Budget(options.seconds, 5, options.samples, 2)
-            latency |= take_in_turns({system.name: taker(system, payload)}, alone)
+    budget = Budget(options.seconds * len(able), count_min, options.samples, 5 if small else 1)
+    latency = take_in_turns({system.name: taker(system, payload) for system in able}, budget)
     rates: dict[str, list[float]] = {}
     if SIZES[size] <= PIPELINED_SIZE_MAX:
         rates = pipelined(able, payload, options.seconds / 2)

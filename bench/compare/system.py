@@ -44,7 +44,6 @@ class System:
     durability: ClassVar[Durability]
     remark: str = ""
     size_max: ClassVar[int] = 2**30
-    is_slow: ClassVar[bool] = False  # so slow that the others would get few turns beside it
 
     def __init__(self, parent: Path | None = None) -> None:
         self._parent = parent

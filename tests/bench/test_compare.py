@@ -12,7 +12,9 @@ import pytest
 
 from bench.compare.__main__ import SYSTEMS, measure_size
 from bench.compare.etcd import _request
+from bench.compare.raft import OPTIONS, PySyncObj
 from bench.compare.system import CHUNK_BYTES, Absent, System, pieces, program, wait_until
+from bench.kit.payloads import SIZES
 from bench.kit.run import parser
 
 
@@ -73,6 +75,20 @@ def test_every_payload_is_cut_into_all_of_its_pieces() -> None:
     assert b"".join(pieces(payload)) == payload
     assert [len(piece) for piece in pieces(payload)] == [CHUNK_BYTES, CHUNK_BYTES, 1]
     assert _request(b"key", memoryview(b"v" * 300)) == b"\x0a\x03key\x12\xac\x02" + b"v" * 300
+
+
+def test_the_elector_s_library_is_at_its_best_as_a_data_path(tmp_path: Path) -> None:
+    """No put of it waits for a timer, the report says what it was told, and it takes up to 1 MB."""
+    with PySyncObj(tmp_path) as system:
+        assert isinstance(system, PySyncObj)
+        node = system._node
+        assert {name: getattr(node.conf, name) for name in OPTIONS} == OPTIONS  # it ignores unknown names
+        assert not node.conf.appendEntriesUseBatch
+        assert all(f"{name}={value}" in system.remark for name, value in OPTIONS.items())
+        for stream, size in enumerate(("1 KB", "64 KB", "1 MB")):
+            payload = bytearray(os.urandom(SIZES[size]))
+            system.put(stream, payload)
+            assert node.state[stream] == payload
 
 
 def test_classes_are_named_honestly() -> None:
