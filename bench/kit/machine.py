@@ -15,6 +15,7 @@ from replicator.settings import Settings, table
 LIBRARIES = ("blake3", "lmdb", "lz4", "msgspec", "pysyncobj", "pyzmq", "uvloop")
 OF_NO_INTEREST = ("NODE", "PEERS", "DATA_DIR", "SECRET_KEY_FILE", "PEER_KEYS_FILE", "LOG_LEVEL")
 ROOT = Path(__file__).parent.parent.parent
+RENEWED = ("bench/results", "README.md")  # by the measurements themselves
 
 
 def machine() -> dict[str, str]:
@@ -69,7 +70,12 @@ def _file_system() -> str:
 
 
 def commit() -> str:
-    """This code, as git names it: `-dirty` if it is not as committed."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or version("replicator")
+    """This code, as git names it: `-dirty` if it is not as committed, whatever was measured before."""
+    git = ["git", "-C", str(ROOT)]
+    command = [*git, "describe", "--always", "--exclude=*"]
+    name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if not name:
+        return version("replicator")
+    others = [".", *(f":!{path}" for path in RENEWED)]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *others], check=False).returncode
+    return f"{name}-dirty" if changed else name

@@ -189,14 +189,17 @@ WRITERS: dict[str, Callable[[Report], Iterator[Line]]] = {
 
 
 def table(results: Path = RESULTS) -> str:
-    """The table of all but takeovers, of the results that are there."""
+    """The table of all but takeovers, of the results that are there, and at which commit each was measured."""
     lines = ["| what | figure | command |", "|---|---|---|"]
+    names: dict[str, list[str]] = {}
     for name, write in WRITERS.items():
         path = results / f"{name}.json"
         if path.exists():
             report = Report.load(path)
             lines += [f"| {what} | {figure} | `{report.command}` |" for what, figure in write(report)]
-    return "\n".join(lines)
+            names.setdefault(report.versions["replicator"], []).append(f"`{name}`")
+    where = "; ".join(f"{', '.join(each)} at {commit}" for commit, each in names.items())
+    return "\n".join([*lines, *(["", f"Measured: {where}."] if where else [])])
 
 
 def takeovers(report: Report) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from lz4.block import compress
 
+from bench.kit import machine
 from bench.kit.cluster import Cluster
 from bench.kit.floor import Floor
 from bench.kit.links import INLINE_BYTES, PIECE_BYTES
@@ -117,6 +118,25 @@ def test_what_a_process_uses_is_its_own() -> None:
     if forget_peak(os.getpid()):
         assert memory_mib(os.getpid(), "VmHWM") < peak - 32
     assert not forget_peak(other.pid)
+
+
+def test_a_commit_is_dirty_by_what_is_measured_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of the measurements before, and the README that they are written into, change no figure."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    paths = [tmp_path / name for name in ("README.md", "bench/results/delta.json", "replicator/model.py")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    clean = machine.commit()
+    readme, result, code = paths
+    readme.write_text("2")
+    result.unlink()
+    assert machine.commit() == clean
+    code.write_text("2")
+    assert machine.commit() == f"{clean}-dirty"
 
 
 def test_the_wire_is_what_connections_have_sent() -> None:

@@ -35,6 +35,14 @@ def test_results_tell_where_they_are_from(path: Path) -> None:
     assert "/home" not in path.read_text()
 
 
+def test_each_measurement_names_its_commit() -> None:
+    """Not all are renewed at once: below the table stands where each was taken."""
+    *_, last = table().splitlines()
+    for name in WRITERS:
+        commit = Report.load(RESULTS / f"{name}.json").versions["replicator"]
+        assert re.search(rf"`{name}`(, `\w+`)* at {commit}[;.]", last)
+
+
 def test_the_table_is_put_between_its_markers(tmp_path: Path) -> None:
     """Renewing the tables changes nothing around them, nor one that has no results here; a README without a
     place for one is refused."""
