@@ -7,6 +7,7 @@ import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 
 
@@ -23,8 +24,10 @@ def none_or_more(text: str) -> int:
 def above_zero(text: str) -> float:
     """So much of something, and more than nothing of it."""
     value = float(text)
-    if not value > 0:
+    if not value > 0:  # nor is nan
         raise ArgumentTypeError(f"{text} is not more than 0")
+    if value == inf:
+        raise ArgumentTypeError(f"{text} has no end")
     return value
 
 

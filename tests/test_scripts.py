@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 REFUSED = {
+    "chaos --minutes nan": "argument --minutes: nan is not more than 0",
+    "chaos --minutes inf": "argument --minutes: inf has no end",
+    "chaos --minutes 0": "argument --minutes: 0 is not more than 0",
     "simulate --seeds 0": "argument --seeds: 0 is less than 1",
     "simulate --seeds -5": "argument --seeds: -5 is less than 1",
     "simulate --minutes -1": "argument --minutes: -1 is not more than 0",

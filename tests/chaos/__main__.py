@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from replicator.signals import interrupt_each_time
-from tests.arguments import resumable
+from tests.arguments import above_zero, resumable
 from tests.chaos.nemeses import NEMESES
 from tests.chaos.network import INSIDE, enter, inherited_signals, missing
 from tests.chaos.report import add_up, sums, words
@@ -33,7 +33,7 @@ MODULE = "tests.chaos"
 
 def _arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
+    parser.add_argument("--minutes", type=above_zero, default=1.0, help="how long (default 1)")
     parser.add_argument("--nodes", type=int, default=3, choices=range(2, 8), help="how many (default 3)")
     parser.add_argument("--seed", type=int, help="what the faults are drawn from (default: a random one)")
     parser.add_argument("--nemeses", default="", help=f"some of: {','.join(NEMESES)} (default: all)")
@@ -47,8 +47,6 @@ def _arguments(given: list[str]) -> argparse.Namespace:
     wrong = set(filter(None, options.nemeses.split(","))) - NEMESES.keys()
     if wrong:
         parser.error(f"no such nemesis: {', '.join(sorted(wrong))}; there are {', '.join(NEMESES)}")
-    if options.minutes <= 0:
-        parser.error("--minutes has to be more than 0")
     return options
 
 
