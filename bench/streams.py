@@ -5,8 +5,8 @@ Three nodes on this machine, in a cluster of its own for each number. All stream
 `commits_per_s` of 64 at once, which must not fall with the number of the idle ones. `primary_mib` and
 `backup_mib` are the anonymous memory of the processes that store, `engine_mib` that of the engine's. A backup
 is stopped and started again: `restart_s` until it reports that it lacks nothing. Last the primary's worker is
-killed with SIGKILL: `takeover_s` is from the other node's grant (claim with all heads, adoption) until all
-streams are in its engine's hands; `detect_s` passes before the grant and depends on the timers alone.
+killed with SIGKILL: `takeover_s` is from the other node's grant (claim with all heads, adoption) until its
+engine has the bytes of all streams; `detect_s` passes before the grant and depends on the timers alone.
 """
 
 from __future__ import annotations
@@ -147,12 +147,7 @@ def main() -> int:
         "--seconds", type=above_zero, default=3.0, help="for each kind of commit (default 3)"
     )
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.counts, options.seconds = (1, 1000), 0.5
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"counts": (1, 1000), "seconds": 0.5})
 
 
 if __name__ == "__main__":

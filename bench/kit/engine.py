@@ -1,4 +1,4 @@
-"""The process of a node with an engine that only restores: it says when a tenure has started, and with what.
+"""The process of a node with an engine that only restores: it says when it has the bytes of all, and what.
 
 Settings come on the first line of standard input, as for `bench.kit.node`. From the line "go" on it may
 become primary. Each tenure is a line of JSON on standard output; it ends when standard input does.
@@ -21,18 +21,18 @@ def main() -> int:
     with Replicator(settings) as replicator:
         if sys.stdin.buffer.readline() != b"go\n":
             return 0
-        threading.Thread(target=_serve, args=(replicator,), daemon=True).start()
+        threading.Thread(target=serve, args=(replicator,), daemon=True).start()
         while os.read(0, 1):
             pass
     return 0
 
 
-def _serve(replicator: Replicator) -> None:
+def serve(replicator: Replicator) -> None:
+    """Say of each tenure what it has restored, and since when all of it is here."""
     for tenure in replicator.tenures():
-        at = time.clock_gettime(time.CLOCK_BOOTTIME)
         read_bytes = sum(len(tenure.restored[stream].parts[""]) for stream in tenure.restored)
-        read_at = time.clock_gettime(time.CLOCK_BOOTTIME)
-        found = {"at": at, "read_at": read_at, "streams": len(tenure.restored), "bytes": read_bytes}
+        at = time.clock_gettime(time.CLOCK_BOOTTIME)
+        found = {"at": at, "streams": len(tenure.restored), "bytes": read_bytes}
         print(json.dumps(found | {"instants": tenure.instants}), flush=True)
         tenure.wait_ended()
 
