@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from bench.kit.measured import RESULTS, ROOT, blocks, write
 from bench.kit.report import progress
+from bench.kit.run import unwritten
 from replicator.signals import ending_signals, interrupt_each_time
 
 INTERRUPTED = 130
@@ -123,10 +124,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.quick:
             results = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-bench-all-")))
         status = run_all(options.names or list(PLAN), results, quick=options.quick)
-        if options.quick:
-            print("\n\n".join(blocks(results).values()))
-        else:
-            write()
+        try:
+            if options.quick:
+                print("\n\n".join(blocks(results).values()), flush=True)
+            else:
+                write()
+        except OSError as error:
+            status = max(status, unwritten(options_of.prog, error))
     return status
 
 

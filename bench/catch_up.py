@@ -151,12 +151,7 @@ def main() -> int:
     add("--isolation", choices=("process", "thread"), default="process")
     add("--seconds", type=above_zero, default=10.0, help="before, and after (default 10)")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.lack, options.seconds = 128, 2.0
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"lack": 128, "seconds": 2.0})
 
 
 if __name__ == "__main__":

@@ -161,19 +161,13 @@ def main() -> int:
     options_of = parser(__doc__, NAME)
     add = options_of.add_argument
     add("--variants", nargs="+", choices=VARIANTS, default=["thread"], metavar="V", help="+".join(VARIANTS))
-    add("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help="of: " + ", ".join(map(repr, SIZES)))
+    sizes = ", ".join(map(repr, SIZES))
+    add("--sizes", nargs="+", choices=SIZES, metavar="SIZE", default=list(SIZES), help=f"of: {sizes}")
     add("--payload", choices=MAKERS, default="realistic")
     add("--seconds", type=above_zero, default=4.0, help="per size and variant (default 4)")
     add("--samples", type=one_or_more, default=1000, help="of each size, at most")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.seconds = min(options.seconds, 0.5)
-        if options.sizes is None:
-            options.sizes = list(SIZES)[:3] if options.quick else list(SIZES)
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"sizes": list(SIZES)[:3], "seconds": 0.5})
 
 
 if __name__ == "__main__":

@@ -180,12 +180,7 @@ def main() -> int:
     add("--chunk-kib", type=one_or_more, nargs="+", metavar="KIB", default=[CHUNK_KIB], help="default 256")
     add("--isolation", choices=("process", "thread"), default="thread")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.rounds, options.kinds = 2, options.kinds[:2]
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"kinds": list(KINDS)[:2], "rounds": 2})
 
 
 if __name__ == "__main__":

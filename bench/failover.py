@@ -39,7 +39,7 @@ from msgspec import Struct
 
 from bench.kit.machine import commit
 from bench.kit.plots import figure
-from bench.kit.report import Report, Row, progress
+from bench.kit.report import Report, Row, progress, write_whole
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import percentile
 from bench.takeover.rounds import FAULTS, INTERVAL_S, STAGES, Round, Stage
@@ -184,11 +184,8 @@ def _load(state: Path | None) -> list[Round]:
 
 
 def _save(state: Path | None, rounds: list[Round]) -> None:
-    """Write them; nothing of an older file is seen half written."""
     if state is not None:
-        draft = state.with_suffix(state.suffix + ".new")
-        draft.write_bytes(msgspec.json.encode(rounds))
-        draft.replace(state)
+        write_whole(state, msgspec.json.encode(rounds))
 
 
 def draw(report: Report, path: Path) -> None:
@@ -252,12 +249,10 @@ def main(arguments: list[str] | None = None) -> int:
         enter("bench.failover", given)
     random.seed(options.seed)
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.count = min(QUICK_COUNT, COUNT if options.count is None else options.count)
+    def measured(options: argparse.Namespace) -> Report:
         return measure(options, command_line(NAME, given))
 
-    return run(made, prepared, draw, given)
+    return run(made, measured, draw, given, quick={"count": QUICK_COUNT})
 
 
 if __name__ == "__main__":

@@ -119,12 +119,7 @@ def main() -> int:
     )
     options_of.add_argument("--seconds", type=above_zero, default=8.0, help="idle, and busy (default 8)")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.runs, options.seconds = 3, 1.5
-        return measure(options)
-
-    return run(options_of, prepared)
+    return run(options_of, measure, quick={"runs": 3, "seconds": 1.5})
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from bench.kit.machine import versions
 from bench.kit.payloads import SIZES
 from bench.kit.plots import draw_lines
 from bench.kit.process import cpu_s
-from bench.kit.report import Cell, Report, Row, progress
+from bench.kit.report import Cell, Report, Row, progress, write_whole
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Spread
 from tests.arguments import above_zero, one_or_more, resumable
@@ -151,9 +151,7 @@ class Kept:
     def save(self) -> None:
         """Write them; nothing of an older file is seen half written."""
         if self._path is not None:
-            draft = self._path.with_suffix(self._path.suffix + ".new")
-            draft.write_bytes(msgspec.json.encode(self._state))
-            draft.replace(self._path)
+            write_whole(self._path, msgspec.json.encode(self._state))
 
 
 class Pairs:
@@ -387,12 +385,7 @@ def main() -> int:
         help="keep the turns there, and go on from those that it has",
     )
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.pairs, options.events = 2, FEW_EVENTS
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"pairs": 2, "events": FEW_EVENTS})
 
 
 if __name__ == "__main__":

@@ -167,19 +167,14 @@ def main() -> int:
         nargs="+",
         type=one_or_more,
         metavar="MIB",
+        default=SIZES_MIB,
         help=f"sizes (default {' '.join(map(str, SIZES_MIB))})",
     )
     add("--rounds", type=one_or_more, default=7, help="commits of each size (default 7)")
     add("--payload", choices=MAKERS, default="realistic")
     add("--isolation", choices=("process", "thread"), default="process")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.rounds = min(options.rounds, 2)
-        options.mib = options.mib or (SIZES_MIB[:4] if options.quick else SIZES_MIB)
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"mib": SIZES_MIB[:4], "rounds": 2})
 
 
 if __name__ == "__main__":

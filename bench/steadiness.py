@@ -5,7 +5,7 @@ each engine's interpreter busy (GIL load), a file that is written and synced wit
 a checkpoint of 16 MiB of new bytes every second (or --head-mib, --fresh-every). A follower is stopped for a
 while and continued, and killed and started again, once a minute: a returning node must not disturb anybody.
 Every tenure after the first is a false takeover; spans in which the tenure was suspended are counted. Nothing
-may be lost.
+may be lost, and no two tenures active at once; else the exit status is 1.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -52,7 +53,6 @@ def scribble(path: str) -> None:
 def measure(options: argparse.Namespace) -> Report:
     """One long run."""
     report = Report(question=(__doc__ or "").partition("\n")[0], command=command_line(NAME))
-    minutes = 0.2 if options.quick else options.minutes
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="replicator-steady-", dir=options.dir))
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> Report:
         followers = [node for name, node in cluster.nodes.items() if name != first["node"]]
         primary, began_at, count = cluster[first["node"]], now(), 0
         returns_at = began_at + RETURN_EVERY_S
-        while now() < began_at + minutes * 60 and len(history.tenures) == 1:
+        while now() < began_at + options.minutes * 60 and len(history.tenures) == 1:
             os.kill(primary.pid, signal.SIGUSR1)
             time.sleep(options.fresh_every)
             history.poll()
@@ -98,7 +98,14 @@ def measure(options: argparse.Namespace) -> Report:
             "lost": len(lost), "two_active": len(overlaps),
         }
     )  # fmt: skip
+    report.broken = broken(lost, overlaps)
     return report
+
+
+def broken(lost: Sequence[str], overlaps: Sequence[str]) -> list[str]:
+    """A line for each promise that was not kept, with the first that shows it."""
+    found = {"committed checkpoints were lost": lost, "times two tenures were active": overlaps}
+    return [f"{len(each)} {what}, first {each[0]}" for what, each in found.items() if each]
 
 
 def _load(stack: ExitStack, directory: Path, burners: int) -> None:
@@ -127,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.cpu_count() or 1,
         help="busy processes beside the nodes (default: one for each core)",
     )
-    return run(made, measure, None, arguments)
+    return run(made, measure, None, arguments, quick={"minutes": 0.2})
 
 
 if __name__ == "__main__":

@@ -134,12 +134,7 @@ def main() -> int:
     )
     options_of.add_argument("--isolation", choices=("process", "thread"), default="process")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.calls = 50
-        return measure_all(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure_all, draw, quick={"calls": 50})
 
 
 if __name__ == "__main__":

@@ -118,12 +118,7 @@ def main() -> int:
     add("--isolation", choices=("process", "thread"), default="process")
     add("--seconds", type=above_zero, default=4.0, help="for each line (default 4)")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.sizes, options.streams, options.seconds = list(SIZES)[:3], (8,), 1.0
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    return run(options_of, measure, draw, quick={"sizes": list(SIZES)[:3], "streams": (8,), "seconds": 1.0})
 
 
 if __name__ == "__main__":

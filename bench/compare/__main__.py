@@ -174,13 +174,8 @@ def main() -> int:
     )
     add("--samples", type=one_or_more, default=500, help="of each size, at most")
 
-    def prepared(options: argparse.Namespace) -> Report:
-        if options.quick:
-            options.sizes, options.seconds = list(SIZES)[:2], min(options.seconds, 0.4)
-            options.large_puts = min(options.large_puts, QUICK_PUTS_MIN)
-        return measure(options)
-
-    return run(options_of, prepared, draw)
+    quick = {"sizes": list(SIZES)[:2], "seconds": 0.4, "large_puts": QUICK_PUTS_MIN}
+    return run(options_of, measure, draw, quick=quick)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench.kit.report import Cell, Report, Row, number
+from bench.kit.report import Cell, Report, Row, number, write_whole
 from bench.kit.samples import Spread
 
 ROOT = Path(__file__).parent.parent.parent
@@ -189,7 +189,7 @@ WRITERS: dict[str, Callable[[Report], Iterator[Line]]] = {
 
 
 def table(results: Path = RESULTS) -> str:
-    """The table of all but takeovers, of the results that are there, and at which commit each was measured."""
+    """The table of all but takeovers, of the results that are there, and the commit of each."""
     lines = ["| what | figure | command |", "|---|---|---|"]
     names: dict[str, list[str]] = {}
     for name, write in WRITERS.items():
@@ -237,11 +237,11 @@ def shown(name: str, readme: Path = README) -> str:
 
 
 def write(readme: Path = README, results: Path = RESULTS) -> None:
-    """Put the tables into the README."""
+    """Put the tables into the README; raises OSError as `write_whole` does."""
     for name, text in blocks(results).items():
         begin, end = (marker.format(name) for marker in MARKERS)
         old = f"{begin}{shown(name, readme)}{end}"
-        readme.write_text(readme.read_text().replace(old, f"{begin}{text}{end}"))
+        write_whole(readme, readme.read_text().replace(old, f"{begin}{text}{end}").encode())
 
 
 if __name__ == "__main__":

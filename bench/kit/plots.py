@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from bench.kit.report import write_whole
 
 Line = Sequence[tuple[float, float]]
 
@@ -41,8 +44,9 @@ def figure(path: Path, title: str, x_label: str, y_label: str, height: float = H
         yield axes
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        canvas.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+        drawn = BytesIO()
+        canvas.savefig(drawn, format="svg", bbox_inches="tight", metadata={"Date": None})
+        write_whole(path, drawn.getvalue())
     finally:
         plots.close(canvas)
 

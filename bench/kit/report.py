@@ -23,7 +23,7 @@ Row = dict[str, Cell]
 
 
 class Report(Struct, kw_only=True):
-    """One run of one measurement. *figures* are the few that the README quotes, by name."""
+    """One run of one measurement. *broken* are promises that were not kept in it: with one it has failed."""
 
     question: str
     command: str
@@ -32,6 +32,7 @@ class Report(Struct, kw_only=True):
     versions: dict[str, str] = field(default_factory=versions)
     settings: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def note_settings(self, settings: Settings) -> None:
@@ -45,11 +46,8 @@ class Report(Struct, kw_only=True):
         return row
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, where nothing of an older file is seen half written."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(path.suffix + ".new")
-        draft.write_bytes(self.to_json())
-        draft.replace(path)
+        """Write it as JSON; raises OSError as `write_whole` does."""
+        write_whole(path, self.to_json())
 
     def to_json(self) -> bytes:
         """The report as JSON, indented, with an end of line."""
@@ -68,6 +66,20 @@ class Report(Struct, kw_only=True):
         ):  # fmt: skip
             head.append(f"{title}: " + (", ".join(f"{k} {v}" for k, v in block.items()) or "defaults"))
         return "\n".join([*head, *self.notes, "", *_tables(self.rows)])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is seen whole or, if OSError names it, as it was before; no draft is left then."""
+    draft = path.with_suffix(path.suffix + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def progress(text: str) -> None:

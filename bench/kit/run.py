@@ -12,12 +12,14 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.kit import plots
 from bench.kit.report import Report
 from replicator import ReplicatorError
+from replicator.cli.main import drop_output
 from replicator.settings import PREFIX, SCRIPT_NAMES
 from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import directory, writable
@@ -26,6 +28,7 @@ Measure = Callable[[argparse.Namespace], Report]
 Draw = Callable[[Report, Path], None]
 
 STANDARD_OUTPUT = Path("-")
+QUICK = "other defaults: a few seconds instead of minutes, and rough figures"
 FILES = ("--json", "--plot", "--dir", "--state")  # options that say where to, and nothing of what
 
 
@@ -38,7 +41,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
         "--json", metavar="FILE", type=json_file, help="write the report as JSON; - is standard output"
     )
     made.add_argument("--plot", metavar="FILE.svg", type=plot_file, help="draw it (needs matplotlib)")
-    made.add_argument("--quick", action="store_true", help="a few seconds instead of minutes; rough figures")
+    made.add_argument("--quick", action="store_true", help=QUICK)
     made.add_argument(
         "--dir", metavar="DIR", type=directory, help="where the stores are made, and removed again"
     )
@@ -62,9 +65,16 @@ def run(
     measure: Measure,
     draw: Draw | None = None,
     arguments: list[str] | None = None,
+    quick: Mapping[str, Any] | None = None,
 ) -> int:
-    """Measure, print, write, draw; the exit status: 0, 1 for what failed, 130 when it was interrupted."""
+    """Measure, print, write, draw; the exit status: 0, 1 for what failed, 130 when it was interrupted.
+
+    *quick* are the defaults with --quick; what is given counts with it as without.
+    """
     options = options_of.parse_args(arguments)
+    if options.quick:
+        options_of.set_defaults(**(quick or {}))
+        options = options_of.parse_args(arguments)
     if options.plot is not None:
         if draw is None:
             options_of.error("this measurement has no plot")
@@ -84,15 +94,34 @@ def run(
     except (ReplicatorError, OSError, TimeoutError) as error:
         print(f"{options_of.prog}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    if options.json == STANDARD_OUTPUT:
-        sys.stdout.write(report.to_json().decode())
-    else:
-        print(report.text())
-        if options.json:
-            report.save(options.json)
+    for promise in report.broken:
+        print(f"{options_of.prog}: {promise}", file=sys.stderr)
+    status = 1 if report.broken else 0
+    for deliver in _deliveries(report, options, draw):  # one that fails is in no other's way
+        try:
+            deliver()
+        except OSError as error:
+            status = unwritten(options_of.prog, error)
+    return status
+
+
+def _deliveries(
+    report: Report, options: argparse.Namespace, draw: Draw | None
+) -> Iterator[Callable[[], None]]:
+    text = report.to_json().decode() if options.json == STANDARD_OUTPUT else f"{report.text()}\n"
+    yield lambda: print(text, end="", flush=True)
+    if options.json not in (None, STANDARD_OUTPUT):
+        yield lambda: report.save(options.json)
     if options.plot is not None and draw is not None:
-        draw(report, options.plot)
-    return 0
+        yield lambda: draw(report, options.plot)
+
+
+def unwritten(program: str, error: OSError) -> int:
+    """Say in one line what could not be written: a file, which the error names, or the output. Returns 1."""
+    if error.filename is None:
+        drop_output(sys.stdout.fileno())
+    print(f"{program}: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def unheeded(environ: Mapping[str, str]) -> list[str]:

@@ -87,12 +87,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _complain("replicator: interrupted", INTERRUPTED)
         return _complain("replicator: not confirmed, nothing was done", 1)
     except BrokenPipeError:  # whoever read our output has gone
-        _drop_output()
+        drop_output(sys.stdout.fileno())
         return 1
     except OSError as error:
         where = error.filename or "system"
         if error.filename is None and error.errno in UNWRITABLE:
-            _drop_output()
+            drop_output(sys.stdout.fileno())
             where = "standard output"
         return _complain(f"replicator: {where}: {error.strerror or error}", 1)
     except Exception as error:
@@ -114,9 +114,9 @@ class _Closed(io.TextIOBase):
         raise OSError(EBADF, os.strerror(EBADF), "standard output")
 
 
-def _drop_output() -> None:
-    """What is left in the buffers of standard output must not fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop_output(descriptor: int) -> None:
+    """What is left in the buffer of a standard stream must not fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _complain(text: str, status: int) -> int:

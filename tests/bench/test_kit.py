@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from errno import ENOSPC
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lz4.block import compress
 
-from bench.kit import machine
+from bench.kit import engine, machine
 from bench.kit.cluster import Cluster
 from bench.kit.floor import Floor
 from bench.kit.links import INLINE_BYTES, PIECE_BYTES
 from bench.kit.payloads import SIZES, STAMP_EVERY_BYTES, freshen, incompressible, realistic
 from bench.kit.process import cpu_s, forget_peak, memory_mib
-from bench.kit.report import Report, number
+from bench.kit.report import Report, number, write_whole
 from bench.kit.run import command_line, parser, run
 from bench.kit.samples import Budget, Spread, percentile, ratios, take_in_turns
 from bench.kit.wire import wire_bytes
 from bench.linearity import exponent
+from bench.steadiness import broken
 from replicator import Committed
 
 
@@ -139,6 +145,29 @@ def test_a_commit_is_dirty_by_what_is_measured_alone(tmp_path: Path, monkeypatch
     assert machine.commit() == f"{clean}-dirty"
 
 
+def test_an_engine_says_that_it_has_all_when_it_has_the_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a takeover takes ends with the last stream's payload, not with the tenure's start."""
+    seen: list[str] = []
+
+    class Restored(dict[str, SimpleNamespace]):
+        def __getitem__(self, stream: str) -> SimpleNamespace:
+            seen.append(stream)
+            return super().__getitem__(stream)
+
+    def clock(_: int) -> int:
+        seen.append("clock")
+        return len(seen)
+
+    restored = Restored(a=SimpleNamespace(parts={"": b"12"}), b=SimpleNamespace(parts={"": b"3"}))
+    tenure = SimpleNamespace(restored=restored, instants={}, wait_ended=lambda: None)
+    monkeypatch.setattr("time.clock_gettime", clock)
+    replicator: Any = SimpleNamespace(tenures=lambda: [tenure])
+    engine.serve(replicator)
+    assert json.loads(capsys.readouterr().out) == {"at": 3, "streams": 2, "bytes": 3, "instants": {}}
+
+
 def test_the_wire_is_what_connections_have_sent() -> None:
     """What went through a TCP connection of this process counts, once, and nothing stays open for it."""
     with (
@@ -191,6 +220,89 @@ def test_what_is_interrupted_or_fails_says_so_in_a_line(
         "scripts/bench why: TimeoutError: too late",
     ]
     assert not path.exists()
+
+
+def test_what_is_given_counts_with_quick_too() -> None:
+    """--quick changes defaults alone, whichever comes first."""
+    for given in (["--quick", "--lack", "256"], ["--lack", "256", "--quick"]):
+        found: list[argparse.Namespace] = []
+
+        def measure(options: argparse.Namespace, into: list[argparse.Namespace] = found) -> Report:
+            into.append(options)
+            return Report(question="Why?", command="scripts/bench why")
+
+        options_of = parser("Why?", "why")
+        options_of.add_argument("--lack", type=int, default=1024)
+        options_of.add_argument("--seconds", type=float, default=10.0)
+        assert run(options_of, measure, arguments=given, quick={"lack": 128, "seconds": 2.0}) == 0
+        assert (found[0].lack, found[0].seconds) == (256, 2.0)
+
+
+def test_a_broken_promise_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of what may not happen is written like any other, and the exit status is 1."""
+    report = Report(question="Why?", command="scripts/bench why", broken=broken(["d1", "d2"], []))
+    assert run(parser("Why?", "why"), lambda options: report, arguments=[]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("Why?\n")
+    assert err == "scripts/bench why: 2 committed checkpoints were lost, first d1\n"
+    assert broken([], ["n1 and n2 for 3 ms"]) == ["1 times two tenures were active, first n1 and n2 for 3 ms"]
+    assert broken([], []) == []
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--plot"]])
+def test_a_file_without_room_is_an_error_in_a_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With status 1; no draft is left, and what was there before stays."""
+    kept = tmp_path / "why.svg"
+    kept.write_text("old")
+    write = Path.write_bytes
+
+    def write_some(path: Path, content: bytes) -> None:
+        write(path, content[:7])
+        raise OSError(ENOSPC, "No space left on device")
+
+    def draw(report: Report, path: Path) -> None:
+        write_whole(path, b"a drawing")
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    monkeypatch.setattr("bench.kit.plots.require", lambda: None)
+    report = Report(question="Why?", command="scripts/bench why")
+    assert run(parser("Why?", "why"), lambda options: report, draw, [*words, str(kept)]) == 1
+    assert capsys.readouterr().err == f"scripts/bench why: {kept}: No space left on device\n"
+    assert kept.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("words", ["--json why.json", "--json -"])
+@pytest.mark.parametrize(
+    ("output", "reason"), [("/dev/full", "No space left on device"), ("", "Broken pipe")]
+)
+def test_an_output_that_takes_nothing_is_an_error_in_a_line(
+    words: str, output: str, reason: str, tmp_path: Path
+) -> None:
+    """A reader that has gone and a disk without room: status 1, and not once more when the process ends. A
+    file is written all the same."""
+    script = (
+        "import sys\n"
+        "from bench.kit.report import Report\n"
+        "from bench.kit.run import parser, run\n"
+        "report = Report(question='Why?', command='scripts/bench why')\n"
+        "sys.exit(run(parser('Why?', 'why'), lambda options: report))\n"
+    )
+    if output:
+        out = os.open(output, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    command = [sys.executable, "-c", script, *words.split()]
+    environ = {**os.environ, "PYTHONPATH": str(machine.ROOT)}
+    said = subprocess.run(
+        command, stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path, env=environ
+    )
+    os.close(out)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if words.endswith("-") else ["why.json"])
+    assert (said.returncode, said.stderr) == (1, f"scripts/bench why: standard output: {reason}\n")
 
 
 def test_a_closing_terminal_interrupts_too(tmp_path: Path) -> None:

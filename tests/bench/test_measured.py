@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.all import PLAN, Job, command, play, run_all
-from bench.kit.measured import MARKERS, RESULTS, WRITERS, blocks, shown, table, write
+from bench.all import PLAN, Job, command, main, play, run_all
+from bench.kit.measured import MARKERS, README, RESULTS, WRITERS, blocks, shown, table, write
 from bench.kit.report import Report
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,6 +99,7 @@ REFUSED = {
     "failover --state /proc/x/y": "--state: no file can be made in /proc/x: No such file or directory",
     "ingestion --state /proc/x/y": "--state: no file can be made in /proc/x: No such file or directory",
     "ingestion --rate nan": "--rate: nan is not more than 0",
+    "failover --seconds inf": "--seconds: inf has no end",
 }
 
 
@@ -137,6 +138,23 @@ def test_one_that_fails_stops_no_other(
     assert "usage: scripts/bench streams" in out
     assert err.splitlines()[-1] == "failed: delta (status 2), submit (not ended in 5 s)"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_readme_that_cannot_be_written_is_an_error_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With status 1: what was measured is kept, and the README is as it was."""
+
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    before = README.read_bytes()
+    monkeypatch.setattr("bench.all.run_all", lambda *_, **__: 0)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main([]) == 1
+    assert capsys.readouterr().err == f"scripts/bench all: {README}: Read-only file system\n"
+    assert README.read_bytes() == before
 
 
 def test_what_is_interrupted_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
