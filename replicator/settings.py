@@ -172,8 +172,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         problems = _wrong_values(self)
-        problems.update(_misfits(msgspec.structs.asdict(self), set(problems)))
-        _raise(problems, [])
+        _raise(problems | _misfits(msgspec.structs.asdict(self), set(problems)), [])
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -195,8 +194,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if "profile" not in problems:
             values = dict(PROFILES[values.get("profile", "default")]) | values
         drafted = {name: _default(info) for name, info in _FIELDS.items()} | values
-        problems.update(_misfits(drafted, set(problems)))
-        _raise(problems, _unknown(environ))
+        _raise(problems | _misfits(drafted, set(problems)), _unknown(environ))
         return cls(**values)
 
     @classmethod
@@ -229,7 +227,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Row(Struct, frozen=True):
-    """One setting as people read it: all texts. *default* is the profile's."""
+    """One setting as people read it: all texts. *default* is the profile's; with peers *node* has none."""
 
     name: str
     value: str
@@ -259,12 +257,12 @@ def variable(name: str) -> str:
 
 def table(settings: Settings | None = None) -> list[Row]:
     """All settings in their order; without *settings*, at their defaults."""
-    profile = "default" if settings is None else settings.profile
+    profile, peers = ("default", {}) if settings is None else (settings.profile, settings.peers)
     return [
         Row(
             name=variable(name),
             value=_format(_default(info) if settings is None else getattr(settings, name)),
-            default=_format(_default(info, profile)),
+            default="" if peers and info.name == "node" else _format(_default(info, profile)),
             unit=_unit(info),
             allowed=_allowed(info),
             meaning=_meta(info).description or "",
@@ -375,18 +373,19 @@ def _wrong_values(settings: Settings) -> dict[str, str]:
 
 
 def _misfits(values: Mapping[str, Any], wrong: set[str]) -> dict[str, str]:
-    """By name, what is wrong between values; what concerns a *wrong* one is left out."""
-    problems: dict[str, str] = {}
+    """By name, what is wrong with texts and between values; what concerns a *wrong* one is left out."""
+    shown = {name: _format(value) for name, value in values.items() if name not in wrong}
+    problems = {n: f"{s!r} is not UTF-8" for n, s in shown.items() if s.encode(errors="ignore").decode() != s}
     draft = SimpleNamespace(**values)
     for relation in RELATIONS:
         first, *others = relation.names
         if wrong.isdisjoint(relation.names) and first not in problems and not relation.holds(draft):
-            rest = ", ".join(f"{name} is {_format(values[name]) or 'not set'}" for name in others)
-            problems[first] = f"{_format(values[first]) or 'not set'} does not fit: {relation.text}; {rest}"
+            rest = ", ".join(f"{name} is {shown[name] or 'not set'}" for name in others)
+            problems[first] = f"{shown[first] or 'not set'} does not fit: {relation.text}; {rest}"
     if "data_dir" not in wrong and values["data_dir"] == default_data_dir({"HOME": "~"}):
         problems["data_dir"] = "not set, and no home directory is known for the default; set it"
     peers, node = values["peers"], values["node"]
-    if peers and "peers" not in wrong:
+    if peers and "peers" not in wrong | problems.keys():
         if texts := list(peer_problems(peers, has_keys=values["secret_key_file"] is not None)):
             problems["peers"] = "; ".join(texts)
         if node not in peers and "node" not in wrong:

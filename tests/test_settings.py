@@ -251,6 +251,26 @@ def test_json_and_environment_bring_settings_back(environ: dict[str, str]) -> No
     assert set(settings.to_env()) == set(environ)
 
 
+def test_a_node_of_a_cluster_names_itself() -> None:
+    """Also by the name that a node without peers has by default: without it the variables are refused."""
+    environ = {**CLUSTER, "REPLICATOR_NODE": "local"}
+    environ["REPLICATOR_PEERS"] = environ["REPLICATOR_PEERS"].replace("edge-2=", "local=")
+    assert Settings.from_env(environ).to_env() == environ
+    assert "REPLICATOR_NODE" not in Settings().to_env()
+
+
+@pytest.mark.parametrize("name", ["DATA_DIR", "SECRET_KEY_FILE", "PEERS", "STREAM_CHUNK_BYTES"])
+def test_what_is_not_utf8_is_told(name: str) -> None:
+    """In one line: the worker could not be told of it, nor any peer."""
+    value = {"PEERS": "edge-1=\udcff:7400,edge-2=localhost:7410", "STREAM_CHUNK_BYTES": "\udcff=16KiB"}
+    environ = {"REPLICATOR_NODE": "edge-1", f"REPLICATOR_{name}": value.get(name, "/data/\udcff")}
+    (line,) = (line for line in problems(environ) if "UTF-8" in line)
+    assert line.startswith(f"REPLICATOR_{name}: '")
+    assert line.encode()  # escaped, so that it can be printed
+    with pytest.raises(SettingsError, match="UTF-8"):
+        Settings(data_dir=Path("/data/\udcff"))
+
+
 def test_the_core_gets_its_numbers_from_the_settings() -> None:
     """Each of the core's numbers that has a setting is taken from it, and the defaults are the same."""
     config = core_config(Settings.from_env({**CLUSTER, "REPLICATOR_LEASE_S": "0.25"}), public_key="key")

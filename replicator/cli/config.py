@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -44,8 +45,8 @@ def config(
         load_keys(settings.secret_key_file, settings.peer_keys_file, settings.node, settings.peers)
         return
     if form is Format.ENV:
-        settings = msgspec.structs.replace(settings, data_dir=settings.data_dir.absolute())
-        for name, value in settings.to_env().items():
+        paths = {n: v.absolute() for n, v in msgspec.structs.asdict(settings).items() if isinstance(v, Path)}
+        for name, value in msgspec.structs.replace(settings, **paths).to_env().items():
             print(f"{name}={shlex.quote(value)}")
     elif form is Format.MARKDOWN:
         print(markdown())

@@ -27,6 +27,17 @@ def test_env_gives_the_same_settings_again(command: Command) -> None:
     assert outcome.out == f"REPLICATOR_DATA_DIR={Path.cwd() / 'data'}\n"  # a service starts elsewhere
 
 
+def test_env_names_files_for_a_service_that_starts_elsewhere(command: Command) -> None:
+    """The key files as the data directory, wherever they were named from."""
+    files = {"secret_key_file": "keys/local.secret", "peer_keys_file": "keys/peers.keys"}
+    lines = command("config", "--format", "env", data_dir="/data", **files).out.splitlines()
+    assert lines == [
+        "REPLICATOR_DATA_DIR=/data",
+        f"REPLICATOR_SECRET_KEY_FILE={Path.cwd() / 'keys/local.secret'}",
+        f"REPLICATOR_PEER_KEYS_FILE={Path.cwd() / 'keys/peers.keys'}",
+    ]
+
+
 def test_markdown_is_the_readme_s_table(command: Command) -> None:
     """The README's table is made by this command."""
     assert command("config", "--format", "md").out == markdown() + "\n"
