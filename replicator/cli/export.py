@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def export(
     payload = _read(find_data_dir(data_dir), StreamName(stream))
     if part is None and payload.is_mapping:
         if output is None:
-            names = ", ".join(payload.parts)
+            names = printable(", ".join(payload.parts))
             raise Unavailable(f"{stream} is made of parts: name a directory (-o) or one --part of: {names}")
         _write_parts(output, payload)
         return
@@ -81,12 +82,17 @@ def _write_parts(directory: Path, payload: Payload) -> None:
     for name in payload.parts:
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise Unavailable(f"the part {name!r} cannot be a file's name: write it with --part and -o")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReplicatorError(f"cannot make {directory}: {error.strerror}") from error
-    for name, content in payload.parts.items():
-        _write(directory / name, content)
+    with contextlib.ExitStack() as undo:  # some of the parts alone would pass for all of them
+        try:
+            for each in (*reversed(directory.parents), directory):
+                if not each.is_dir():
+                    each.mkdir()
+                    undo.callback(shutil.rmtree, each, ignore_errors=True)
+        except OSError as error:
+            raise ReplicatorError(f"cannot make {directory}: {error.strerror}") from error
+        for name, content in payload.parts.items():
+            _write(directory / name, content)
+        undo.pop_all()
 
 
 def _write(path: Path | None, content: Buffer) -> None:
@@ -107,4 +113,4 @@ def _write(path: Path | None, content: Buffer) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise ReplicatorError(f"cannot write {path}: {error.strerror}") from error
+        raise ReplicatorError(f"cannot write {printable(str(path))}: {error.strerror}") from error

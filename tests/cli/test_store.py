@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,45 @@ def test_parts_go_to_a_directory(command: Command, store: StoreMaker, tmp_path: 
         "weights": NOISE,
         "offset": b"",
     }
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_parts_that_find_no_room_leave_nothing(
+    is_new: bool, command: Command, store: StoreMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some parts of many would pass for all; a directory that was there before stays, with what it has."""
+    store.add("model", {"weights": NOISE, "offset": b"", "rest": b"x"})
+    store.close()
+    out = tmp_path / "deep" / "out"
+    if not is_new:
+        out.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    write = Path.write_bytes
+
+    def write_small(path: Path, content: bytes) -> int:
+        if len(content) == len(NOISE):
+            raise OSError(ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_small)
+    outcome = command("export", "model", "-o", out, "--data-dir", store.path)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == f"replicator: cannot write {out}/weights: No space left on device\n"
+    assert sorted(path for path in tmp_path.rglob("*") if path.name not in ("offset", "rest")) == before
+    assert out.exists() == (not is_new)
+
+
+def test_a_part_s_name_does_not_command_the_terminal(
+    command: Command, store: StoreMaker, tmp_path: Path
+) -> None:
+    """Control characters of it are shown escaped, whatever is said of it."""
+    store.add("model", {"we\x1b[2Jights": NOISE, "offset": b""})
+    store.close()
+    (tmp_path / "out" / "we\x1b[2Jights").mkdir(parents=True)
+    for words in ([], ["--part", "bias"], ["-o", tmp_path / "out"]):
+        err = command("export", "model", *words, "--data-dir", store.path).err
+        assert "we\\x1b[2Jights" in err
+        assert "\x1b" not in err
 
 
 @pytest.mark.parametrize(
