@@ -28,6 +28,7 @@ from replicator.model import NodeId
 log = logging.getLogger(__name__)
 
 KEY_CHARACTERS = 40
+FILE_BYTES_MAX = 2**16  # all members' keys and much to say about them
 PEER_KEYS_NAME = "peers.keys"
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
@@ -178,9 +179,12 @@ def _read(path: Path, *, private: bool) -> dict[str, str]:
         with path.open(encoding="ascii") as file:
             if private and os.fstat(file.fileno()).st_mode & 0o077:
                 raise TransportError(f"{path} can be read by others; do: chmod 600 {path}")
-            lines = [line.strip() for line in file]
+            text = file.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise ValueError("larger than the keys of all members can be")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a key file"
         raise TransportError(f"cannot read {path}: {reason}") from error
+    lines = map(str.strip, text.splitlines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, _, value in pairs}

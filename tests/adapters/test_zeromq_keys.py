@@ -11,6 +11,7 @@ import zmq
 from msgspec.structs import replace
 
 from replicator.adapters.curve import (
+    FILE_BYTES_MAX,
     KEY_CHARACTERS,
     PEER_KEYS_NAME,
     Gate,
@@ -75,6 +76,7 @@ def test_keys_in_use_are_never_overwritten(tmp_path: Path) -> None:
         (lambda d: add_line(d / PEER_KEYS_NAME, "n4=short"), "no public key for 'n4'"),
         (lambda d: add_line(d / PEER_KEYS_NAME, f"n4={'#' * KEY_CHARACTERS}"), "no public key for 'n4'"),
         (lambda d: double_key(d / PEER_KEYS_NAME), "one public key for two nodes"),
+        (lambda d: add_line(d / PEER_KEYS_NAME, "#" * FILE_BYTES_MAX), "peers.keys: not a key file"),
     ],
     ids=[
         "readable",
@@ -88,6 +90,7 @@ def test_keys_in_use_are_never_overwritten(tmp_path: Path) -> None:
         "no key",
         "damaged key",
         "key twice",
+        "endless",
     ],
 )
 def test_wrong_key_files_are_refused_in_one_line(tmp_path: Path, spoil: object, message: str) -> None:
