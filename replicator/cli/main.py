@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Self
@@ -54,38 +55,15 @@ def replicator() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line *arguments* (the process's own by default) and return the exit status."""
-    try:
-        import rich  # noqa: F401
-        import typer
-    except ImportError:
-        return _complain(_LACKING, 1)
-    if sys.stdout is None:
-        sys.stdout = _Closed()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
     try:
-        for word in words:
-            if any("\udc80" <= each <= "\udcff" for each in word):
-                return _complain(f"replicator: {word!r} is not UTF-8", 2)
-        if words == ["--version"]:
-            print(f"replicator {version('replicator')}", flush=True)
-            return 0
-        command = typer.main.get_command(application(named))
-        status = command.main(args=words, prog_name="replicator", standalone_mode=False)
-        sys.stdout.flush()
-        if status == INTERRUPTED:  # by typer, which has made a status of the KeyboardInterrupt
-            raise KeyboardInterrupt
-        return status if isinstance(status, int) else 0
+        return _run(words)
     except SettingsError as error:
         return _complain("\n".join(f"replicator: {problem}" for problem in error.problems), 2)
     except ReplicatorError as error:
         return _complain(f"replicator: {error}", 1)
     except KeyboardInterrupt:
         return _complain("replicator: interrupted", INTERRUPTED)
-    except typer.Abort as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # an older typer's word for it
-            return _complain("replicator: interrupted", INTERRUPTED)
-        return _complain("replicator: not confirmed, nothing was done", 1)
     except BrokenPipeError:  # whoever read our output has gone
         drop_output(sys.stdout.fileno())
         return 1
@@ -99,8 +77,37 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # A usage error. Its class lives in click or in typer's own copy of it, whichever is installed.
         if not hasattr(error, "format_message"):
             raise
-        helpful = f"replicator {named[0]} --help" if len(named) == 1 else "replicator --help"
+        helpful = f"replicator {words[0]} --help" if words[0] in COMMANDS else "replicator --help"
         return _complain(f"replicator: {error.format_message()} (see {helpful})", 2)
+    finally:
+        _settle_errors()
+
+
+def _run(words: list[str]) -> int:
+    try:
+        import rich  # noqa: F401
+        import typer
+    except ImportError:
+        return _complain(_LACKING, 1)
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    for word in words:
+        if any("\udc80" <= each <= "\udcff" for each in word):
+            return _complain(f"replicator: {word!r} is not UTF-8", 2)
+    if words == ["--version"]:
+        print(f"replicator {version('replicator')}", flush=True)
+        return 0
+    command = typer.main.get_command(application(words[:1] if words[0] in COMMANDS else COMMANDS))
+    try:
+        status = command.main(args=words, prog_name="replicator", standalone_mode=False)
+    except typer.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # an older typer's word for it
+            raise KeyboardInterrupt from error
+        return _complain("replicator: not confirmed, nothing was done", 1)
+    sys.stdout.flush()
+    if status == INTERRUPTED:  # by typer, which has made a status of the KeyboardInterrupt
+        raise KeyboardInterrupt
+    return status if isinstance(status, int) else 0
 
 
 class _Closed(io.TextIOBase):
@@ -121,5 +128,15 @@ def drop_output(descriptor: int) -> None:
 
 def _complain(text: str, status: int) -> int:
     if sys.stderr is not None:  # print would take standard output instead
-        print(text, file=sys.stderr)
+        with suppress(OSError):
+            print(text, file=sys.stderr)
     return status
+
+
+def _settle_errors() -> None:
+    """What standard error does not take is lost, and changes no exit status."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            drop_output(sys.stderr.fileno())

@@ -113,6 +113,17 @@ def test_a_standard_output_without_room_is_an_error(words: str, unbuffered: str,
     assert outcome.returncode == 1
 
 
+@pytest.mark.parametrize("words", ["status", "fly", "config --check"])
+def test_a_standard_error_without_room_changes_no_status(words: str, tmp_path: Path) -> None:
+    """What cannot be said is lost, and that alone."""
+    environ = {**os.environ, "REPLICATOR_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "replicator", *words.split()]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False, env=environ)
+    assert done.stdout == b""
+    assert done.returncode == {"status": 1, "fly": 2, "config --check": 0}[words]
+
+
 def test_without_a_standard_error_no_complaint_is_taken_for_an_answer(tmp_path: Path) -> None:
     """Standard output stays empty."""
     script = f"{sys.executable} -m replicator status --data-dir {tmp_path} 2>&-"
@@ -129,6 +140,21 @@ def test_ctrl_c_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("replicator.worker.admin.ask", interrupt)
     outcome = command("status")
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "replicator: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["rich", "replicator.cli.status"])
+def test_ctrl_c_while_it_is_loaded_is_told(module: str) -> None:
+    """In the same words: much of a short command is its imports."""
+    code = (
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from replicator.cli.main import run; sys.exit(run(['status']))"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (130, "replicator: interrupted\n")
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:
