@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
+from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import above_zero, one_or_more
 from tests.exploration.explorer import Explorer, Outcome
 from tests.exploration.worlds import WORLDS
 
 
 def main(given: list[str]) -> int:
-    """Explore the worlds that are asked for; 1 if a promise is broken."""
+    """Explore the worlds that are asked for; 1 if a promise is broken, else 130 if it was interrupted."""
     parser = argparse.ArgumentParser(prog="scripts/explore", description=__doc__)
     parser.add_argument("--world", action="append", choices=[world.name for world in WORLDS])
     parser.add_argument("--depth", type=one_or_more, default=10_000, help="steps at most (default 10000)")
@@ -19,18 +21,28 @@ def main(given: list[str]) -> int:
     parser.add_argument("--states", type=one_or_more, default=20_000_000, help="at most (default 20000000)")
     parser.add_argument("--quick", action="store_true", help="the small form of each, as the tests run it")
     options = parser.parse_args(given)
-    worlds = [world for world in WORLDS if not options.world or world.name in options.world]
+    for each in ending_signals():
+        signal.signal(each, interrupt_each_time)
     broken = 0
-    for world in worlds:
-        explorer = Explorer(world if options.quick else world.long())
-        outcome = explorer.explore(options.states, options.depth, options.minutes * 60)
-        print(line(outcome), flush=True)
-        if outcome.violation:
-            broken = 1
-            for step in outcome.path:
-                print(" ", explorer.tell(step))
-            print(" ", outcome.violation)
+    try:
+        for world in WORLDS:
+            if not options.world or world.name in options.world:
+                broken |= show(Explorer(world if options.quick else world.long()), options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return broken or 130
     return broken
+
+
+def show(explorer: Explorer, options: argparse.Namespace) -> bool:
+    """Search one world and print what came of it; whether a promise is broken."""
+    outcome = explorer.explore(options.states, options.depth, options.minutes * 60)
+    print(line(outcome), flush=True)
+    if outcome.violation:
+        for step in outcome.path:
+            print(" ", explorer.tell(step))
+        print(" ", outcome.violation)
+    return bool(outcome.violation)
 
 
 def line(outcome: Outcome) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +73,22 @@ def test_budgets_are_kept() -> None:
     state = explorer.start()
     steps = [step.given.verb for step, _ in explorer.successors(state)]
     assert steps == ["grant"]
+
+
+@pytest.mark.parametrize(("violation", "status"), [("", 130), ("I3: lost", 1)])
+def test_an_interrupted_search_is_no_success(violation: str, status: int) -> None:
+    """It says so in a word; a broken promise seen before counts more."""
+    script = (
+        "import signal, sys\n"
+        "from tests.exploration import __main__ as script\n"
+        "from tests.exploration.explorer import Outcome\n"
+        "def explore(self, *_):\n"
+        "    if self.world.name != script.WORLDS[0].name: signal.raise_signal(signal.SIGTERM)\n"
+        f"    return Outcome('w', 1, 1, 1, 1, 1, 1.0, True, 0, 0, {violation!r})\n"
+        "script.Explorer.explore = explore\n"
+        "sys.exit(script.main(['--quick']))\n"
+    )
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert (done.returncode, done.stderr) == (status, "interrupted\n")

@@ -44,6 +44,7 @@ from tests.simulation.run import run_seed
 from tests.simulation.teeth.rounds import show_teeth
 
 PROGRESS_EVERY_S = 10.0
+INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1  # of prctl(2), Linux
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -80,8 +81,18 @@ def _arguments(given: list[str]) -> argparse.Namespace:
 
 
 def main(given: list[str]) -> int:
-    """Run the seeds that are asked for."""
+    """Run the seeds that are asked for; 1 if any failed, else 130 if it was interrupted."""
     options = _arguments(given)
+    for each in ending_signals():
+        signal.signal(each, interrupt_each_time)
+    try:
+        return _act(options, given)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _act(options: argparse.Namespace, given: list[str]) -> int:
     if options.hash:
         print(run_seed(options.seed, hashed=True).trace_hash)
         return 0
@@ -103,8 +114,6 @@ def main(given: list[str]) -> int:
             return 2
         command = [sys.executable, "-P", "-m", "tests.simulation", *given]
         os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(directory)})
-    for each in ending_signals():
-        signal.signal(each, interrupt_each_time)
     return Run(options, commit).run()
 
 
@@ -133,7 +142,8 @@ class Run:
         self._stop = False
 
     def run(self) -> int:
-        """Hand out batches until there are no more, the time is over, or it is interrupted."""
+        """Hand out batches until there are none, the time is over, or it is interrupted. The exit status."""
+        status = 0
         asked = batches_asked(self._options)
         context = multiprocessing.get_context("fork")
         pool = ProcessPoolExecutor(self._options.jobs, context, initializer=_begin_child)
@@ -155,6 +165,7 @@ class Run:
                 for future in done:
                     self._take(future.result())
         except KeyboardInterrupt:
+            status = INTERRUPTED  # whoever waits for it has not got all that was asked for
             print("interrupted: batches that were not finished are not counted", file=sys.stderr)
             for process in list((pool._processes or {}).values()):
                 process.terminate()
@@ -162,7 +173,7 @@ class Run:
             pool.shutdown(cancel_futures=True)
         self._tell(sys.stdout)
         print(*self._sum.lines(), sep="\n")
-        return 1 if self._sum.failures else 0
+        return 1 if self._sum.failures else status
 
     def _is_over(self) -> bool:
         return self._stop or time.monotonic() > self._end

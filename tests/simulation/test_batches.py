@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import batches
+from tests.simulation.__main__ import Run, _arguments
 from tests.simulation.batches import (
     BATCH_SEEDS,
     Batch,
@@ -99,7 +100,8 @@ def test_a_batch_counts_what_its_seeds_did() -> None:
 
 
 def test_a_closing_terminal_ends_a_run_in_order() -> None:
-    """It says what it has done until then, and no process is left."""
+    """It says what it has done until then, no process is left, and the status is no success: what was asked
+    for has not been run."""
     words = [sys.executable, "-m", "tests.simulation", "--minutes", "5", "--jobs", "2"]
     with subprocess.Popen(
         words,
@@ -119,6 +121,39 @@ def test_a_closing_terminal_ends_a_run_in_order() -> None:
             out, err = run.communicate(timeout=30)
         finally:
             run.kill()
-    assert (run.returncode, err) == (0, "interrupted: batches that were not finished are not counted\n")
+    assert (run.returncode, err) == (130, "interrupted: batches that were not finished are not counted\n")
     assert "0 failed" in out
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize(("failures", "status"), [([], 130), ([Failure(7, "I3: lost")], 1)])
+def test_an_interrupted_run_is_no_success(
+    failures: list[Failure], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure seen before counts more."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tests.simulation.__main__.wait", interrupt)
+    run = Run(_arguments(["--seeds", "1"]), "")
+    run._sum.failures += failures
+    assert run.run() == status
+
+
+def test_a_run_that_ends_by_its_time_is_a_success() -> None:
+    """It has done what was asked for."""
+    assert Run(_arguments(["--minutes", "1e-9"]), "").run() == 0
+
+
+def test_whatever_is_interrupted_says_so_in_a_word() -> None:
+    """Also what is no run of seeds."""
+    script = (
+        "import signal, sys\n"
+        "from tests.simulation import __main__ as script\n"
+        "script.show_teeth = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(script.main(['--teeth']))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=batches.ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
