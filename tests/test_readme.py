@@ -43,6 +43,37 @@ def test_the_example_runs_and_goes_on_where_it_was(example: list[str], tmp_path:
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
 
 
+ENDING = """
+from concurrent.futures import Future
+
+class Replicator:
+    active, restored, tickets = True, {}, []
+
+    @classmethod
+    def from_env(cls): return cls()
+
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        for ticket in self.tickets:
+            ticket.set_exception(RuntimeError("the tenure ended first"))
+
+    def tenures(self): return [self]
+
+    def submit(self, stream, payload):
+        self.tickets.append(Future())
+        return self.tickets[-1]
+"""  # all of the library that the example uses, where nothing commits any more
+
+
+def test_the_example_s_tickets_may_end_with_the_tenure(example: list[str], tmp_path: Path) -> None:
+    """What becomes of each is printed, and nothing is logged of its callback."""
+    (tmp_path / "replicator.py").write_text(ENDING)
+    done = subprocess.run(example, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["the tenure ended first"] * (EVENTS // 1_000)
+
+
 def test_the_proof_counts_what_there_is() -> None:
     """Teeth, seeds, and the kinds of what went wrong in them, are as many as the README says."""
     readme, record = README.read_text(), Sum()
