@@ -186,9 +186,9 @@ class LmdbStore:
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
         try:
             found = self._reads.chunk(stored_digest)
-        except StoreDamaged as error:
+        except StoreDamaged as error:  # a page of LMDB's own, which nobody can write again
             logger.error("chunk %s cannot be read: %s", stored_digest.hex(), error)
-            found = None
+            return None
         if found is None:
             self.discard_chunk(stored_digest)
         return found

@@ -167,7 +167,7 @@ class Plan:
         below = (*[older for older in entries if older.sequence < entry.sequence], entry)
         kept = retained(below, committed, self._memory.keep)
         dropped = [old for old in entries if not kept[0].sequence <= old.sequence < entry.sequence]
-        no_longer = [chunks_of(self._manifest(stream, old)) for old in dropped]
+        no_longer = [self._named(stream, old) for old in dropped]
         for old in dropped:
             self.change.writes[manifest_key(stream, old.sequence)] = None
         key = manifest_key(stream, entry.sequence)
@@ -184,13 +184,9 @@ class Plan:
         """The head is here, whole, and was asked for again: what is written of it may be rotten, or may name
         chunks that are, where others have come that were compressed in another way (R22)."""
         stream, head = record.stream, record.head
-        before: dict[Digest, int] = {}
-        try:
-            before = chunks_of(self._manifest(stream, head))
-            if all(map(self._chunks.is_stored, before)):
-                return
-        except StoreDamaged:
-            pass  # what it named counts as needed until the store is opened again
+        before = self._named(stream, head)
+        if (before or not named) and all(map(self._chunks.is_stored, before)):
+            return
         key = manifest_key(stream, head.sequence)
         self.change.writes[key] = seal(key, manifest)
         for digest, size in named.items():
@@ -214,11 +210,16 @@ class Plan:
             return Why.FULL
         return None if is_whole else Why.INCOMPLETE
 
-    def _manifest(self, stream: StreamName, entry: Entry) -> Manifest:
+    def _named(self, stream: StreamName, entry: Entry) -> dict[Digest, int]:
+        """The chunks of a retained checkpoint. None, if its manifest is rotten: what that named counts as
+        needed until the store is opened again."""
         key = manifest_key(stream, entry.sequence)
         if (sealed := self.change.writes.get(key)) is not None:
-            return unseal(Manifest, key, sealed)
-        return read_manifest(self._txn, stream, entry)
+            return chunks_of(unseal(Manifest, key, sealed))
+        try:
+            return chunks_of(read_manifest(self._txn, stream, entry))
+        except StoreDamaged:
+            return {}
 
     # ── adoption ──
 
@@ -248,7 +249,7 @@ class Plan:
         if (head.tombstone, head.generation, head.sequence) != (True, effect.generation, effect.sequence):
             return
         for entry in record.entries:
-            self._chunks.drop_all(self.change, chunks_of(self._manifest(record.stream, entry)))
+            self._chunks.drop_all(self.change, self._named(record.stream, entry))
             self.change.writes[manifest_key(record.stream, entry.sequence)] = None
         self._set_record(record.stream, None)
 

@@ -18,7 +18,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence as Ordered
+from collections.abc import Iterable, Iterator, Sequence as Ordered
 
 from replicator.adapters.ports import Deliver, StoreEffect
 from replicator.adapters.store_meta import Meta
@@ -40,9 +40,7 @@ from replicator.model import Digest, Epoch, Sequence, StreamName
 
 BATCH_ITEMS_MAX = 256
 IDLE_S = 1.0  # after it what waits is written, garbage swept, and on a full disk it is looked for room
-MISJUDGED_S_MAX = (
-    60.0  # then again, where room was seen that there was not: free pages lie scattered, or a quota
-)
+MISJUDGED_S, MISJUDGED_S_MAX = 1.0, 60.0  # the same where room was misjudged, longer each time
 CHUNK_NAMED_BYTES = 80  # what a manifest says of one chunk
 SWEEP_S = 0.01  # between one sweep and the next, so that other threads get on
 
@@ -71,7 +69,9 @@ class Writer:
         self._parked: list[Item] = []  # what the core does not ask for again: adoptions, tombstones to forget
         self._is_full = False
         self._refused: dict[StreamName, int] = {}  # for want of room; the bytes that each lacks
-        self._look_at, self._pause_s = -math.inf, 0.0  # for room, and how long to wait if that was not there
+        self._too_large: set[StreamName] = set()  # found no room where some was seen
+        self._look_at = -math.inf  # for room
+        self._pause_s = MISJUDGED_S  # until the next look, if that room is not there
         self._one_by_one = 0  # so many items go each by itself, since together they found no room
         self._is_due = False  # something waits that is worth a transaction
         self._is_idle = False
@@ -233,19 +233,20 @@ class Writer:
 
     def _write(self, items: list[Item]) -> None:
         needed = self._payload.needed_bytes(items)
-        has_room = not needed or self._payload.has_room(needed)
-        if not has_room and len(items) > 1:  # a large one is not to keep the small ones beside it out
-            self._one_by_one = len(items)
-            with self._changed:
-                self._queue.extendleft(reversed(items))
+        has_room = not needed or (self._payload.has_room(needed) and not self._is_misjudged(items))
+        if not has_room and len(items) > 1:
+            self._separate(items)
             return
         with self._changed:
             hints, self._hints = self._hints, Hints()
         events = self._try(items, hints, room=True) if has_room else None
+        if events is None and has_room:
+            if len(items) > 1:
+                self._separate(items)
+                self._take_back(hints)
+                return
+            self._misjudge(items)
         if events is None:
-            if has_room:
-                self._look_at = time.monotonic() + self._pause_s
-                self._pause_s = min(max(IDLE_S, 2 * self._pause_s), MISJUDGED_S_MAX)
             self._set_full(items)
             events = self._try(items, hints, room=False)
         if events is None:  # not even small records find room
@@ -255,11 +256,20 @@ class Writer:
                 if isinstance(item, Accept)
             ]
             self._parked += (item for item in items if isinstance(item, AdoptHeads | ForgetTombstone))
-            with self._changed:
-                self._hints = hints.updated(self._hints)
+            self._take_back(hints)
         self._deliver_all(events)
         self._finish(items)
         self._payload.catch_up(idle=not items)
+
+    def _separate(self, items: list[Item]) -> None:
+        """Take them one by one: a large one is not to keep the small ones beside it out."""
+        self._one_by_one = len(items)
+        with self._changed:
+            self._queue.extendleft(reversed(items))
+
+    def _take_back(self, hints: Hints) -> None:
+        with self._changed:
+            self._hints = hints.updated(self._hints)
 
     def _try(self, items: list[Item], hints: Hints, *, room: bool) -> list[Event] | None:
         fence = Fence(self._meta.promised, self._meta.counter, room)
@@ -284,9 +294,12 @@ class Writer:
 
     def _deliver_all(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Accepted) and event.manifest.stream in self._refused:  # it has moved on
-                del self._refused[StreamName(event.manifest.stream)]
-                self._look_at, self._pause_s = -math.inf, 0.0
+            if isinstance(event, Accepted):  # the stream has moved on
+                stream = StreamName(event.manifest.stream)
+                self._refused.pop(stream, None)
+                if stream in self._too_large:
+                    self._too_large.discard(stream)
+                    self._pause_s = MISJUDGED_S
             self._deliver(event)
 
     # ── full and failed ──
@@ -294,13 +307,24 @@ class Writer:
     def _set_full(self, items: list[Item]) -> None:
         """The disk is full until there is room for what each checkpoint lacks that was refused."""
         for item in items:
-            if isinstance(item, Accept | Put):
-                stream = item.stream if isinstance(item, Put) else StreamName(item.manifest.stream)
+            for stream in _streams([item]):
                 self._refused[stream] = self._payload.needed_bytes([item])
         if not self._is_full:
             self._is_full = True
             logger.warning("store is full: new checkpoints are refused until there is room")
             self._deliver(StoreRoom(True))
+
+    def _misjudge(self, items: list[Item]) -> None:
+        """There was no room where some was seen: free pages lie scattered, or a quota is near. Each time that
+        some is seen the core has all of it sent once more, so the next look is further and further away."""
+        self._too_large.update(_streams(items))
+        if not self._is_full:
+            self._look_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, MISJUDGED_S_MAX)
+
+    def _is_misjudged(self, items: list[Item]) -> bool:
+        """Whether something of an attempt that has found no room is among them."""
+        return self._is_full and not self._too_large.isdisjoint(_streams(items))
 
     def _look_for_room(self) -> None:
         if not self._is_full or time.monotonic() < self._look_at:
@@ -337,3 +361,12 @@ def _size_bytes(item: Item) -> int:
             return CHUNK_NAMED_BYTES * sum(len(part.chunks) for part in item.manifest.parts)
         case _:
             return 0
+
+
+def _streams(items: Iterable[Item]) -> Iterator[StreamName]:
+    """The streams that want room."""
+    for item in items:
+        if isinstance(item, Put):
+            yield item.stream
+        elif isinstance(item, Accept):
+            yield StreamName(item.manifest.stream)

@@ -72,9 +72,7 @@ class Backup:
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
         self._rotten = {stream: Digest(h.digest) for stream, h in state.heads.items() if not h.readable}
         self._rotten_at = state.now
-        self._no_room: set[StreamName] = (
-            set()
-        )  # refused for want of room, and not fetched before there is some
+        self._no_room: dict[StreamName, Digest] = {}  # refused, and not fetched before there is room
         self._points = Points(state)
         self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
         self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first
@@ -234,7 +232,8 @@ class Backup:
         """Whether it is not on its way, and may find room. A full disk refuses what is too large for it:
         what was not refused is tried, one at a time besides what is to be mended (R21)."""
         is_turn = stream in self._rotten or self._state.fetching.keys() <= self._rotten.keys()
-        fits = not self._state.lacks_room_for(theirs) or (is_turn and stream not in self._no_room)
+        is_open = is_turn and self._no_room.get(stream) != theirs.digest
+        fits = is_open or not self._state.lacks_room_for(theirs)
         return fits and not self._arrivals.is_coming(theirs, epoch)
 
     def _want(self, stream: StreamName, digest: Digest, manifest: Manifest | None, epoch: Epoch) -> None:
@@ -268,7 +267,7 @@ class Backup:
         """Durable: now it may be acknowledged (R13)."""
         stream = StreamName(head.stream)
         self._accepting.pop(stream, None)
-        self._no_room.discard(stream)
+        self._no_room.pop(stream, None)
         self._arrivals.settled(stream)
         self._ack(head)
         self._points.arrived(stream)
@@ -288,7 +287,7 @@ class Backup:
         if event.why in (Why.STALE, Why.FENCED):
             self._mended(stream, Digest(event.manifest.digest))
         elif event.why is Why.FULL:
-            self._no_room.add(stream)
+            self._no_room[stream] = Digest(event.manifest.digest)
         promise = self._state.promise
         if promise is None or promise.epoch != event.epoch:
             return
@@ -363,7 +362,7 @@ class Backup:
             return
         self._state.heads[event.stream] = structs.replace(head, readable=False)
         self._rotten[event.stream] = event.digest
-        self._no_room.discard(event.stream)
+        self._no_room.pop(event.stream, None)
         self._rotten_at = self._state.now
         self.tick()
 
@@ -396,5 +395,5 @@ class Backup:
                 del self._rotten[stream]
                 if self._wanted.get(stream, (0, None))[1] == digest:  # its fetch may have gone with a tenure
                     del self._wanted[stream]
-            elif stream not in self._state.fetching and stream not in self._no_room:
+            elif stream not in self._state.fetching and self._no_room.get(stream) != digest:
                 self._want(stream, digest, None, Epoch(head.accepted_epoch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -114,34 +115,64 @@ def test_r21_a_limit_that_the_file_system_does_not_show_is_a_full_disk(stores: S
     assert opened.is_readable(kept)
 
 
-def test_r21_room_that_was_not_there_is_not_believed_again_at_once(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Free pages that lie scattered: each time that the store says so, the core has all of it sent again. The
-    first time may have been bad luck, then the pauses grow; a stream that fits after all ends them."""
-    now = 0.0
-    monkeypatch.setattr(store_writer, "IDLE_S", 0.5)
-    monkeypatch.setattr(store_writer, "time", SimpleNamespace(monotonic=lambda: now))
-    opened = stores.open()
-    opened.promise(1)
-    apply, pauses = Payload._apply, []
+@pytest.fixture
+def scattered(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether the free pages lie scattered: there is room, but not for a chunk of 256 KiB in one place."""
+    apply, is_so = Payload._apply, False
 
-    def scattered(self: Payload, writes: dict[bytes, bytes | None]) -> None:
-        if any(value is not None and len(value) >= 2**18 for value in writes.values()):
+    def in_one_place(self: Payload, writes: dict[bytes, bytes | None]) -> None:
+        if is_so and any(value is not None and len(value) >= 2**18 for value in writes.values()):
             raise StoreFull("no room for so much in one place")
         apply(self, writes)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Payload, "_apply", scattered)
-        for sequence in range(1, 5):
-            told, refused = offer(opened, "s", sequence, MIB)
-            assert (told, type(refused)) == (StoreRoom(True), AcceptRefused)
-            since = now
-            while not is_told_of_room(opened):
-                now += 0.25
-            pauses.append(now - since)
-    assert pauses == [0, 0.5, 1, 2]
-    opened.accept("s", 5, os.urandom(MIB))
+    def switch(on: bool) -> None:
+        nonlocal is_so
+        is_so = on
+
+    monkeypatch.setattr(Payload, "_apply", in_one_place)
+    return switch
+
+
+def test_r21_room_that_was_not_there_is_not_believed_again_at_once(
+    stores: Stores, scattered: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time that room is told of, the core has all of it sent again: the pauses grow. What is asked for
+    meanwhile, and what came in the same attempt, changes nothing; a stream that fits after all ends them."""
+    now = 0.0
+    monkeypatch.setattr(store_writer, "time", SimpleNamespace(monotonic=lambda: now))
+    opened = stores.open()
+    opened.promise(1)
+    pauses = []
+    for sequence in range(1, 7):
+        scattered(sequence != 5)
+        told, answer = offer(opened, "s", sequence, 3 * MIB)
+        if sequence == 5:
+            assert (told, type(answer)) == (None, Accepted)
+            continue
+        assert (told, type(answer)) == (StoreRoom(True), AcceptRefused)
+        assert offer(opened, "s", sequence, 3 * MIB)[0] is None
+        since = now
+        while not is_told_of_room(opened):
+            now += 0.25
+        pauses.append(now - since)
+    assert pauses == [1, 2, 4, 8, 1]
+
+
+def test_r21_misjudged_room_keeps_no_small_one_out(stores: Stores, scattered: Callable[[bool], None]) -> None:
+    """It is in the same batch as a large one, for which there is no room; that is told so, and not that it is
+    incomplete, or it would be fetched again at once."""
+    opened = stores.open(start=False)
+    scattered(True)
+    opened.perform(WritePromise(Promise(1, OWNER)))
+    large, small = checkpoint("large", 1, os.urandom(2**18), os.urandom(2**18)), checkpoint("small", 1)
+    for manifest, chunks in (large, small):
+        opened.put(manifest, chunks, 1)
+    for manifest, _ in (large, small):
+        opened.perform(Accept(manifest, Epoch(1)))
+    opened.start()
+    assert [type(opened.next()) for _ in range(2)] == [PromiseWritten, StoreRoom]
+    assert opened.next() == AcceptRefused(large[0], Epoch(1), Why.FULL)
+    assert isinstance(opened.next(), Accepted)
 
 
 def is_told_of_room(opened: Opened) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EFBIG
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -208,6 +209,8 @@ def test_r21_a_full_disk_does_not_keep_a_store_with_a_journal_ahead_from_opening
 ) -> None:
     """It is read as the journal has it, refuses what is new, may be killed again, and goes on by itself."""
     monkeypatch.setattr(store_writer, "IDLE_S", 60)
+    now = 0.0
+    monkeypatch.setattr(store_writer, "time", SimpleNamespace(monotonic=lambda: now))
     opened = stores.open()
     opened.promise(1)
     kept = [opened.accept("a", 1, *(os.urandom(2**17) for _ in range(4)))]
@@ -228,6 +231,7 @@ def test_r21_a_full_disk_does_not_keep_a_store_with_a_journal_ahead_from_opening
             assert again.next() == AcceptRefused(manifest, Epoch(1), Why.FULL)
         with crashed(again, tmp_path / "again") as other:
             assert {head.stream: head.sequence for head in other.open().durable.heads} == expected
+        now = store_writer.MISJUDGED_S
         again.put(manifest, chunks, 1)
         assert again.ask(manifest, 1) == StoreRoom(False)
         assert isinstance(again.next(), Accepted)

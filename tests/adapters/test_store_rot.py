@@ -17,7 +17,7 @@ from replicator.core.effects import Accept
 from replicator.core.events import Accepted, AcceptRefused, StoreRoom, Why
 from replicator.core.state import head_of
 from replicator.model import Digest, Epoch, Part, Sequence, StreamName
-from tests.adapters.store_kit import Stores, checkpoint
+from tests.adapters.store_kit import Opened, Stores, checkpoint
 
 
 def spoil(path: Path, stored: bytes, by: bytes) -> None:
@@ -201,10 +201,7 @@ def test_r22_a_rotten_manifest_is_written_again_when_its_head_is_fetched(stores:
     opened.promise(1)
     head = opened.accept("s", 1, os.urandom(1000))
     opened.settle()
-    with opened.store._payload.reading() as view:
-        sealed = view.get(manifest_key(StreamName("s"), Sequence(1)))
-    assert sealed is not None
-    spoil(stores.path, sealed, bytes([sealed[0] ^ 1]))
+    spoil_manifest(opened, 1)
     assert opened.store.head_manifest(StreamName("s")) is None
     assert opened.refusal(head, 1) is Why.STALE
     assert opened.is_readable(head)
@@ -212,6 +209,27 @@ def test_r22_a_rotten_manifest_is_written_again_when_its_head_is_fetched(stores:
     reopened = stores.reopen()
     assert reopened.is_readable(head)
     assert reopened.store.missing(head.parts[0].chunks) == []
+
+
+def test_r22_a_rotten_manifest_is_no_reason_to_refuse_what_takes_its_place(stores: Stores) -> None:
+    """Neither a newer checkpoint nor the stream's deletion needs to know what it named."""
+    opened = stores.open(keep=0)
+    opened.promise(1)
+    opened.accept("s", 1, os.urandom(1000))
+    opened.settle()
+    spoil_manifest(opened, 1)
+    opened.mark(opened.accept("s", 2))
+    opened.mark(opened.accept("s", 3))
+    assert opened.store.usage()["checkpoints"] == 2, "the first is gone"
+    assert stores.reopen(keep=0).durable.heads[0].sequence == 3
+
+
+def spoil_manifest(opened: Opened, sequence: int) -> None:
+    """Overwrite a byte of a manifest's record of stream "s"."""
+    with opened.store._payload.reading() as view:
+        sealed = view.get(manifest_key(StreamName("s"), Sequence(sequence)))
+    assert sealed is not None
+    spoil(opened.path, sealed, bytes([sealed[0] ^ 1]))
 
 
 def test_r22_a_rotten_head_is_replaced_by_one_that_is_compressed_in_another_way(stores: Stores) -> None:

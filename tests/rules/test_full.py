@@ -346,10 +346,12 @@ def test_R21_a_disk_too_full_for_one_stream_is_mended_of_all_others() -> None:
     What it may have room for is fetched, one at a time, and what it has refused is not asked for again."""
     cluster = serving().do("crash c").live(0.5)
     cluster.node("b").deliver(StoreRoom(full=True))
-    cluster.node("b").deliver(AcceptRefused(manifest(StreamName("large")), Epoch(1), Why.FULL))
-    cluster.do("cut a b", "submit a s 1", "submit a t 1", "submit a large 1").live(0.05).do(
-        "mend a b"
-    ).forget()
+    cluster.node("b").deliver(AcceptRefused(manifest(S), Epoch(1), Why.FULL))  # of s an older checkpoint
+    cluster.do("cut a b", "submit a s 1", "submit a t 1", "submit a large 1").live(0.05)
+    large = _flights(cluster)[StreamName("large")].manifest
+    assert large is not None
+    cluster.node("b").deliver(AcceptRefused(large, Epoch(1), Why.FULL))
+    cluster.do("mend a b").forget()
     for _ in range(60):
         cluster.live(0.05)
         assert len(cluster.state("b").fetching) <= 1
