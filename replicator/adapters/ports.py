@@ -35,6 +35,7 @@ from replicator.model import (
 )
 
 Deliver = Callable[[Event], None]
+MEND_INTERVAL_S = 1.0  # between two looks at the connections
 StoreEffect = (
     WritePromise | WriteRecord | Accept | AdoptHeads | MarkCommitted | ForgetTombstone | RememberCounters
 )
@@ -108,6 +109,10 @@ class Control(Protocol):
     def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
         """All frames that have arrived, each with the node that its key authenticates (None: no keys)."""
 
+    def mend(self, now: float) -> None:
+        """Try anew to connect to those peers to whom there has been no connection for long; to be called
+        every `MEND_INTERVAL_S`."""
+
     def close(self) -> None: ...
 
 
@@ -159,6 +164,9 @@ class DataPath(Protocol):
 
     def receive(self) -> Iterator[None]:
         """Take the publications that have come, one at each step, without waiting for anything."""
+
+    def mend(self, now: float) -> None:
+        """As `Control.mend`, for what publications come in by."""
 
     def publish(
         self,

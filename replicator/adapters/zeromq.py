@@ -10,18 +10,22 @@ With keys, a peer is who its key says: what comes in is attributed by the key th
 Without keys nobody is authenticated, and only addresses of this machine are used.
 
 Nothing here waits for a peer: what cannot be queued is not sent, and the protocol mends what is lost
-(R18). Each class belongs to the one thread that uses it.
+(R18). Each class belongs to the one thread that uses it, which mends its lines every `MEND_INTERVAL_S`.
 """
 
 from __future__ import annotations
 
+import math
 import socket as network
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence as Ordered
 
 import zmq
 
 from replicator import multipart
 from replicator.adapters.curve import Gate, Keys
+from replicator.adapters.ports import MEND_INTERVAL_S
 from replicator.addresses import Address, format_address, is_loopback
 from replicator.codec.chunking import CHUNK_BYTES_MAX
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
@@ -41,6 +45,7 @@ ZERO_COPY_ABOVE_BYTES = 2**16
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 CONNECT_TIMEOUT_MS = 1000  # the kernel alone would wait for minutes, also after the network is back
 HANDSHAKE_TIMEOUT_MS = 3000
+RENEW_S = 5.0  # an attempt to connect has ended by then, one way or the other
 BACKLOG = 128
 ENCRYPTION_BYTES = 64  # what CURVE adds to a frame, rounded up
 # How long a dead connection lives. On control ZeroMQ's own pings find out. They queue behind the payload that
@@ -61,6 +66,8 @@ DATA_WATCH = (
 )
 
 _Socket = zmq.Socket[bytes]
+_CONNECTED = int(zmq.Event.HANDSHAKE_SUCCEEDED)
+_CHANGES = _CONNECTED | int(zmq.Event.DISCONNECTED)
 
 
 def check_ports(settings: Settings) -> None:
@@ -130,8 +137,8 @@ class Transport:
             raise _cannot_listen(self.node, (host, port + channel), error) from error
         return socket
 
-    def connect(self, kind: int, node: NodeId, channel: int, queue_messages: int) -> _Socket:
-        """A socket that connects to *node*, now and whenever the connection is lost."""
+    def connect(self, kind: int, node: NodeId, channel: int, queue_messages: int) -> Line:
+        """A line to the port of *channel* of a peer."""
         host, port = self.peers[node]
         socket = self._socket(kind, channel, queue_messages)
         if self._keys:
@@ -143,8 +150,7 @@ class Transport:
             socket.subscribe(b"")
         else:  # nothing is queued for a peer that is not connected: it would be stale when it comes
             socket.immediate = True
-        socket.connect(f"tcp://{format_address((host, port + channel))}")
-        return socket
+        return Line(socket, f"tcp://{format_address((host, port + channel))}")
 
     def sender(self, frame: zmq.Frame) -> NodeId | None:
         """The node whose key has authenticated a frame; None without keys, or if it is not listed."""
@@ -182,15 +188,70 @@ class Transport:
         return socket
 
 
-class Exchange:
+class Line:
+    """A socket that connects to one port of one peer, and again for as long as it lives.
+
+    libzmq itself tries again when nobody listens, and when a connection is lost. But it gives up for good
+    what was refused by the peer's gate, or has met a program that is no such peer, as every node may for a
+    moment while keys or ports are changed. So whatever has not been connected for `RENEW_S` is made anew.
+    """
+
+    def __init__(self, socket: _Socket, endpoint: str) -> None:
+        self.socket = socket
+        self.is_connected = False  # as of the last `mend`
+        self._endpoint = endpoint
+        self._unconnected_since = math.inf
+        self._changes = socket.get_monitor_socket(_CHANGES)
+        socket.connect(endpoint)
+
+    def mend(self, now: float) -> None:
+        """Learn whether there is a connection; try anew if there has been none for long."""
+        while multipart.is_readable(self._changes):
+            change = multipart.receive(self._changes)[0].bytes
+            self.is_connected = int.from_bytes(change[:2], sys.byteorder) == _CONNECTED
+        if self.is_connected:
+            self._unconnected_since = math.inf
+            return
+        self._unconnected_since = min(self._unconnected_since, now)
+        if now - self._unconnected_since >= RENEW_S:
+            self._unconnected_since = now
+            self.socket.disconnect(self._endpoint)
+            self.socket.connect(self._endpoint)
+
+    def close(self) -> None:
+        """Close the socket; what waits to be sent is lost."""
+        self.socket.disable_monitor()  # first: an I/O thread would wait for a reader
+        self._changes.close()
+        self.socket.close()
+
+
+class _Lines:
+    """A line to each peer, for one channel."""
+
+    def __init__(self, transport: Transport, kind: int, channel: int, queue_messages: int) -> None:
+        self._lines = {
+            node: transport.connect(kind, node, channel, queue_messages) for node in transport.others
+        }
+
+    def mend(self, now: float) -> None:
+        """Try anew to connect to those peers to whom there has been no connection for long."""
+        for line in self._lines.values():
+            line.mend(now)
+
+    def close(self) -> None:
+        """Close all sockets; what waits to be sent is lost."""
+        for line in self._lines.values():
+            line.close()
+
+
+class Exchange(_Lines):
     """One channel of addressed messages: a ROUTER that only receives, DEALERs that only send."""
 
     def __init__(self, transport: Transport, channel: int, queue_messages: int) -> None:
         self._transport = transport
         self._router = transport.bind(zmq.ROUTER, channel, queue_messages)
-        self._dealers = {
-            node: transport.connect(zmq.DEALER, node, channel, queue_messages) for node in transport.others
-        }
+        super().__init__(transport, zmq.DEALER, channel, queue_messages)
+        self._dealers = {node: line.socket for node, line in self._lines.items()}
         self.dropped = 0
 
     def send_frames(self, to: NodeId, frames: Ordered[Buffer]) -> bool:
@@ -212,8 +273,8 @@ class Exchange:
 
     def close(self) -> None:
         """Close all sockets; what waits to be sent is lost."""
-        for socket in (self._router, *self._dealers.values()):
-            socket.close()
+        self._router.close()
+        super().close()
 
 
 class Control(Exchange):
@@ -245,20 +306,26 @@ class RepairSockets(Exchange):
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport, REPAIR, REPAIR_QUEUE_MESSAGES)
+        self._mend_at = -math.inf
 
     def can_send(self, to: NodeId) -> bool:
         """Whether a message to that peer would be queued now."""
         dealer = self._dealers.get(to)
         return dealer is not None and multipart.is_writable(dealer)
 
-    def wait(self, bell: int, timeout_s: float | None, senders: Iterable[NodeId]) -> None:
-        """Sleep until a message or the bell comes, a peer of *senders* can be sent to, or time is up."""
+    def wait(self, bell: int, timeout_s: float, senders: Iterable[NodeId]) -> None:
+        """Sleep until a message or the bell comes, a peer of *senders* can be sent to, or time is up; mend
+        the lines when it is time to."""
+        now = time.monotonic()
+        if now >= self._mend_at:
+            self._mend_at = now + MEND_INTERVAL_S
+            self.mend(now)
         poller = zmq.Poller()
         poller.register(bell, zmq.POLLIN)
         poller.register(self._router, zmq.POLLIN)
         for node in senders:
             poller.register(self._dealers[node], zmq.POLLOUT)
-        poller.poll(_milliseconds(timeout_s))
+        poller.poll(-int(-timeout_s * 1000 // 1))  # rounded up, so that a short time is not none at all
 
 
 class PublishSocket:
@@ -276,32 +343,24 @@ class PublishSocket:
         self._socket.close()
 
 
-class SubscribeSockets:
+class SubscribeSockets(_Lines):
     """A SUB to each peer, so that the socket, and with keys the server's key, tells who publishes."""
 
     def __init__(self, transport: Transport) -> None:
-        self._sockets = {
-            node: transport.connect(zmq.SUB, node, PUBLISH, transport.publish_queue_messages)
-            for node in transport.others
-        }
+        super().__init__(transport, zmq.SUB, PUBLISH, transport.publish_queue_messages)
 
     @property
     def all(self) -> Iterable[_Socket]:
         """What to register for reading."""
-        return self._sockets.values()
+        return [line.socket for line in self._lines.values()]
 
     def receive(self) -> Iterator[tuple[NodeId, list[memoryview]]]:
         """What has come, a bounded number of messages from each peer; never waits."""
-        for node, socket in self._sockets.items():
+        for node, line in self._lines.items():
             for _ in range(PUBLICATIONS_PER_TURN):
-                if not multipart.is_readable(socket):
+                if not multipart.is_readable(line.socket):
                     break
-                yield node, [frame.buffer for frame in multipart.receive(socket)]
-
-    def close(self) -> None:
-        """Close all sockets."""
-        for socket in self._sockets.values():
-            socket.close()
+                yield node, [frame.buffer for frame in multipart.receive(line.socket)]
 
 
 def _resolve(host: str) -> tuple[int, str]:
@@ -320,8 +379,3 @@ def _cannot_listen(node: NodeId, address: Address, error: OSError | zmq.ZMQError
 def _is_small(frames: Ordered[Buffer]) -> bool:
     """Whether to copy takes less time than to keep the frames where they are until they are sent."""
     return sum(map(len, frames)) < ZERO_COPY_ABOVE_BYTES
-
-
-def _milliseconds(timeout_s: float | None) -> int | None:
-    """Rounded up, so that a short time is not none at all."""
-    return None if timeout_s is None else -int(-timeout_s * 1000 // 1)

@@ -93,6 +93,11 @@ class DataPath:
         """Take the publications that have come, or some of them."""
         return self._subscriber.receive() if self._subscriber else iter(())
 
+    def mend(self, now: float) -> None:
+        """Try anew to connect to publishers to whom there has been no connection for long."""
+        if self._subscriber:
+            self._subscriber.mend(now)
+
     def publish(
         self,
         handle: int,

@@ -29,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 
 import zmq
 
-from replicator.adapters.ports import DataPath, Elector, Store
+from replicator.adapters.ports import MEND_INTERVAL_S, DataPath, Elector, Store
 from replicator.core import effects, events
 from replicator.core.effects import Effect
 from replicator.core.events import Event
@@ -113,6 +113,7 @@ class Driver:
         self._newcomer = Newcomer(parts.settings, parts.mesh)
         self._due = -math.inf  # when something is to be done though nothing comes
         self._leaving, self._leave_at = False, math.inf
+        self._mend_at = -math.inf
         self._sources: dict[object, Callable[[], None]] = {self._inbox.fileno(): self._inbox.silence}
         self._sources.update((socket, self._receive_mesh) for socket in self._mesh.control.sockets)
         self._sources.update((source, self._receive_link) for source in self._end.sources)
@@ -181,7 +182,9 @@ class Driver:
     @property
     def _deadline(self) -> float:
         due = min(self._core.deadline, self._candidacy.deadline, self._leave_at, self.operator.deadline)
-        return min(due, self._tenancy.deadline, self._parts.census.deadline, self._newcomer.deadline)
+        return min(
+            due, self._mend_at, self._tenancy.deadline, self._parts.census.deadline, self._newcomer.deadline
+        )
 
     def _tick(self) -> None:
         """Do what is due."""
@@ -193,6 +196,10 @@ class Driver:
         self.operator.tick(now)
         self._parts.census.tick(now)
         self._newcomer.tick(now)
+        if now >= self._mend_at:
+            self._mend_at = now + MEND_INTERVAL_S
+            self._mesh.control.mend(now)
+            self._data.mend(now)
 
     def _handle(self, event: Event) -> None:
         """Hand one event to the core and do what it wants done."""

@@ -53,6 +53,9 @@ class NoControl:
         """Nobody speaks."""
         return iter(())
 
+    def mend(self, now: float) -> None:
+        """Nobody is connected."""
+
     def close(self) -> None:
         """Nothing was open."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence as Ordered
 
 from msgspec import Struct
 
-from replicator.adapters.ports import Store
+from replicator.adapters.ports import MEND_INTERVAL_S, Store
 from replicator.adapters.zeromq import MESSAGES_PER_TURN, RepairSockets
 from replicator.codec.compression import verify
 from replicator.codec.frames import (
@@ -126,10 +126,10 @@ class Repairer(DataThread):
                     fetch.expire(now, self._patience.of)
                 self._advance(fetch, now)
 
-    def _timeout_s(self) -> float | None:
+    def _timeout_s(self) -> float:
         if self._is_asking or any(fetch.unchecked for fetch in self._fetches.values()):
             return 0.0
-        return TICK_S if self._fetches else None
+        return TICK_S if self._fetches else MEND_INTERVAL_S
 
     def _begin(self, order: effects.Fetch | effects.CancelFetch) -> None:
         stream = StreamName(order.stream)

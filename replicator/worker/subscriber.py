@@ -69,6 +69,10 @@ class Subscriber(DataThread):
             if not self.has_room:
                 return
 
+    def mend(self, now: float) -> None:
+        """Try anew to connect to publishers to whom there has been no connection for long."""
+        self._sockets.mend(now)
+
     def _hand_over(self, message: _Message) -> None:
         with self._changed:
             self._queue.append(message)

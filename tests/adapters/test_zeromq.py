@@ -13,7 +13,14 @@ import pytest
 import zmq
 
 from replicator.adapters.curve import Keys
-from replicator.adapters.zeromq import Control, PublishSocket, Transport
+from replicator.adapters.zeromq import (
+    PUBLISH,
+    RENEW_S,
+    Control,
+    PublishSocket,
+    SubscribeSockets,
+    Transport,
+)
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
 from replicator.model import NodeId
@@ -105,6 +112,34 @@ def test_restarted_peers_are_heard_at_once() -> None:
                 send(one, N2, b"answer %d" % round_)
                 fresh = b"answer %d" % round_
                 assert receive(two, want=fresh.__eq__) == [(None, fresh)]
+
+
+def test_what_met_a_stranger_once_is_connected_again() -> None:
+    """A SUB that a peer's port has answered as a ROUTER, once, hears the peer when that is there itself. It
+    is not tried again at once, and what is connected is let be."""
+    first, second = make_settings(2)
+    endpoint = f"tcp://127.0.0.1:{first.peers[N1][1] + PUBLISH}"
+    subscriber = Transport(second)
+    lines = SubscribeSockets(subscriber)
+    (line,) = lines._lines.values()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as stranger:
+        stranger.bind(endpoint)
+        assert line._changes.poll(int(DEADLINE_S * 1000)), "they did not meet"
+    publisher = Transport(first)
+    socket = PublishSocket(publisher)
+    lines.mend(0.0)
+    lines.mend(RENEW_S)
+    deadline = time.monotonic() + DEADLINE_S
+    while not list(lines.receive()):
+        assert time.monotonic() < deadline, "nothing is heard"
+        socket.send([b"news"])
+        time.sleep(0.01)
+    lines.mend(RENEW_S)
+    assert line.is_connected
+    line._endpoint = "which there is none to disconnect from"
+    lines.mend(3 * RENEW_S)
+    for each in (lines, socket, subscriber, publisher):
+        each.close()
 
 
 def test_sending_never_waits() -> None:

@@ -20,7 +20,7 @@ from replicator.adapters.curve import (
     load_keys,
 )
 from replicator.adapters.loglimit import LOG_INTERVAL_S
-from replicator.adapters.zeromq import Control, Transport
+from replicator.adapters.zeromq import RENEW_S, Control, Transport
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
 from replicator.model import NodeId
@@ -203,6 +203,28 @@ def test_clients_without_the_right_handshake_get_nothing(tmp_path: Path, listed:
         assert nothing_comes(one)
     client.close()
     context.term()
+
+
+def test_a_key_may_be_listed_later(tmp_path: Path) -> None:
+    """While keys are changed one node after the other, a node's new one may be refused: it is tried again
+    later, not at once, and gets in when the list is right."""
+    keys, (_, renewed) = all_keys(tmp_path / "old", [N1, N2]), all_keys(tmp_path / "new", [N1, N2])
+    first, second = make_settings(2)
+    public = {N1: keys[0].public, N2: renewed.public}
+    with control_of(second, replace(renewed, allowed=public)) as two:
+        gate_keeper = Transport(first, keys[0])
+        one = Control(gate_keeper)
+        wait_until(lambda: gate_keeper.refused, "a refusal")
+        two.mend(0.0)
+        two.mend(RENEW_S / 2)
+        assert nothing_comes(one)
+        assert gate_keeper.refused == 1
+        one.close()
+        gate_keeper.close()
+        with control_of(first, replace(keys[0], allowed=public)) as one:
+            two.mend(RENEW_S)
+            send(two, N1, b"at last")
+            assert receive(one) == [(N2, b"at last")]
 
 
 def test_the_gate_fails_closed(tmp_path: Path) -> None:

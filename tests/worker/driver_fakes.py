@@ -89,6 +89,7 @@ class FakeControl:
         self.waiting: list[tuple[NodeId | None, bytes]] = []
         self.cost_s = 0.0  # what receiving one frame takes
         self.away: set[NodeId] = set()  # nodes that are not connected
+        self.mended: list[float] = []
 
     def send(self, to: NodeId, frame: bytes) -> bool:
         self.sent.append((to, decode_envelope(frame)))
@@ -98,6 +99,9 @@ class FakeControl:
         while self.waiting:
             self._clock.now += self.cost_s
             yield self.waiting.pop(0)
+
+    def mend(self, now: float) -> None:
+        self.mended.append(now)
 
     def close(self) -> None:
         pass
@@ -164,11 +168,15 @@ class FakeData:
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable: a publication has come
         self.sockets = (self.bell,)
         self.has_room = True
+        self.mended: list[float] = []
 
     def receive(self) -> Iterator[None]:
         self.calls.append(("receive",))
         os.eventfd_read(self.bell)
         yield None
+
+    def mend(self, now: float) -> None:
+        self.mended.append(now)
 
     def publish(self, *arguments: Any) -> None:
         self.calls.append(("publish", *arguments))

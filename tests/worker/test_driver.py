@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec import json
 
+from replicator.adapters.ports import MEND_INTERVAL_S
 from replicator.core import effects, events
 from replicator.core.messages import Ack, Acked, Hello, Progress, Raft
 from replicator.errors import Unavailable
@@ -91,6 +92,15 @@ def test_a_tick_comes_when_it_is_due(bench: Bench) -> None:
     bench.clock.now += 0.5
     bench.turn()
     assert bench.core.events == [events.Tick()]
+
+
+def test_connections_are_looked_at_every_second(bench: Bench) -> None:
+    """Also when nothing else is to be done; not with every turn."""
+    start = bench.clock.now
+    for _ in range(5):
+        bench.clock.now += MEND_INTERVAL_S / 2
+        bench.turn()
+    assert bench.control.mended == bench.data.mended == [start + n * MEND_INTERVAL_S for n in (0.5, 1.5, 2.5)]
 
 
 def test_a_sleeping_driver_is_woken(bench: Bench) -> None:
