@@ -25,6 +25,7 @@ import zmq
 
 from replicator import multipart
 from replicator.adapters.curve import Gate, Keys
+from replicator.adapters.names import Names, resolve
 from replicator.adapters.ports import MEND_INTERVAL_S
 from replicator.addresses import Address, format_address, is_loopback
 from replicator.codec.chunking import CHUNK_BYTES_MAX
@@ -76,8 +77,8 @@ def check_ports(settings: Settings) -> None:
         host, port = settings.peers[settings.node]
         for channel in (CONTROL, REPAIR, PUBLISH):
             try:
-                family, address = _resolve(host)
-                with network.socket(family) as probe:
+                address = resolve(host)
+                with network.socket(network.AF_INET6 if ":" in address else network.AF_INET) as probe:
                     probe.setsockopt(network.SOL_SOCKET, network.SO_REUSEADDR, 1)  # as libzmq does
                     probe.bind((address, port + channel))
             except OSError as error:
@@ -103,6 +104,7 @@ class Transport:
         self._keys = keys
         self._domain = settings.cluster
         self._nodes = {key: node for node, key in keys.allowed.items()} if keys else {}
+        self._names = Names({self.peers[node][0] for node in self.others})
         # A first frame that is shared opens the descriptors of all later ones. When a stranger's connections
         # have taken all that there are, a publication needs none any more.
         zmq.Frame(bytes(1), copy=False)
@@ -129,8 +131,8 @@ class Transport:
             socket.zap_domain = self._domain.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         try:
-            _, address = _resolve(host)
-            socket.setsockopt(zmq.IPV6, ":" in host)
+            address = resolve(host)
+            socket.setsockopt(zmq.IPV6, ":" in address)
             socket.bind(f"tcp://{format_address((address, port + channel))}")
         except (OSError, zmq.ZMQError) as error:
             socket.close()
@@ -145,12 +147,11 @@ class Transport:
             socket.curve_publickey = self._keys.public.encode()
             socket.curve_secretkey = self._keys.secret.encode()
             socket.curve_serverkey = self._keys.allowed[node].encode()
-        socket.setsockopt(zmq.IPV6, ":" in host)
         if kind == zmq.SUB:
             socket.subscribe(b"")
         else:  # nothing is queued for a peer that is not connected: it would be stale when it comes
             socket.immediate = True
-        return Line(socket, f"tcp://{format_address((host, port + channel))}")
+        return Line(socket, self._names, host, port + channel)
 
     def sender(self, frame: zmq.Frame) -> NodeId | None:
         """The node whose key has authenticated a frame; None without keys, or if it is not listed."""
@@ -193,16 +194,19 @@ class Line:
 
     libzmq itself tries again when nobody listens, and when a connection is lost. But it gives up for good
     what was refused by the peer's gate, or has met a program that is no such peer, as every node may for a
-    moment while keys or ports are changed. So whatever has not been connected for `RENEW_S` is made anew.
+    moment while keys or ports are changed. And it knows numbers only. So whatever has not been connected for
+    `RENEW_S` is made anew, and looked up anew; and as soon as there is another address.
     """
 
-    def __init__(self, socket: _Socket, endpoint: str) -> None:
+    def __init__(self, socket: _Socket, names: Names, host: str, port: int) -> None:
         self.socket = socket
         self.is_connected = False  # as of the last `mend`
-        self._endpoint = endpoint
+        self._names = names
+        self._host, self._port = host, port
+        self._address = ""  # where it is to connect; none is known
         self._unconnected_since = math.inf
         self._changes = socket.get_monitor_socket(_CHANGES)
-        socket.connect(endpoint)
+        self._connect()
 
     def mend(self, now: float) -> None:
         """Learn whether there is a connection; try anew if there has been none for long."""
@@ -213,10 +217,24 @@ class Line:
             self._unconnected_since = math.inf
             return
         self._unconnected_since = min(self._unconnected_since, now)
-        if now - self._unconnected_since >= RENEW_S:
+        is_due = now - self._unconnected_since >= RENEW_S
+        if is_due:
+            self._names.look_up(self._host)
+        if is_due or self._names.address(self._host) != self._address:
             self._unconnected_since = now
+            self._connect()
+
+    def _connect(self) -> None:
+        if self._address:
             self.socket.disconnect(self._endpoint)
+        self._address = self._names.address(self._host)
+        if self._address:
+            self.socket.setsockopt(zmq.IPV6, ":" in self._address)
             self.socket.connect(self._endpoint)
+
+    @property
+    def _endpoint(self) -> str:
+        return f"tcp://{format_address((self._address, self._port))}"
 
     def close(self) -> None:
         """Close the socket; what waits to be sent is lost."""
@@ -361,12 +379,6 @@ class SubscribeSockets(_Lines):
                 if not multipart.is_readable(line.socket):
                     break
                 yield node, [frame.buffer for frame in multipart.receive(line.socket)]
-
-
-def _resolve(host: str) -> tuple[int, str]:
-    """The address family and the numeric address of a host; raises OSError."""
-    family = network.AF_INET6 if ":" in host else network.AF_INET
-    return family, str(network.getaddrinfo(host, None, family, network.SOCK_STREAM)[0][4][0])
 
 
 def _cannot_listen(node: NodeId, address: Address, error: OSError | zmq.ZMQError) -> TransportError:

@@ -136,7 +136,7 @@ def test_what_met_a_stranger_once_is_connected_again() -> None:
         time.sleep(0.01)
     lines.mend(RENEW_S)
     assert line.is_connected
-    line._endpoint = "which there is none to disconnect from"
+    line._address = "which there is none to disconnect from"
     lines.mend(3 * RENEW_S)
     for each in (lines, socket, subscriber, publisher):
         each.close()
