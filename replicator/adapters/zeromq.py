@@ -16,7 +16,6 @@ Nothing here waits for a peer: what cannot be queued is not sent, and the protoc
 from __future__ import annotations
 
 import math
-import socket as network
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence as Ordered
@@ -25,9 +24,10 @@ import zmq
 
 from replicator import multipart
 from replicator.adapters.curve import Gate, Keys
-from replicator.adapters.names import Names, resolve
+from replicator.adapters.listening import cannot_listen, own_address
+from replicator.adapters.names import Names
 from replicator.adapters.ports import MEND_INTERVAL_S
-from replicator.addresses import Address, format_address, is_loopback
+from replicator.addresses import format_address, is_loopback
 from replicator.codec.chunking import CHUNK_BYTES_MAX
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
@@ -71,25 +71,12 @@ _CONNECTED = int(zmq.Event.HANDSHAKE_SUCCEEDED)
 _CHANGES = _CONNECTED | int(zmq.Event.DISCONNECTED)
 
 
-def check_ports(settings: Settings) -> None:
-    """Raise TransportError, as a bind would, unless all ports of this node are free; keeps none of them."""
-    if settings.peers:
-        host, port = settings.peers[settings.node]
-        for channel in (CONTROL, REPAIR, PUBLISH):
-            try:
-                address = resolve(host)
-                with network.socket(network.AF_INET6 if ":" in address else network.AF_INET) as probe:
-                    probe.setsockopt(network.SOL_SOCKET, network.SO_REUSEADDR, 1)  # as libzmq does
-                    probe.bind((address, port + channel))
-            except OSError as error:
-                raise _cannot_listen(settings.node, (host, port + channel), error) from error
-
-
 class Transport:
     """A node's context, its keys and the options that all its sockets share.
 
-    Raises TransportError if an address is not of this machine although there are no keys, or if a peer
-    has none. Close the sockets' owners first: a socket must not be closed under the thread that uses it.
+    Raises TransportError if an address is not of this machine although there are no keys, if a peer has
+    none, or if nobody could reach this node. Close the sockets' owners first: a socket must not be closed
+    under the thread that uses it.
     """
 
     def __init__(self, settings: Settings, keys: Keys | None = None) -> None:
@@ -104,6 +91,7 @@ class Transport:
         self._keys = keys
         self._domain = settings.cluster
         self._nodes = {key: node for node, key in keys.allowed.items()} if keys else {}
+        self._own_address = own_address(self.node, self.peers)
         self._names = Names({self.peers[node][0] for node in self.others})
         # A first frame that is shared opens the descriptors of all later ones. When a stranger's connections
         # have taken all that there are, a publication needs none any more.
@@ -123,7 +111,7 @@ class Transport:
 
     def bind(self, kind: int, channel: int, queue_messages: int) -> _Socket:
         """A socket that listens at this node's port of *channel*; raises TransportError if it cannot."""
-        host, port = self.peers[self.node]
+        address = self._own_address, self.peers[self.node][1] + channel
         socket = self._socket(kind, channel, queue_messages)
         if self._keys:
             socket.curve_server = True
@@ -131,12 +119,11 @@ class Transport:
             socket.zap_domain = self._domain.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         try:
-            address = resolve(host)
-            socket.setsockopt(zmq.IPV6, ":" in address)
-            socket.bind(f"tcp://{format_address((address, port + channel))}")
-        except (OSError, zmq.ZMQError) as error:
+            socket.setsockopt(zmq.IPV6, ":" in self._own_address)
+            socket.bind(f"tcp://{format_address(address)}")
+        except zmq.ZMQError as error:
             socket.close()
-            raise _cannot_listen(self.node, (host, port + channel), error) from error
+            raise cannot_listen(self.node, address, error.strerror) from error
         return socket
 
     def connect(self, kind: int, node: NodeId, channel: int, queue_messages: int) -> Line:
@@ -379,13 +366,6 @@ class SubscribeSockets(_Lines):
                 if not multipart.is_readable(line.socket):
                     break
                 yield node, [frame.buffer for frame in multipart.receive(line.socket)]
-
-
-def _cannot_listen(node: NodeId, address: Address, error: OSError | zmq.ZMQError) -> TransportError:
-    return TransportError(
-        f"cannot listen at {format_address(address)}: {error.strerror}; end what uses the port, or correct "
-        f"the address of {node} in REPLICATOR_PEERS"
-    )
 
 
 def _is_small(frames: Ordered[Buffer]) -> bool:

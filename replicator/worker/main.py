@@ -27,10 +27,11 @@ import zmq
 
 from replicator.adapters.curve import load_keys
 from replicator.adapters.elector import PySyncObjElector
+from replicator.adapters.listening import check_ports
 from replicator.adapters.ports import Control, Elector
 from replicator.adapters.static_elector import StaticElector
 from replicator.adapters.store import LmdbStore
-from replicator.adapters.zeromq import Control as ControlSockets, Transport, check_ports
+from replicator.adapters.zeromq import Control as ControlSockets, Transport
 from replicator.core.events import Granted, Revoked
 from replicator.core.founding import misfit
 from replicator.core.messages import Raft

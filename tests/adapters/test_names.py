@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from replicator.adapters import names
+from replicator.adapters.listening import check_ports
 from replicator.adapters.names import Names, resolve
-from replicator.adapters.zeromq import RENEW_S, check_ports
+from replicator.adapters.zeromq import RENEW_S, Transport
 from replicator.errors import TransportError
 from replicator.model import NodeId
 from replicator.settings import Settings
@@ -145,3 +146,20 @@ def test_a_name_that_cannot_be_is_refused(tmp_path: Path) -> None:
     assert caught.value.errno == EINVAL
     with pytest.raises(TransportError, match=r"cannot listen at a\.\.b:\d+: no such name can be"):
         check_ports(settings_with({N1: "a..b"})[0])
+
+
+def test_a_node_does_not_listen_where_nobody_else_can_reach_it(tmp_path: Path, answers: Answers) -> None:
+    """A machine that has its own name at 127.0.1.1 is refused in a line that says what to do; not if all its
+    peers are at home there too, and not if the user has given the number."""
+    keys = all_keys(tmp_path)[0]
+    answers.update(
+        {"edge-1": lambda: "127.0.1.1", "edge-2": lambda: "127.0.1.1", "edge-3": lambda: "192.0.2.3"}
+    )
+    (first, *_) = settings_with({N1: "edge-1", N2: "edge-2", N3: "edge-3"})
+    wrong = "edge-1 is 127.0.1.1 on this machine, where n3 cannot reach n1: correct /etc/hosts, or give n1"
+    with pytest.raises(TransportError, match=wrong):
+        check_ports(first)
+    with pytest.raises(TransportError, match=wrong):
+        Transport(first, keys)
+    check_ports(settings_with({N1: "edge-1", N2: "edge-2"})[0])
+    check_ports(settings_with({N1: "127.0.0.1", N3: "edge-3"})[0])
