@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
 from typing import Protocol
 
+from replicator.addresses import Address
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
@@ -112,6 +113,9 @@ class Control(Protocol):
     def mend(self, now: float) -> None:
         """Try anew to connect to those peers to whom there has been no connection for long; to be called
         every `MEND_INTERVAL_S`."""
+
+    def unconnected(self) -> list[tuple[NodeId, Address]]:
+        """The ports of peers, those of the data path too, to which there is no connection."""
 
     def close(self) -> None: ...
 

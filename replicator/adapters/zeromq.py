@@ -27,7 +27,7 @@ from replicator.adapters.curve import Gate, Keys
 from replicator.adapters.listening import cannot_listen, own_address
 from replicator.adapters.names import Names
 from replicator.adapters.ports import MEND_INTERVAL_S
-from replicator.addresses import format_address, is_loopback
+from replicator.addresses import Address, format_address, is_loopback
 from replicator.codec.chunking import CHUNK_BYTES_MAX
 from replicator.codec.frames import ENVELOPE_BYTES_MAX
 from replicator.errors import TransportError
@@ -97,6 +97,7 @@ class Transport:
         # have taken all that there are, a publication needs none any more.
         zmq.Frame(bytes(1), copy=False)
         self._context: zmq.Context[_Socket] = zmq.Context(io_threads=2)
+        self._lines: list[tuple[NodeId, Line]] = []
         self._gate = Gate(self._context, self._domain, keys.allowed) if keys else None
 
     @property
@@ -138,7 +139,13 @@ class Transport:
             socket.subscribe(b"")
         else:  # nothing is queued for a peer that is not connected: it would be stale when it comes
             socket.immediate = True
-        return Line(socket, self._names, host, port + channel)
+        line = Line(socket, self._names, (host, port + channel))
+        self._lines.append((node, line))
+        return line
+
+    def unconnected(self) -> list[tuple[NodeId, Address]]:
+        """The ports of peers to which there was no connection when their lines were mended last."""
+        return [(node, line.address) for node, line in self._lines if not line.is_connected]
 
     def sender(self, frame: zmq.Frame) -> NodeId | None:
         """The node whose key has authenticated a frame; None without keys, or if it is not listed."""
@@ -185,12 +192,12 @@ class Line:
     `RENEW_S` is made anew, and looked up anew; and as soon as there is another address.
     """
 
-    def __init__(self, socket: _Socket, names: Names, host: str, port: int) -> None:
+    def __init__(self, socket: _Socket, names: Names, address: Address) -> None:
         self.socket = socket
+        self.address = address
         self.is_connected = False  # as of the last `mend`
         self._names = names
-        self._host, self._port = host, port
-        self._address = ""  # where it is to connect; none is known
+        self._number = ""  # of the host; '' as long as none is known
         self._unconnected_since = math.inf
         self._changes = socket.get_monitor_socket(_CHANGES)
         self._connect()
@@ -206,26 +213,27 @@ class Line:
         self._unconnected_since = min(self._unconnected_since, now)
         is_due = now - self._unconnected_since >= RENEW_S
         if is_due:
-            self._names.look_up(self._host)
-        if is_due or self._names.address(self._host) != self._address:
+            self._names.look_up(self.address[0])
+        if is_due or self._names.address(self.address[0]) != self._number:
             self._unconnected_since = now
             self._connect()
 
     def _connect(self) -> None:
-        if self._address:
+        if self._number:
             self.socket.disconnect(self._endpoint)
-        self._address = self._names.address(self._host)
-        if self._address:
-            self.socket.setsockopt(zmq.IPV6, ":" in self._address)
+        self._number = self._names.address(self.address[0])
+        if self._number:
+            self.socket.setsockopt(zmq.IPV6, ":" in self._number)
             self.socket.connect(self._endpoint)
 
     @property
     def _endpoint(self) -> str:
-        return f"tcp://{format_address((self._address, self._port))}"
+        return f"tcp://{format_address((self._number, self.address[1]))}"
 
     def close(self) -> None:
-        """Close the socket; what waits to be sent is lost."""
-        self.socket.disable_monitor()  # first: an I/O thread would wait for a reader
+        """Close the socket; what waits to be sent is lost. Safe to call twice."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()  # first: an I/O thread would wait for a reader
         self._changes.close()
         self.socket.close()
 
@@ -292,6 +300,10 @@ class Control(Exchange):
     def sockets(self) -> Iterable[_Socket]:
         """What to register for reading."""
         return (self._router,)
+
+    def unconnected(self) -> list[tuple[NodeId, Address]]:
+        """The ports of peers, of all channels, to which there is no connection."""
+        return self._transport.unconnected()
 
     def send(self, to: NodeId, frame: bytes) -> bool:
         """Send without waiting; False if the message is lost."""

@@ -40,7 +40,7 @@ from replicator.settings import Settings
 from replicator.worker.candidacy import Able, Candidacy
 from replicator.worker.inbox import Inbox, Loaded, Post
 from replicator.worker.mesh import Mesh
-from replicator.worker.newcomer import Newcomer
+from replicator.worker.neighbours import Neighbours
 from replicator.worker.operator import Operator
 from replicator.worker.silence import End
 from replicator.worker.standby import Standbys
@@ -110,7 +110,7 @@ class Driver:
         self._node = parts.settings.node
         self.operator = Operator(self._node, parts.elector, self._handle, clock)
         self._candidacy = Candidacy(parts.elector, parts.core)
-        self._newcomer = Newcomer(parts.settings, parts.mesh)
+        self._neighbours = Neighbours(parts.settings, parts.mesh)
         self._due = -math.inf  # when something is to be done though nothing comes
         self._leaving, self._leave_at = False, math.inf
         self._mend_at = -math.inf
@@ -128,7 +128,7 @@ class Driver:
 
     def run(self) -> None:
         """Pump until the engine closes the link, or `leave` is posted to the inbox."""
-        self._newcomer.begin(self._core.role, self._clock())
+        self._neighbours.begin(self._core.role, self._clock())
         self._handle(events.EngineReady(False))
         while not self._leaving or (self._leads and self._clock() < self._leave_at):
             self._turn()
@@ -183,7 +183,7 @@ class Driver:
     def _deadline(self) -> float:
         due = min(self._core.deadline, self._candidacy.deadline, self._leave_at, self.operator.deadline)
         return min(
-            due, self._mend_at, self._tenancy.deadline, self._parts.census.deadline, self._newcomer.deadline
+            due, self._mend_at, self._tenancy.deadline, self._parts.census.deadline, self._neighbours.deadline
         )
 
     def _tick(self) -> None:
@@ -195,7 +195,7 @@ class Driver:
         self._tenancy.tick(now)
         self.operator.tick(now)
         self._parts.census.tick(now)
-        self._newcomer.tick(now)
+        self._neighbours.tick(now)
         if now >= self._mend_at:
             self._mend_at = now + MEND_INTERVAL_S
             self._mesh.control.mend(now)
@@ -385,7 +385,7 @@ class Driver:
 
     def _changed(self, effect: effects.Changed, now: float) -> None:
         self.operator.role = effect.new
-        self._newcomer.changed(effect.new, now)
+        self._neighbours.changed(effect.new, now)
         self._candidacy.is_primary = effect.new is Role.PRIMARY
         if effect.old is Role.PRIMARY:
             self._data.abandon_publications()

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from replicator.adapters.loglimit import LogLimit
 from replicator.adapters.ports import Control
+from replicator.addresses import Address
 from replicator.codec.frames import decode_envelope, encode_envelope
 from replicator.core.events import Received
 from replicator.core.messages import ACKS_PER_MESSAGE, PROTOCOL_VERSION, Ack, Envelope, Message
@@ -56,6 +57,10 @@ class NoControl:
     def mend(self, now: float) -> None:
         """Nobody is connected."""
 
+    def unconnected(self) -> list[tuple[NodeId, Address]]:
+        """Nobody should be."""
+        return []
+
     def close(self) -> None:
         """Nothing was open."""
 
@@ -71,8 +76,7 @@ class Mesh:
         self._me = me
         self._peers = peers
         self._counting = counting
-        self.reached: set[NodeId] = set()  # peers that the last message could be queued for
-        self.heard: set[NodeId] = set()  # peers whose messages pass the checks
+        self.heard: dict[NodeId, float] = {}  # when a message of the peer passed the checks last
         self._acks: dict[NodeId, Ack] = {}  # gathered, not yet sent
         self._refused: dict[tuple[NodeId, str], int] = {}
         self._log_limit = LogLimit()
@@ -112,9 +116,7 @@ class Mesh:
         recipient, remembered = counting.known(to)
         counters = (counting.counter, remembered)
         envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, *counters, message, recipient)
-        is_sent = self.control.send(to, encode_envelope(envelope))
-        (self.reached.add if is_sent else self.reached.discard)(to)
-        return is_sent
+        return self.control.send(to, encode_envelope(envelope))
 
     def receive(self, now: float) -> Iterator[Received]:
         """What has arrived and passes the checks."""
@@ -126,7 +128,7 @@ class Mesh:
                 self._refuse(key_node, str(error), now)
                 continue
             node, process = NodeId(envelope.node), Process(envelope.process)
-            self.heard.add(node)
+            self.heard[node] = now
             incarnation = Incarnation(envelope.incarnation)
             # What is remembered of the store that was here before says nothing of this one (R20, R21).
             remembered = envelope.remembered if envelope.recipient == self._me.incarnation else 0

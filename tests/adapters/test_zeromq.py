@@ -136,9 +136,26 @@ def test_what_met_a_stranger_once_is_connected_again() -> None:
         time.sleep(0.01)
     lines.mend(RENEW_S)
     assert line.is_connected
-    line._address = "which there is none to disconnect from"
+    line._number = "which there is none to disconnect from"
     lines.mend(3 * RENEW_S)
     for each in (lines, socket, subscriber, publisher):
+        each.close()
+
+
+def test_ports_without_a_connection_are_known() -> None:
+    """Of all channels, as with a firewall that lets the first alone through."""
+    first, second = make_settings(2)
+    host, port = first.peers[N2]
+    transport = Transport(first)
+    one, lines = Control(transport), SubscribeSockets(transport)
+    assert [address for _, address in one.unconnected()] == [(host, port), (host, port + PUBLISH)]
+    with control_of(second) as two:
+        send(one, N2, b"hello")
+        assert receive(two)
+        one.mend(0.0)
+        lines.mend(0.0)
+        assert one.unconnected() == [(N2, (host, port + PUBLISH))]
+    for each in (one, lines, transport):
         each.close()
 
 

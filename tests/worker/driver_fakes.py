@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from replicator.addresses import Address
 from replicator.codec.frames import decode_envelope, encode_envelope
 from replicator.core.effects import Effect
 from replicator.core.events import Event
@@ -88,12 +89,15 @@ class FakeControl:
         self.sent: list[tuple[NodeId, Envelope]] = []
         self.waiting: list[tuple[NodeId | None, bytes]] = []
         self.cost_s = 0.0  # what receiving one frame takes
-        self.away: set[NodeId] = set()  # nodes that are not connected
         self.mended: list[float] = []
+        self.closed: list[tuple[NodeId, Address]] = []  # ports that cannot be connected to
+
+    def unconnected(self) -> list[tuple[NodeId, Address]]:
+        return self.closed
 
     def send(self, to: NodeId, frame: bytes) -> bool:
         self.sent.append((to, decode_envelope(frame)))
-        return to not in self.away
+        return True
 
     def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
         while self.waiting:
