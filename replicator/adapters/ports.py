@@ -108,7 +108,8 @@ class Control(Protocol):
         """Send without waiting; False when the peer's queue is full (the message is lost)."""
 
     def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
-        """All frames that have arrived, each with the node that its key authenticates (None: no keys)."""
+        """Frames that have arrived, a bounded number, each with the node that its key authenticates (None: no
+        keys)."""
 
     def mend(self, now: float) -> None:
         """Try anew to connect to those peers to whom there has been no connection for long; to be called

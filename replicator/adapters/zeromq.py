@@ -275,8 +275,11 @@ class Exchange(_Lines):
         return multipart.send(dealer, frames, copy=_is_small(frames))
 
     def receive_frames(self) -> Iterator[tuple[NodeId | None, list[memoryview]]]:
-        """What has arrived, each message with the node that its key authenticates (None: no keys)."""
-        while multipart.is_readable(self._router):
+        """What has arrived, a bounded number of messages, each with the node that its key authenticates
+        (None: no keys). What is dropped counts too: a flood of it would never end."""
+        for _ in range(MESSAGES_PER_TURN):
+            if not multipart.is_readable(self._router):
+                return
             _, *frames = multipart.receive(self._router)
             node = self._transport.sender(frames[-1]) if frames else None
             if not 0 < len(frames) <= FRAMES_MAX or (node is None and self._transport.authenticates):
@@ -310,7 +313,7 @@ class Control(Exchange):
         return self.send_frames(to, (frame,))
 
     def receive(self) -> Iterator[tuple[NodeId | None, bytes]]:
-        """All messages that have arrived, each with the node that its key authenticates."""
+        """What has arrived, a bounded number of messages, each with the node that its key authenticates."""
         for node, frames in self.receive_frames():
             if len(frames) == 1:
                 yield node, bytes(frames[0])

@@ -210,7 +210,10 @@ class Driver:
     # ── from the mesh ──
 
     def _receive_mesh(self) -> None:
-        for received in self._slice(self._mesh.receive(self._clock())):
+        now = self._clock()
+        for key_node, frame in self._slice(self._mesh.control.receive()):
+            if (received := self._mesh.open(key_node, frame, now)) is None:
+                continue
             message = received.message
             if isinstance(message, Raft):
                 self._elector.receive(received.node, message.payload)

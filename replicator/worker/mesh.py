@@ -118,21 +118,20 @@ class Mesh:
         envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, *counters, message, recipient)
         return self.control.send(to, encode_envelope(envelope))
 
-    def receive(self, now: float) -> Iterator[Received]:
-        """What has arrived and passes the checks."""
-        for key_node, frame in self.control.receive():
-            try:
-                envelope = decode_envelope(frame)
-                self._check(envelope, key_node)
-            except MessageError as error:
-                self._refuse(key_node, str(error), now)
-                continue
-            node, process = NodeId(envelope.node), Process(envelope.process)
-            self.heard[node] = now
-            incarnation = Incarnation(envelope.incarnation)
-            # What is remembered of the store that was here before says nothing of this one (R20, R21).
-            remembered = envelope.remembered if envelope.recipient == self._me.incarnation else 0
-            yield Received(node, incarnation, process, envelope.counter, remembered, envelope.message)
+    def open(self, key_node: NodeId | None, frame: bytes, now: float) -> Received | None:
+        """What has arrived in a frame from the node that its key authenticates, if it passes the checks."""
+        try:
+            envelope = decode_envelope(frame)
+            self._check(envelope, key_node)
+        except MessageError as error:
+            self._refuse(key_node, str(error), now)
+            return None
+        node, process = NodeId(envelope.node), Process(envelope.process)
+        self.heard[node] = now
+        incarnation = Incarnation(envelope.incarnation)
+        # What is remembered of the store that was here before says nothing of this one (R20, R21).
+        remembered = envelope.remembered if envelope.recipient == self._me.incarnation else 0
+        return Received(node, incarnation, process, envelope.counter, remembered, envelope.message)
 
     @property
     def refused(self) -> int:

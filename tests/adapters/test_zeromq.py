@@ -14,6 +14,7 @@ import zmq
 
 from replicator.adapters.curve import Keys
 from replicator.adapters.zeromq import (
+    MESSAGES_PER_TURN,
     PUBLISH,
     RENEW_S,
     Control,
@@ -186,6 +187,26 @@ def test_oversized_and_malformed_messages_are_dropped() -> None:
             one.send(N2, b"after")
             time.sleep(0.01)
         assert heard[0] == (None, b"after")
+
+
+def test_a_flood_of_malformed_messages_is_taken_bit_by_bit() -> None:
+    """One call gives up after a bounded number; the rest comes with the next ones."""
+    first, second = make_settings(2)
+    count = 2 * MESSAGES_PER_TURN
+    with control_of(first) as one, control_of(second) as two:
+        send(one, N2, b"first")
+        for _ in range(count):
+            assert one.send_frames(N2, (b"two", b"frames"))
+        send(one, N2, b"last")
+        (router,) = two.sockets
+        for bound in range(0, count + 1, MESSAGES_PER_TURN):
+            assert two.dropped <= bound
+            assert router.poll(int(DEADLINE_S * 1000))
+            list(two.receive())
+        deadline = time.monotonic() + DEADLINE_S
+        while two.dropped < count:
+            assert time.monotonic() < deadline, "the rest does not come"
+            list(two.receive())
 
 
 def test_strangers_on_the_port_disturb_nobody() -> None:

@@ -84,6 +84,14 @@ def test_a_flood_keeps_nobody_from_the_clock(bench: Bench) -> None:
     assert bench.elector.ticks >= 4
 
 
+def test_a_flood_of_what_is_refused_keeps_nobody_from_the_clock(bench: Bench) -> None:
+    """What is no message takes its time as well, and is left for the next turn when that is over."""
+    bench.control.cost_s = 0.001
+    bench.control.waiting += [(None, b"no message")] * 1000
+    bench.turn()
+    assert len(bench.control.waiting) >= 980
+
+
 def test_a_tick_comes_when_it_is_due(bench: Bench) -> None:
     """The core gets its Tick at its deadline, not before."""
     bench.core.deadline = bench.clock.now + 0.5
