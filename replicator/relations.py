@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from replicator.model import CHUNKS_MAX
+from replicator.sizes import MIB
 
 _ROUNDING = 1e-9
 
@@ -22,6 +23,12 @@ class Relation(Struct, frozen=True):
     names: tuple[str, ...]
     text: str
     holds: Callable[[Any], bool]
+
+
+def publication_bytes_max(settings: Any) -> int:
+    """What a publication may hold: several chunks up to 1 MiB in all, or one, of whatever stream."""
+    sizes: list[int] = [settings.chunk_bytes, *settings.stream_chunk_bytes.values()]
+    return max(MIB, *sizes)
 
 
 RELATIONS = (
@@ -87,6 +94,11 @@ RELATIONS = (
             s.payload_bytes_max
             <= CHUNKS_MAX * min(s.stream_chunk_bytes.values(), default=s.payload_bytes_max)
         ),
+    ),
+    Relation(
+        ("window_bytes_max", "chunk_bytes", "stream_chunk_bytes"),
+        "window_bytes_max is at least chunk_bytes, and each of stream_chunk_bytes",
+        lambda s: publication_bytes_max(s) <= s.window_bytes_max,
     ),
     Relation(
         ("backlog_bytes_max", "payload_bytes_max"),

@@ -26,7 +26,7 @@ from replicator.core.config import Config
 from replicator.errors import SettingsError
 from replicator.model import NodeId
 from replicator.profiles import PROFILES
-from replicator.relations import RELATIONS
+from replicator.relations import RELATIONS, publication_bytes_max
 from replicator.sizes import GIB, KIB, MIB, format_stream_sizes, parse_size, parse_stream_sizes
 
 PREFIX = "REPLICATOR_"
@@ -246,7 +246,7 @@ def core_config(settings: Settings, *, has_engine: bool = True, public_key: str 
         address=settings.address,
         public_key=public_key,
         has_engine=has_engine,
-        window_frames_max=settings.window_bytes_max // MIB,
+        window_frames_max=settings.window_bytes_max // publication_bytes_max(settings),
     )
 
 

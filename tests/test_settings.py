@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import hypothesis
@@ -18,6 +19,7 @@ from replicator.model import NodeId
 from replicator.profiles import PROFILES
 from replicator.relations import RELATIONS
 from replicator.settings import Settings, core_config, markdown, table, variable
+from replicator.sizes import MIB
 
 PEERS = "edge-1=127.0.0.1:7400,edge-2=127.0.0.1:7410,edge-3=[::1]:7400"
 steady = hypothesis.settings(deadline=None, derandomize=True)
@@ -279,6 +281,19 @@ def test_the_core_gets_its_numbers_from_the_settings() -> None:
     assert (config.lease_s, config.window_frames_max, config.has_engine) == (0.25, 32, True)
     assert core_config(Settings()) == Config(node=NodeId("local"))
     assert not core_config(Settings(), has_engine=False).has_engine
+
+
+@pytest.mark.parametrize(
+    ("sizes", "frames"),
+    [({}, 32), ({"chunk_bytes": 3 * MIB}, 10), ({"stream_chunk_bytes": {"s": 16 * MIB}}, 2)],
+)
+def test_the_window_is_bytes_whatever_the_size_of_chunks(sizes: dict[str, Any], frames: int) -> None:
+    """A publication holds 1 MiB of chunks, or a chunk that is larger: so many of them fit (R16)."""
+    settings = Settings(window_bytes_max=32 * MIB, transaction_bytes_max=16 * MIB, **sizes)
+    assert core_config(settings).window_frames_max == frames
+    if sizes:
+        with pytest.raises(SettingsError, match="window_bytes_max is at least chunk_bytes"):
+            Settings(window_bytes_max=2 * MIB, transaction_bytes_max=16 * MIB, **sizes)
 
 
 def test_the_table_tells_everything() -> None:

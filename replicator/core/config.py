@@ -35,7 +35,7 @@ class Config(Struct, frozen=True, kw_only=True):
     lapse_max_s: float = 5.0  # a tenure suspended for longer ends (R25)
     hand_over_after_s: float = 2.0  # the elector has named another for so long: hand over (R25)
 
-    window_frames_max: int = 32  # publications of at most 1 MiB that the majority has not taken (R16)
+    window_frames_max: int = 32  # publications that the majority has not taken (R16)
     behind_heads_max: int = 256  # heads told to one lagging member at a time
     fetches_max: int = 16  # streams fetched at the same time
 

@@ -49,7 +49,7 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
-from replicator.settings import Settings
+from replicator.settings import Settings, core_config
 from replicator.worker.datathread import DataThread
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Publisher(DataThread):
         self._store = store
         self._socket = socket
         self._helpers = ThreadPoolExecutor(HELPERS, "replicator-compress")
-        self._window = settings.window_bytes_max // PUBLICATION_BYTES_MAX
+        self._window = core_config(settings).window_frames_max
         self._changed = threading.Condition()
         self._tasks: deque[Task] = deque()
         self._newest = Epoch(0)  # the newest epoch heard of

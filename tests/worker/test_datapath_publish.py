@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from replicator.adapters.zeromq import REPAIR, Transport
 from replicator.codec.chunking import check_manifest
 from replicator.codec.frames import PUBLICATION_BYTES_MAX, Publication, encode_publication
-from replicator.core.events import ManifestReceived, Published, Seen
+from replicator.core.events import ManifestReceived, Published, Seen, Sent
 from replicator.errors import CheckpointUnreadable, TransportError
 from replicator.model import (
     Buffer,
@@ -188,6 +188,18 @@ def test_a_first_window_is_allowed_by_itself() -> None:
         primary.path.publish(5, ORDERS, 1, Epoch(9), Sequence(1), Payload({"": noise(4 * MIB)}))
         backup.wait_for(Seen, lambda event: event.epoch == 9 and event.publish_index == 2)
         assert not [event for event in primary.all(Published) if event.epoch == 9]
+
+
+def test_a_window_of_large_chunks_is_no_larger() -> None:
+    """What may leave is bounded in bytes, whatever the size of the chunks."""
+    with running(2, chunk_bytes=4 * MIB, transaction_bytes_max=4 * MIB, window_bytes_max=8 * MIB) as (
+        primary,
+        backup,
+    ):
+        primary.path.publish(5, ORDERS, 1, Epoch(9), Sequence(1), Payload({"": noise(16 * MIB)}))
+        backup.wait_for(Seen, lambda event: event.epoch == 9 and event.publish_index == 2)
+        primary.wait_for(Sent)  # it has stood still for a while
+        assert primary.path.usage()["sent_bytes"] == 8 * MIB
 
 
 @pytest.mark.parametrize("by", ["allowance", "publication"])
