@@ -30,8 +30,8 @@ SCRIPT_LINES_MAX = 80
 # layer "replicator": its public names come from the engine's side, and the demo and the commands use them.
 LAYERS = (
     "errors", "model", "core", "addresses", "sizes", "profiles", "relations", "signals", "settings",
-    "descriptor", "bell", "multipart", "codec", "link", "adapters", "worker", "engine", "replicator", "demo",
-    "cli", "__main__",
+    "descriptor", "stderr", "bell", "multipart", "codec", "link", "adapters", "worker", "engine",
+    "replicator", "demo", "cli", "__main__",
 )  # fmt: skip
 CORE_MAY_IMPORT = {
     "__future__", "bisect", "collections", "enum", "functools", "hashlib", "heapq", "itertools", "logging",

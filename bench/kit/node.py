@@ -6,14 +6,14 @@ measurement, not even one that was killed.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
 
+from replicator import stderr
 from replicator.settings import Settings
-from replicator.worker.main import LOG_FORMAT, run_node
+from replicator.worker.main import run_node
 
 
 def _end_with_the_pipe() -> None:
@@ -31,7 +31,7 @@ def main() -> int:
             return 0
         line += byte
     settings = Settings.from_json(bytes(line))
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format=LOG_FORMAT)
+    stderr.log(settings.log_level)
     threading.Thread(target=_end_with_the_pipe, daemon=True).start()
     return run_node(settings)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator import CommitUnknown, Replicator, ReplicatorError, Tenure, Ticket
-from replicator.worker.main import LOG_FORMAT
+from replicator.stderr import LOG_FORMAT
 
 CHAIN = "chain"
 LOOK_S = 0.002

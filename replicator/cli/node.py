@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-
+from replicator import stderr
 from replicator.errors import SettingsError
 from replicator.settings import Settings, variable
 
@@ -22,7 +20,7 @@ def node() -> None:
     settings = Settings.from_env()
     if settings.standalone:
         raise SettingsError([f"{variable('peers')}: not set; a node without an engine needs peers to serve"])
-    from replicator.worker.main import LOG_FORMAT, run_node
+    from replicator.worker.main import run_node
 
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format=LOG_FORMAT)
+    stderr.log(settings.log_level)
     run_node(settings)

@@ -16,9 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -26,7 +24,8 @@ import traceback
 from collections import deque
 from typing import Protocol
 
-from replicator.descriptor import STDERR, above_standard
+from replicator import stderr
+from replicator.descriptor import above_standard
 from replicator.engine.fork import guard
 from replicator.errors import WorkerFailed
 from replicator.link.endpoint import Context
@@ -150,50 +149,12 @@ class ChildProcess:
         with self._output as lines:
             for line in lines:
                 self._lines.append(line)
-                _write_to_stderr(line)
+                stderr.write(line)
 
 
 def _module_path() -> str:
     """Where this process finds modules: what is no string there counts for nothing, as with an import."""
     return os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str))
-
-
-def _write_to_stderr(line: bytes) -> None:
-    """Write a line to the standard error, as far as it takes it at once, if there is one.
-
-    Nobody may be reading it: whoever waited for that would take no more lines from the worker, whose control
-    thread would then wait to write one. And a process that has none gives its number to a file that it opens;
-    but that is not inherited by children, as a standard error is.
-    """
-    with contextlib.suppress(OSError):
-        if sys.__stderr__ is None or not os.get_inheritable(STDERR):
-            return
-        try:
-            own = _stderr_anew()
-        except OSError:  # a socket, another user's terminal
-            _write_while_polled(line)
-            return
-        try:
-            os.write(own, line)
-        finally:
-            os.close(own)
-
-
-def _stderr_anew() -> int:
-    """A descriptor of the same that never waits: the flag would count for all who share the engine's. Raises
-    OSError. A file's is the engine's, as is the place in it where all of them write."""
-    if stat.S_ISREG(os.fstat(STDERR).st_mode):
-        return os.dup(STDERR)
-    return os.open(f"/proc/self/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-
-
-def _write_while_polled(line: bytes) -> None:
-    poll = select.poll()
-    poll.register(STDERR, select.POLLOUT)
-    for start in range(0, len(line), select.PIPE_BUF):  # so much goes into what says that it takes anything
-        if not any(found & select.POLLOUT for _, found in poll.poll(0)):
-            return
-        os.write(STDERR, line[start : start + select.PIPE_BUF])
 
 
 def _signal_name(number: int) -> str:

@@ -25,6 +25,7 @@ from contextlib import ExitStack
 
 import zmq
 
+from replicator import stderr
 from replicator.adapters.curve import load_keys
 from replicator.adapters.elector import PySyncObjElector
 from replicator.adapters.listening import check_ports
@@ -59,7 +60,6 @@ from replicator.worker.tenancy import Tenancy
 log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005  # ten times more often than usual: heartbeats wait for no other thread
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for each in ending_signals():
         signal.signal(each, signal.SIG_IGN)
     settings = Settings.from_json(sys.stdin.buffer.readline())
-    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    stderr.log(settings.log_level)
     _set_limits()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     words = LeaseWords.attach(options.lease_fd)
