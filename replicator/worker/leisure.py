@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
 import uvloop
 from msgspec import json
@@ -52,18 +53,22 @@ class Leisure:
         self._loop = uvloop.new_event_loop()
         self._done = asyncio.Event()
         self.engine_gone = False
+        self.error: Exception | None = None
 
     def run(self) -> None:
-        """Serve until `end`."""
+        """Serve until `end`; what it fails with is kept for whoever joins it."""
         try:
             self._loop.run_until_complete(self._serve())
+        except Exception as error:
+            self.error = error
         finally:
             self._inbox.post(self._driver.leave)
             self._loop.close()
 
     def end(self) -> None:
         """The driver has ended. Any thread, once."""
-        self._loop.call_soon_threadsafe(self._done.set)
+        with suppress(RuntimeError):  # the loop has failed, and is closed
+            self._loop.call_soon_threadsafe(self._done.set)
 
     async def _serve(self) -> None:
         watch = None

@@ -180,8 +180,8 @@ class Worker:
         finally:
             control.join()
             self.engine_gone = leisure.engine_gone
-        if control.error is not None:
-            raise control.error
+        if (error := control.error or leisure.error) is not None:
+            raise error
 
     def _run_thread(self, driver: Driver, inbox: Inbox) -> None:
         """The driver on this thread, the leisurely loop on a helper."""
@@ -193,6 +193,8 @@ class Worker:
         finally:
             leisure.end()
             helper.join()
+        if leisure.error is not None:
+            raise leisure.error
 
     # ── the parts, in the order of their making ──
 

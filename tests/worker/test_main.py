@@ -21,7 +21,7 @@ from replicator.link.endpoint import EngineEnd
 from replicator.link.lease import LeaseWords
 from replicator.model import NodeId, Position
 from replicator.settings import Settings
-from replicator.worker.admin import ask
+from replicator.worker.admin import AdminServer, ask
 from replicator.worker.main import run
 
 DEADLINE_S = 10.0
@@ -91,6 +91,21 @@ def started(settings: Settings) -> Iterator[Callable[[], Engine]]:
     for engine in engines:
         if engine.status is None:
             engine.close()
+
+
+def test_the_leisurely_side_s_end_is_told_with_its_cause(
+    started: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker ends with it, and says what it failed with, not that its loop is closed."""
+
+    async def fail(server: AdminServer) -> None:
+        raise ValueError("out of luck")
+
+    monkeypatch.setattr(AdminServer, "start", fail)
+    engine = started()
+    failed = engine.wait(link.Failed)
+    assert (failed.kind, failed.text) == ("WorkerFailed", "ValueError: out of luck")
+    assert engine.join() == 1
 
 
 def test_a_node_alone_commits_and_restores(started: Callable[[], Engine]) -> None:
