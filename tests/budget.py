@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 BUDGET_S = {
-    "adapters": 130,
+    "adapters": 150,
     "chaos": 75,
     "demo": 60,
     "exploration": 100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from replicator.core.claim import Claimant
 from replicator.core.effects import Accept, AdoptHeads, WritePromise
 from replicator.core.events import PromiseWritten
 from replicator.core.messages import Claim, Reason, Refusal
+from replicator.core.progress import Follower
 from replicator.core.promise import Promiser
 from replicator.core.quorum import quorum_sets
 from replicator.core.report import Pages, _Answer
@@ -160,6 +162,11 @@ def ask_for_all_pages(patch: Patch) -> None:
     """Everything that a replica has to tell is under way at once, and elections queue behind it."""
     patch.setattr("replicator.core.report.PAGES_ASKED_MAX", 1_000_000)
     patch.setattr(_Answer, "came", lambda self, *_: setattr(self, "asked_max", 1_000_000))
+
+
+def tell_again_and_again(patch: Patch) -> None:
+    """What a follower lacks is told with every interval, whether the last telling may be there or not."""
+    patch.setattr(Follower, "answered", property(lambda self: math.inf, lambda self, _: None), raising=False)
 
 
 def ask_impatiently(patch: Patch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from replicator.core.backup import Backup
@@ -12,7 +14,7 @@ from replicator.core.progress import Follower, Progress
 from replicator.core.recovery import Recovery
 from replicator.core.state import State
 from replicator.core.window import Window
-from replicator.model import Head, MemberRecord
+from replicator.model import Head, MemberRecord, StreamName
 from tests.simulation.teeth.endings import go_on_despite
 
 Patch = pytest.MonkeyPatch
@@ -82,11 +84,21 @@ def drain_without_room(patch: Patch) -> None:
 
 def refuse_what_is_here(patch: Patch) -> None:
     """A full backup does not adopt a head that it holds."""
+    _fetch_unless(patch, lambda state, theirs: state.full and not theirs.tombstone)
 
-    def lacks_room_for(self: State, theirs: Head) -> bool:
-        return self.full and not theirs.tombstone
 
-    patch.setattr(State, "lacks_room_for", lacks_room_for)
+def fetch_nothing_though_some_would_fit(patch: Patch) -> None:
+    """A disk that has refused a large checkpoint is not mended of any."""
+    _fetch_unless(patch, State.lacks_room_for)
+
+
+def _fetch_unless(patch: Patch, is_refused: Callable[[State, Head], bool]) -> None:
+    honest = Backup._is_to_fetch
+
+    def _is_to_fetch(self: Backup, stream: StreamName, theirs: Head, epoch: int) -> bool:
+        return not is_refused(self._state, theirs) and honest(self, stream, theirs, epoch)
+
+    patch.setattr(Backup, "_is_to_fetch", _is_to_fetch)
 
 
 def fetch_without_room(patch: Patch) -> None:
