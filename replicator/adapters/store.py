@@ -22,7 +22,8 @@ from pathlib import Path
 from replicator.adapters.ports import Deliver, StoreEffect
 from replicator.adapters.store_lock import NAMES, DirectoryLock
 from replicator.adapters.store_meta import Meta, boot_id
-from replicator.adapters.store_payload import DATA_NAME, Payload, has_streams
+from replicator.adapters.store_pages import DATA_NAME
+from replicator.adapters.store_payload import Payload, has_streams
 from replicator.adapters.store_plan import Discard
 from replicator.adapters.store_reader import Reads
 from replicator.adapters.store_record import Durability, file_errors, sync_directory
@@ -261,10 +262,7 @@ def _begin_founding(path: Path) -> None:
     mark = path / FOUNDING_NAME
     parts = (path / "meta", path / "payload")
     with file_errors(path):
-        if mark.exists():
-            for part in parts:
-                _remove(part)
-        elif not any((part / DATA_NAME).exists() for part in parts):
+        if mark.exists() or not any((part / DATA_NAME).exists() for part in parts):
             for part in parts:
                 _remove(part)
             mark.touch(mode=0o600)

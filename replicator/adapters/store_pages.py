@@ -16,13 +16,14 @@ from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
+DATA_NAME = "data.mdb"
+NO_ROOM = (ENOSPC, EDQUOT, EFBIG)  # the errors that say so, of a file that grows
 FREE_ROOT_OFFSET, LAST_OFFSET, TXN_OFFSET = 16 + 24 + 40, 16 + 24 + 96, 16 + 24 + 104
 MAGIC, FORMAT = 0xBEEFC0DE, 1
 HEADER = struct.Struct("<QHHHH")
 NODE = struct.Struct("<HHHH")
 BRANCH, LEAF, BIG_DATA = 0x01, 0x02, 0x01
 NO_PAGE = 2**64 - 1
-_NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 DEPTH_MAX = 32
 
 
@@ -52,7 +53,7 @@ def can_grow(path: Path, needed_bytes: int) -> bool:
         try:
             os.posix_fallocate(file, size, needed_bytes)
         except OSError as error:
-            return error.errno not in _NO_ROOM
+            return error.errno not in NO_ROOM
         finally:
             os.ftruncate(file, size)
     finally:

@@ -37,7 +37,7 @@ from replicator.adapters.store_journal import (
     is_used,
     replay,
 )
-from replicator.adapters.store_pages import can_grow
+from replicator.adapters.store_pages import DATA_NAME, can_grow
 from replicator.adapters.store_plan import Fence, Hints, Item, Memory, Plan, Put
 from replicator.adapters.store_record import (
     BULK_KEY,
@@ -63,7 +63,6 @@ from replicator.core.events import Event
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Digest, Head, Incarnation, StreamName
 
-DATA_NAME = "data.mdb"
 NEWER_BYTES_MAX = 2**20  # what the journal is ahead of the environment; a transaction of any other kind
 NEWER_KEYS_MAX = 256  # each batch copies the table of them
 _PAGES_IN_DOUBT = 16  # the free list's own pages, which LMDB does not report

@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, ENOSPC
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
@@ -31,7 +30,7 @@ from blake3 import blake3
 from msgspec import Struct
 
 from replicator.adapters.store_lock import is_locked
-from replicator.adapters.store_pages import lacks_used_pages
+from replicator.adapters.store_pages import DATA_NAME, NO_ROOM, lacks_used_pages
 from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import (
     Digest,
@@ -292,7 +291,7 @@ def lmdb_errors(path: object) -> Iterator[None]:
     except lmdb.MapFullError:
         raise
     except lmdb.Error as error:
-        if error.code in (ENOSPC, EDQUOT, EFBIG):
+        if error.code in NO_ROOM:
             raise StoreFull(f"no room in {path}: {error}") from error
         damage = (
             lmdb.InvalidError,
@@ -310,7 +309,7 @@ def file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (ENOSPC, EDQUOT, EFBIG)
+        full = error.errno in NO_ROOM
         kind = StoreFull if full else StoreError
         raise kind(f"store {error.filename or path}: {error.strerror or error}") from error
 
@@ -347,9 +346,9 @@ def open_environment(
             environment = make(lock=False)
         # A page past the file's end would be a bus error at the first touch, not an exception.
         pages, page_bytes = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
-        file_bytes = (path / "data.mdb").stat().st_size
+        file_bytes = (path / DATA_NAME).stat().st_size
         if pages > 2 and pages * page_bytes > file_bytes:
-            with (path / "data.mdb").open("rb") as file:
+            with (path / DATA_NAME).open("rb") as file:
                 is_damaged = lacks_used_pages(file, page_bytes)
             if is_damaged:
                 environment.close()

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from replicator.adapters import store, store_writer
-from replicator.adapters.store_payload import DATA_NAME, Payload
+from replicator.adapters.store_pages import DATA_NAME
+from replicator.adapters.store_payload import Payload
 from replicator.core.effects import Accept, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
 from replicator.errors import StoreError, StoreFull
