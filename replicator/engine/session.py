@@ -68,7 +68,7 @@ class Session(Generic[TenureT]):
         self._successor: str | None = None  # to whom, and to nobody else
         self._restoring = Restoring()
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
-        self._shelf = Shelf()
+        self._shelf = Shelf(lambda stream: self.call(link.StandbyTaken(stream)))
         self._endings: deque[Ending] = deque()  # what became of checkpoints, not told yet
         self._telling: Iterable[Settled] = ()  # what has left the backlog, and is told just now
         self._follower = 0  # the number of the newest
@@ -188,7 +188,6 @@ class Session(Generic[TenureT]):
         """The engine has loaded what it took: a newer one may come."""
         with self._lock:
             self._shelf.done(checkpoint)
-        self.call(link.StandbyTaken(checkpoint.stream))
 
     @contextmanager
     def asking_status(self) -> Iterator[int]:
@@ -314,7 +313,7 @@ class Session(Generic[TenureT]):
         with self._lock:
             self._backlog.lost()
             self.lending.lost()
-            self._shelf.clear()
+            self._shelf.lost()
         self.lending.let_go()
         self._calls.clear()
         self._restoring.clear()

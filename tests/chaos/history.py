@@ -121,6 +121,7 @@ class History:
             self._lives[entry["node"]] += 1
         elif kind == "tenure":
             self._reigns[entry["epoch"]].owners.add((entry["node"], entry["pid"]))
+            self._follow_on(entry["node"])
         elif kind == "corrupt":
             self._note("corrupt", f"{entry['node']}: {entry['error']}")
         elif kind == "error" and not entry["error"].startswith(("TenureEnded", "WorkerFailed")):
@@ -175,6 +176,12 @@ class History:
             what = f"{entry['kind']} on {entry['node']}"
             self._note("backwards", f"{entry['stream']}: state {entry['count']} {what} after state {last}")
         self._reported[order] = entry["count"]
+
+    def _follow_on(self, node: str) -> None:
+        """The engine had a tenure: what became of its states may be lost, and the last may come again."""
+        for order, last in self._reported.items():
+            if (order[0], *order[2:]) == ("followed", node, self._lives[node]):
+                self._reported[order] = last - 1
 
     def _note(self, kind: str, text: str) -> None:
         self._found.append(Violation(kind, text))

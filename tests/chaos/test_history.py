@@ -139,6 +139,14 @@ DOCTORED: dict[str, tuple[Callable[[], list[Entry]], str]] = {
         lambda: _with(_state("b", "followed", 1, 1, 1), at=8),
         "backwards",
     ),
+    "a standby gets a state twice": (
+        lambda: _with(_state("b", "followed", 2, 1, 2), at=8),
+        "backwards",
+    ),
+    "a standby gets an older state after a tenure": (
+        lambda: _with(_line("b", "tenure", epoch=2, pid=20), _state("b", "followed", 1, 1, 1), at=8),
+        "backwards",
+    ),
     "a ticket ends twice": (lambda: _with(_state("a", "committed", 3, 1, 3), at=10), "two outcomes"),
     "a ticket fails": (
         lambda: _with(_state("b", "failed", 5, 2, 5, error="ValueError()")),
@@ -165,6 +173,12 @@ def test_every_kind_has_a_doctored_history() -> None:
 def test_a_new_life_of_a_standby_begins_anew() -> None:
     """After a restart a standby is given what it was given before."""
     assert _kinds(_with(_line("b", "started"), _state("b", "followed", 2, 1, 2), at=8)) == set()
+
+
+def test_after_a_tenure_of_its_own_a_standby_may_get_its_last_again() -> None:
+    """What the engine made of it is not committed."""
+    again = _state("b", "followed", 2, 1, 2)
+    assert _kinds(_with(_line("b", "tenure", epoch=2, pid=20), again, at=8)) == set()
 
 
 def test_a_suspended_submit_is_no_activity() -> None:

@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import Callable
 
-from replicator import Checkpoint, Position, Replicator
+from replicator import Checkpoint, Position, Replicator, Settings
 from replicator.link import messages as link
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
@@ -30,7 +30,8 @@ def test_a_backup_follows_what_is_committed(replicator: Replicator, worker: Fake
     offer(worker, "s", 5, b"five")
     offer(worker, "s", 6, b"six")
     soon(lambda: worker._orders.empty())
-    soon(lambda: [a.message.position.sequence for a in replicator._session._shelf._waiting.values()] == [6])
+    shelf = replicator._session._shelf
+    soon(lambda: [each.message.position.sequence for each in shelf._follower.waiting.values()] == [6])
     assert next(followed).payload == b"six"
     assert worker.hear(link.StandbyTaken)[0].stream == "s"
     close: Callable[[], None] = followed.close  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ def test_who_asks_for_a_tenure_takes_nothing_from_a_follower(
     offer(worker, "s", 4, b"four")
     assert next(followed).payload == b"four"
     offer(worker, "s", 5, b"five")
-    soon(lambda: replicator._session._shelf._waiting)
+    soon(lambda: replicator._session._shelf._follower.waiting)
     assert next(replicator.tenures(0), None) is None
     assert next(followed).payload == b"five"
     assert worker.hear(link.StandbyTaken)[0].stream == "s"
@@ -157,3 +158,52 @@ def test_following_ends_in_time_and_with_the_replicator(replicator: Replicator) 
     closer.start()
     assert list(replicator.follow()) == []
     closer.join()
+
+
+def test_a_new_worker_offers_all_anew_and_the_follower_gets_what_is_newer(
+    worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> None:
+    """What it had is acknowledged at once, and still counts as followed when a tenure starts."""
+    with Replicator(make_settings(worker_restarts_max=2)) as replicator:
+        followed = replicator.follow(DEADLINE_S)
+        for stream, sequence in (("same", 4), ("newer", 4), ("loading", 4)):
+            offer(worker, stream, sequence, b"old")
+        assert [next(followed).stream for _ in range(3)] == ["same", "newer", "loading"]
+        assert [worker.hear(link.StandbyTaken)[0].stream for _ in range(2)] == ["same", "newer"]
+        worker.die()
+        soon(lambda: worker.starts == 2)
+        assert worker.hear(link.Follow)[0].on
+        for stream, sequence in (("same", 4), ("loading", 4), ("newer", 5)):
+            offer(worker, stream, sequence, b"anew")
+        assert [worker.hear(link.StandbyTaken)[0].stream for _ in range(2)] == ["same", "loading"]
+        given = next(followed)
+        assert (given.stream, given.position) == ("newer", Position(1, 5))
+        for stream, sequence in (("same", 4), ("loading", 4), ("newer", 5)):
+            worker.say(link.RestoredKnown(5, stream, Position(1, sequence)))
+        worker.say(link.TenureStarted(5, 1))
+        restored = next(replicator.tenures(DEADLINE_S)).restored
+        assert {s: c.is_followed for s, c in restored.items()} == {
+            "same": True,
+            "loading": True,
+            "newer": False,
+        }
+        assert restored["same"].payload == b"anew"
+        replicator.close(0)
+
+
+def test_who_follows_anew_gets_what_the_one_before_had(replicator: Replicator, worker: FakeWorker) -> None:
+    """Each begins with what is committed here; so does one that goes on after a tenure of its own, whose
+    state went other ways meanwhile."""
+    followed = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(followed).payload == b"four"
+    anew = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(anew).payload == b"four"
+    worker.say(link.RestoredKnown(5, "s", Position(1, 4)))
+    worker.say(link.TenureStarted(5, 1))
+    tenure = next(replicator.tenures(DEADLINE_S))
+    worker.say(link.TenureEnded(5, "lost"))
+    tenure.wait_ended(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(anew).payload == b"four"
