@@ -8,8 +8,6 @@ session's lock, but for `stop_waiting`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msgspec.structs import replace
 
 from replicator.engine.checkpoint import Arrival, Checkpoint
@@ -25,24 +23,22 @@ class _Follower:
 
 
 class Shelf:
-    """Per stream one checkpoint, and how far the follower is with it. *taken* tells the worker that the
-    stream's next one may come."""
+    """Per stream one checkpoint, and how far the follower is with it."""
 
-    def __init__(self, taken: Callable[[StreamName], None]) -> None:
-        self._taken = taken
+    def __init__(self) -> None:
         self._follower = _Follower()
         self._kept: dict[StreamName, Arrival | Checkpoint] = {}
         self._followed: dict[StreamName, Position] = {}  # what the engine has loaded
 
-    def put(self, arrival: Arrival, is_wanted: bool) -> None:
-        """A newer one has come, or from a new worker the same again; it is kept whether or not somebody
-        follows just now."""
+    def put(self, arrival: Arrival, is_wanted: bool) -> bool:
+        """A newer one has come, or from a new worker the same again: then true, the follower had it. It is
+        kept whether or not somebody follows just now."""
         stream, follower = StreamName(arrival.message.stream), self._follower
         self._kept[stream] = arrival
-        if is_wanted and follower.given.get(stream) == arrival.message.position:
-            self._taken(stream)
-        elif is_wanted:
+        is_known = is_wanted and follower.given.get(stream) == arrival.message.position
+        if is_wanted and not is_known:
             follower.waiting[stream] = arrival
+        return is_known
 
     def take(self) -> Checkpoint | None:
         """The one that has waited longest."""
@@ -62,7 +58,6 @@ class Shelf:
         """The follower has loaded it, unless it was deleted, or a tenure has started meanwhile."""
         if self._follower.given.get(checkpoint.stream) == checkpoint.position:
             self._followed[checkpoint.stream] = checkpoint.position
-        self._taken(checkpoint.stream)
 
     def restored(self, stream: StreamName) -> Arrival | Checkpoint | str:
         """What a tenure starts from that need not be sent; a text if it is not here, which is a bug."""

@@ -111,6 +111,7 @@ class StandbyTaken(Struct, frozen=True, array_like=True, tag=True):
     """The engine is done with what it was offered of that stream; the newest one may follow."""
 
     stream: _Name
+    position: Position
 
 
 class AskStatus(Struct, frozen=True, array_like=True, tag=True):

@@ -282,7 +282,7 @@ class Driver:
             link.Ready: lambda message, _: self._on_ready(message.ready),
             link.Resign: self._on_resign,
             link.Follow: lambda message, _: standbys.follow(message.on),
-            link.StandbyTaken: lambda message, _: standbys.taken(message.stream),
+            link.StandbyTaken: lambda message, _: standbys.taken(message.stream, message.position),
             link.AskStatus: self._on_ask_status,
             link.Close: lambda _message, _: self.leave(),
         }

@@ -1,9 +1,9 @@
 """The loader: one thread that restores checkpoints, so that the control thread never waits for a disk.
 
-A tenure's heads come first; warm standbys are loaded when no tenure waits. Results go to the control
-thread, which sends them to the engine; a job that was dropped in between is recognised there by its
-epoch. It runs at the priority of all others: a low one could be put aside by the kernel while it holds
-the interpreter's lock, and the heartbeats with it.
+A tenure's heads come first; warm standbys are loaded when no tenure waits. What is being restored for a
+standby when a tenure wants it is the tenure's then, and what nobody wants any longer ends at its next chunk.
+Results go to the control thread, which sends them to the engine. It runs at the priority of all others: a low
+one could be put aside by the kernel while it holds the interpreter's lock, and the heartbeats with it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ HEADS_MAX = 64  # of small checkpoints that are restored at once
 log = logging.getLogger(__name__)
 
 
+class _Job:
+    """What is being restored by itself: for the tenure of *epoch*, or (None) a warm standby."""
+
+    __slots__ = ("epoch", "head", "is_wanted")
+
+    def __init__(self, epoch: Epoch | None, head: Head) -> None:
+        self.epoch, self.head, self.is_wanted = epoch, head, True
+
+
 class Loader:
     """Restores heads in order, small ones several at once, on a thread of its own."""
 
@@ -32,6 +41,7 @@ class Loader:
         self._epoch: Epoch | None = None  # of the tenure whose heads are urgent
         self._urgent: deque[Head] = deque()
         self._leisurely: deque[Head] = deque()
+        self._job: _Job | None = None
         self._work = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="replicator-loader", daemon=True)
@@ -44,13 +54,32 @@ class Loader:
                 self._leisurely.extend(heads)
             else:
                 self._epoch = epoch
-                self._urgent.extend(heads)
+                self._urgent.extend(self._not_under_way(epoch, heads))
             self._work.notify()
+
+    def _not_under_way(self, epoch: Epoch, heads: Iterable[Head]) -> list[Head]:
+        """All but the one that is being restored for a standby, which is the tenure's from now on."""
+        job, wanted = self._job, list(heads)
+        if job is not None and job.epoch is None and job.is_wanted:
+            for index, head in enumerate(wanted):
+                if head.same_as(job.head) and head.stream == job.head.stream:
+                    job.epoch, job.head = epoch, wanted.pop(index)
+                    break
+        return wanted
 
     def drop(self) -> None:
         """Forget the heads of a tenure that has ended before they were restored."""
         with self._work:
             self._urgent.clear()
+            if self._job is not None and self._job.epoch is not None:
+                self._job.is_wanted = False
+
+    def drop_standbys(self) -> None:
+        """Forget what was to be restored for standbys."""
+        with self._work:
+            self._leisurely.clear()
+            if self._job is not None and self._job.epoch is None:
+                self._job.is_wanted = False
 
     def close(self) -> None:
         """End the thread, and what it restores at its next chunk."""
@@ -60,15 +89,16 @@ class Loader:
         self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            epoch, heads = job
-            small = self._small(heads) if len(heads) > 1 else {}
+        while (jobs := self._next()) is not None:
+            small = self._small([job.head for job in jobs]) if len(jobs) > 1 else {}
             if small:
-                found = [head for head in heads if head.stream in small]
-                self._deliver(tuple(Loaded(epoch, head, small[StreamName(head.stream)]) for head in found))
-            for head in heads:
-                if head.stream not in small:
-                    self._deliver((self._restored(epoch, head),))
+                found = [job for job in jobs if job.head.stream in small]
+                self._deliver(
+                    tuple(Loaded(job.epoch, job.head, small[StreamName(job.head.stream)]) for job in found)
+                )
+            for job in jobs:
+                if job.head.stream not in small:
+                    self._restore(job)
 
     def _small(self, heads: list[Head]) -> dict[StreamName, Payload]:
         try:
@@ -77,21 +107,33 @@ class Loader:
             log.exception("restore of small checkpoints failed count=%d", len(heads))
             return {}
 
-    def _restored(self, epoch: Epoch | None, head: Head) -> Loaded:
+    def _restore(self, job: _Job) -> None:
+        """Restore one, and tell of it unless nobody wants it any longer."""
+        with self._work:
+            self._job = job
+        payload, error = self._restored(job)
+        with self._work:
+            self._job = None
+        if job.is_wanted and not self._closed:
+            self._deliver((Loaded(job.epoch, job.head, payload, error),))
+
+    def _restored(self, job: _Job) -> tuple[Payload | None, str]:
+        head = job.head
         try:
-            return Loaded(epoch, head, self._data.restore(head, lambda: not self._closed))
+            return self._data.restore(head, lambda: job.is_wanted and not self._closed), ""
         except ReplicatorError as error:
-            return Loaded(epoch, head, None, str(error))
+            return None, str(error)
         except Exception as error:
             log.exception("restore failed stream=%s sequence=%d", head.stream, head.sequence)
-            return Loaded(epoch, head, None, f"{type(error).__name__}: {error}")
+            return None, f"{type(error).__name__}: {error}"
 
-    def _next(self) -> tuple[Epoch | None, list[Head]] | None:
+    def _next(self) -> list[_Job] | None:
         with self._work:
             self._work.wait_for(lambda: self._closed or self._urgent or self._leisurely)
             if self._closed:
                 return None
             if not self._urgent:
-                return None, [self._leisurely.popleft()]
+                self._job = _Job(None, self._leisurely.popleft())
+                return [self._job]
             count = min(len(self._urgent), HEADS_MAX)
-            return self._epoch, [self._urgent.popleft() for _ in range(count)]
+            return [_Job(self._epoch, self._urgent.popleft()) for _ in range(count)]

@@ -3,7 +3,7 @@
 Per stream the latest wins and one is out at a time, until the engine has taken it; `OUT_MAX` streams are
 out together, so that an engine that takes none holds no more memory than that. What was offered last of each
 stream stays with the engine until its next tenure has started, which need not be given it again, or the
-stream is deleted.
+stream is deleted. From the start of a tenure to its end nothing is offered: the engine goes on by itself.
 
 What is committed here when the engine begins to follow is the core's to say: this worker may have started
 anew, or a tenure of its own may have committed newer ones.
@@ -12,14 +12,14 @@ anew, or a tenure of its own may have committed newer ones.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from replicator.core.effects import Standby
 from replicator.core.events import HeadRotten
 from replicator.core.replica import ReplicaStatus
 from replicator.link import messages as link
-from replicator.model import Digest, Head, StreamName
+from replicator.model import Digest, Head, Position, StreamName
 from replicator.worker.inbox import Loaded
 from replicator.worker.loader import Loader
 from replicator.worker.silence import End
@@ -41,10 +41,11 @@ class Standbys:
         self._loader = loader
         self._deliver = deliver
         self._status = status
-        self._following = False
+        self._following = self._is_tenured = False
         # Newest, not yet offered; oldest stream first, which a plain dict would search its holes for.
         self._waiting: OrderedDict[StreamName, Head] = OrderedDict()
-        self._out: set[StreamName] = set()  # being loaded, or offered and not taken
+        self._loading: dict[StreamName, Head | None] = {}  # None: it is not to be offered any more
+        self._untaken: dict[StreamName, Head] = {}
         self._offered: dict[StreamName, Head] = {}  # what the engine has of each stream
 
     def committed(self, effect: Standby, now: float) -> None:
@@ -52,61 +53,87 @@ class Standbys:
         stream = StreamName(effect.head.stream)
         if effect.head.tombstone:
             self._waiting.pop(stream, None)
+            self._untaken.pop(stream, None)
+            if stream in self._loading:
+                self._loading[stream] = None
             if self._offered.pop(stream, None) is not None:
                 self._end.send(link.StandbyDeleted(stream))
-            self.taken(stream)
-        elif self._following:
+        elif self._following and not self._is_tenured:
             self._waiting[stream] = effect.head
-            self._offer()
+        self._offer()
 
     def follow(self, on: bool) -> None:
         """The engine begins to follow, with every head that is known to be committed here, or ends it."""
         self._following = on
-        self._out.clear()
+        self._untaken.clear()
         self._waiting.clear()
-        if on:
-            status = self._status()
-            known = status["committed"]
-            for stream, head in status["heads"].items():
-                if not head.tombstone and known.get(stream) == (head.generation, head.sequence):
-                    self._waiting[stream] = head
-        self._offer()
+        if on and not self._is_tenured:
+            self._begin(self._loading)
 
-    def taken(self, stream: StreamName) -> None:
-        """The engine is done with what it was offered."""
-        self._out.discard(stream)
-        self._offer()
+    def taken(self, stream: StreamName, position: Position) -> None:
+        """The engine is done with what it was offered, unless it speaks of one before that."""
+        if (head := self._untaken.get(stream)) is not None and head.position == position:
+            del self._untaken[stream]
+            self._offer()
 
     def loaded(self, result: Loaded) -> None:
         """A checkpoint is restored, or cannot be read: the core has it mended and tells of a newer one. It is
         dropped if meanwhile its stream was deleted, or the engine has ended to follow or begun a tenure."""
-        stream = StreamName(result.head.stream)
-        if result.payload is None:
-            self._deliver(HeadRotten(stream, Digest(result.head.digest)))
-        elif stream in self._out:
-            names, parts = link.part_frames(result.payload)
-            meta, mapping = result.payload.meta, result.payload.is_mapping
-            offer = link.StandbyOffered(stream, result.head.position, meta, names, mapping)
+        head, payload = result.head, result.payload
+        stream = StreamName(head.stream)
+        if payload is None:
+            self._deliver(HeadRotten(stream, Digest(head.digest)))
+        is_wanted = self._loading.get(stream) is head
+        if is_wanted or (stream in self._loading and self._loading[stream] is None):
+            del self._loading[stream]
+        if is_wanted and payload is not None and self._following:
+            names, parts = link.part_frames(payload)
+            offer = link.StandbyOffered(stream, head.position, payload.meta, names, payload.is_mapping)
             self._end.send(offer, parts)
-            self._offered[stream] = result.head
-            return
-        self.taken(stream)
+            self._offered[stream] = self._untaken[stream] = head
+        self._offer()
 
     def offered(self, heads: Iterable[Head]) -> set[StreamName]:
         """The streams of which the engine has that very checkpoint."""
         known = self._offered
         return {s for h in heads if (s := StreamName(h.stream)) in known and h.same_as(known[s])}
 
-    def tenure_started(self) -> None:
-        """The engine has everything by it, and keeps nothing of what it was offered."""
-        self._out.clear()
+    def tenure_begins(self) -> None:
+        """The engine will have everything by it; what it was offered stays until it has."""
+        self._is_tenured = True
         self._waiting.clear()
+        self._loading.clear()
+        self._loader.drop_standbys()
+
+    def tenure_started(self) -> None:
+        """The engine keeps nothing of what it was offered."""
+        self._untaken.clear()
         self._offered.clear()
+
+    def tenure_ended(self) -> None:
+        """One that follows on begins anew, but for what it still has if the tenure has never started."""
+        if self._is_tenured:
+            self._is_tenured = False
+            if self._following:
+                self._begin(self._offered)
+
+    def _begin(self, besides: Mapping[StreamName, Head | None]) -> None:
+        """Everything that is known to be committed here waits, but what there is already."""
+        status = self._status()
+        known = status["committed"]
+        for stream, head in status["heads"].items():
+            is_known = known.get(stream) == (head.generation, head.sequence)
+            if is_known and not head.tombstone and not head.same_as(besides.get(stream)):
+                self._waiting[stream] = head
+        self._offer()
 
     def _offer(self) -> None:
         """Have loaded what there is a place for; looks at no more streams than `OUT_MAX` (one heartbeat may
         tell of hundreds, and many more may wait)."""
-        free = (stream for stream in self._waiting if stream not in self._out)
-        for stream in list(islice(free, OUT_MAX - len(self._out))):
-            self._out.add(stream)
-            self._loader.load(None, [self._waiting.pop(stream)])
+        if not self._following:
+            return
+        free = (s for s in self._waiting if s not in self._loading and s not in self._untaken)
+        places = OUT_MAX - len(self._loading) - len(self._untaken)
+        for stream in list(islice(free, places)) if places > 0 else ():
+            head = self._loading[stream] = self._waiting.pop(stream)
+            self._loader.load(None, [head])

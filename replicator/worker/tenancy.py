@@ -184,6 +184,7 @@ class Tenancy:
                 self._end.send(link.RestoredKnown(effect.epoch, head.stream, head.position))
         self._loading.update([StreamName(head.stream) for head in wanted])
         self._loader.load(effect.epoch, wanted)
+        self._standbys.tenure_begins()
         self._start_if_loaded(now)
 
     def end(self, effect: EndTenure, now: float) -> None:
@@ -194,6 +195,7 @@ class Tenancy:
         self._forget_start()
         self._instants = {}
         self._end.send(link.TenureEnded(effect.epoch, effect.reason))
+        self._standbys.tenure_ended()
 
     def loaded(self, results: Iterable[Loaded], now: float) -> None:
         """Heads of the tenure are restored, or cannot be read; small ones come several at once."""

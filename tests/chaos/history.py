@@ -95,6 +95,7 @@ class History:
         self._streams: dict[str, Stream] = {}
         self._reigns: dict[int, Reign] = defaultdict(Reign)
         self._reported: dict[tuple[Any, ...], int] = {}  # an order -> the last count in it
+        self._again: set[tuple[Any, ...]] = set()  # orders of which the last may come once more
         self._lives: dict[str, int] = defaultdict(int)
         self._claims: list[tuple[str, Entry]] = []  # lines on something kept, to be compared with its submit
         self._found: list[Violation] = []
@@ -172,16 +173,16 @@ class History:
 
     def _in_order(self, order: tuple[Any, ...], entry: Entry) -> None:
         last = self._reported.get(order, 0)
-        if entry["count"] <= last:
+        if entry["count"] < last or (entry["count"] == last and order not in self._again):
             what = f"{entry['kind']} on {entry['node']}"
             self._note("backwards", f"{entry['stream']}: state {entry['count']} {what} after state {last}")
         self._reported[order] = entry["count"]
+        self._again.discard(order)
 
     def _follow_on(self, node: str) -> None:
         """The engine had a tenure: what became of its states may be lost, and the last may come again."""
-        for order, last in self._reported.items():
-            if (order[0], *order[2:]) == ("followed", node, self._lives[node]):
-                self._reported[order] = last - 1
+        followed = ("followed", node, self._lives[node])
+        self._again.update(order for order in self._reported if (order[0], *order[2:]) == followed)
 
     def _note(self, kind: str, text: str) -> None:
         self._found.append(Violation(kind, text))

@@ -143,8 +143,12 @@ DOCTORED: dict[str, tuple[Callable[[], list[Entry]], str]] = {
         lambda: _with(_state("b", "followed", 2, 1, 2), at=8),
         "backwards",
     ),
-    "a standby gets an older state after a tenure": (
-        lambda: _with(_line("b", "tenure", epoch=2, pid=20), _state("b", "followed", 1, 1, 1), at=8),
+    "a standby gets an older state after two tenures": (
+        lambda: _with(
+            *(_line("b", "tenure", epoch=epoch, pid=20) for epoch in (2, 4)),
+            _state("b", "followed", 1, 1, 1),
+            at=8,
+        ),
         "backwards",
     ),
     "a ticket ends twice": (lambda: _with(_state("a", "committed", 3, 1, 3), at=10), "two outcomes"),

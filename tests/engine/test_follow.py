@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 from collections.abc import Callable
 
-from replicator import Checkpoint, Position, Replicator, Settings
+import pytest
+
+from replicator import Checkpoint, Position, Replicator, Settings, WrongState
 from replicator.link import messages as link
 from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
@@ -80,6 +84,47 @@ def test_who_follows_again_hears_all_that_comes(replicator: Replicator, worker: 
     thread.join(DEADLINE_S)
     assert payloads == [b"five"]
     assert worker.hears_nothing_but(link.Ready)
+
+
+def test_the_end_of_one_follower_is_not_that_of_the_next(
+    replicator: Replicator, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins between the last look of the one that ends and his word is not ended with him."""
+    session, want, given = replicator._session, replicator._session.want, []
+    following = threading.Thread(target=lambda: given.append(next(replicator.follow(DEADLINE_S)).payload))
+
+    def begin_first(wish: link.Ready | link.Follow) -> None:
+        if wish == link.Follow(False) and not following.ident:
+            following.start()
+            soon(lambda: session._wanted[link.Follow] == link.Follow(True) and session._follower > 1)
+        want(wish)
+
+    monkeypatch.setattr(session, "want", begin_first)
+    assert list(replicator.follow(0.01)) == []
+    assert [worker.hear(link.Follow)[0].on for _ in range(4)] == [True, True, False, True]
+    offer(worker, "s", 4, b"four")
+    following.join(DEADLINE_S)
+    assert given == [b"four"]
+
+
+def test_a_follower_in_a_forked_child_is_refused(replicator: Replicator, worker: FakeWorker) -> None:
+    """Though a thread that is not there had the session's lock as the process forked."""
+    followed = replicator.follow(DEADLINE_S)
+    offer(worker, "s", 4, b"four")
+    assert next(followed).payload == b"four"
+    with replicator._session._lock:
+        child = os.fork()
+        if not child:
+            try:
+                next(followed)
+            except WrongState:
+                os._exit(7)
+            finally:
+                os._exit(8)
+    killer = threading.Timer(DEADLINE_S, os.kill, (child, signal.SIGKILL))
+    killer.start()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    killer.cancel()
 
 
 def test_who_asks_for_a_tenure_takes_nothing_from_a_follower(

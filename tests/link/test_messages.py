@@ -20,7 +20,7 @@ TO_WORKER: list[link.ToWorker] = [
     link.Resign(1),
     link.Resign(1, "edge-2"),
     link.Follow(False),
-    link.StandbyTaken("s"),
+    link.StandbyTaken("s", Position(1, 4)),
     link.AskStatus(1),
     link.Close(),
 ]

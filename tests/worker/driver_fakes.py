@@ -217,6 +217,9 @@ class FakeLoader:
     def drop(self) -> None:
         self.jobs = [job for job in self.jobs if job[0] is None]
 
+    def drop_standbys(self) -> None:
+        self.jobs = [job for job in self.jobs if job[0] is not None]
+
     def results(self) -> Iterator[Loaded]:
         """The results of all that is queued."""
         while self.jobs:

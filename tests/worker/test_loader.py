@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from replicator.errors import CheckpointUnreadable
 from replicator.model import Epoch, Head, Payload, StreamName
@@ -112,3 +113,32 @@ def test_a_tenure_comes_before_standbys_and_a_bounded_number_at_once(
     data.gate.set()
     sizes = [(each[0].epoch, len(each)) for each in (told.get(timeout=DEADLINE_S) for _ in range(4))]
     assert sizes == [(None, 1), (FOUR, HEADS_MAX), (FOUR, 2), (None, 1)]
+
+
+def test_what_is_restored_for_a_standby_is_the_tenure_s_if_that_wants_it(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]]
+) -> None:
+    """It is restored once, and named as the tenure knows it; what else standbys wanted is dropped."""
+    loader.load(None, [head("large"), head("standby")])
+    assert data.begun.wait(DEADLINE_S)
+    adopted = replace(head("large"), accepted_epoch=4)
+    loader.load(FOUR, [head("other"), adopted])
+    loader.drop_standbys()
+    data.gate.set()
+    first, second = (told.get(timeout=DEADLINE_S)[0] for _ in range(2))
+    assert (first.epoch, first.head, second.head.stream) == (FOUR, adopted, "other")
+    loader.load(None, [head("last")])
+    assert told.get(timeout=DEADLINE_S)[0].head.stream == "last"
+
+
+@pytest.mark.parametrize("epoch", [None, FOUR])
+def test_what_is_dropped_ends_at_its_next_chunk(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]], epoch: Epoch | None
+) -> None:
+    """Nothing is told of it, and the next one has its turn."""
+    data.gate.set()
+    loader.load(epoch, [head("endless")])
+    assert data.begun.wait(DEADLINE_S)
+    loader.drop_standbys() if epoch is None else loader.drop()
+    loader.load(FOUR, [head("next")])
+    assert names(told.get(timeout=DEADLINE_S)) == ["next"]

@@ -50,7 +50,7 @@ def test_a_follower_is_offered_the_newest_of_each_stream(bench: Bench) -> None:
         bench.emit(effects.Standby(head(sequence=sequence)))
     bench.load()
     assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1]
-    bench.end.waiting.append((link.StandbyTaken("orders"), []))
+    bench.end.waiting.append((link.StandbyTaken("orders", head().position), []))
     bench.turn()
     bench.load()
     assert [offer.position.sequence for offer in bench.end.all(link.StandbyOffered)] == [1, 3]
@@ -63,7 +63,7 @@ def test_a_follower_that_takes_nothing_costs_no_memory(bench: Bench) -> None:
         bench.emit(effects.Standby(head(f"s{index}")))
     bench.load()
     assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX
-    bench.standbys.taken(StreamName("s0"))
+    bench.standbys.taken(StreamName("s0"), head("s0").position)
     bench.load()
     assert len(bench.end.all(link.StandbyOffered)) == OUT_MAX + 1
 
@@ -86,10 +86,11 @@ def test_what_waits_costs_the_control_thread_nothing(bench: Bench, monkeypatch: 
     assert 1 <= len(seen) <= OUT_MAX
     bench.emit(*(effects.Standby(head(f"s{index}", 2)) for index in range(100)))
     assert len(seen) <= OUT_MAX
+    bench.standbys.loaded(next(bench.loader.results()))
     seen.clear()
-    bench.standbys.taken(StreamName("s0"))
+    bench.standbys.taken(StreamName("s0"), head("s0").position)
     assert 1 <= len(seen) <= OUT_MAX
-    assert len(bench.loader.jobs) == OUT_MAX + 1
+    assert len(bench.loader.jobs) == OUT_MAX
 
 
 def test_a_tenure_need_not_load_what_a_standby_has(bench: Bench) -> None:
@@ -113,7 +114,8 @@ def test_a_tenure_need_not_load_what_a_standby_has(bench: Bench) -> None:
 
 def test_a_follower_begins_with_what_the_core_knows_to_be_committed(bench: Bench) -> None:
     """Streams that were idle since this worker started are offered; one whose head is not known to be
-    committed, or is a tombstone, is not. After a tenure of this node's own it is what that has committed."""
+    committed, or is a tombstone, is not. While this node has a tenure of its own nothing is, and after it
+    what that has committed."""
     known(bench, head(), head("idle", 10), head("gone", 3, tombstone=True))
     bench.core.streams["young"] = (head("young", 2), (1, 1))
     bench.core.streams["new"] = (head("new"), None)
@@ -125,7 +127,59 @@ def test_a_follower_begins_with_what_the_core_knows_to_be_committed(bench: Bench
     known(bench, head("idle", 11))
     bench.standbys.follow(True)
     bench.load()
+    assert len(offers(bench)) == 2
+    bench.emit(effects.EndTenure(FOUR, ""))
+    bench.load()
     assert offers(bench)[2:] == [("orders", 1), ("idle", 11)]
+
+
+def test_who_follows_on_begins_anew_after_a_tenure(bench: Bench) -> None:
+    """Whatever its engine made of the states meanwhile. If the tenure has never started, it still has what
+    it was offered, and gets what it was not."""
+    known(bench, head(), head("idle", 10))
+    bench.standbys.follow(True)
+    bench.standbys.loaded(next(bench.loader.results()))
+    bench.emit(start(head(), head("idle", 10)), effects.EndTenure(FOUR, ""))
+    bench.load()
+    assert offers(bench) == [("orders", 1), ("idle", 10)]
+    bench.emit(effects.StartTenure(Epoch(5), (), (), False), effects.SetLease(Epoch(5), 1010.0))
+    bench.emit(effects.EndTenure(Epoch(5), ""))
+    bench.load()
+    assert offers(bench)[2:] == [("orders", 1), ("idle", 10)]
+
+
+def test_who_follows_anew_again_and_again_has_nothing_loaded_twice(bench: Bench) -> None:
+    """What is being loaded is for whoever follows when it is there: a follower that asks more often than a
+    load takes gets it, and the loader has no more to do for it."""
+    known(bench, *(head(f"s{index}") for index in range(OUT_MAX + 1)))
+    for _ in range(3):
+        bench.standbys.follow(False)
+        bench.standbys.follow(True)
+    assert len(bench.loader.jobs) == OUT_MAX
+    bench.load()
+    assert len(offers(bench)) == OUT_MAX
+    bench.standbys.follow(True)
+    bench.load()
+    assert len(offers(bench)) == 2 * OUT_MAX
+
+
+def test_the_end_of_an_older_one_is_not_that_of_the_one_that_is_out(bench: Bench) -> None:
+    """The engine was still loading one when its stream was deleted and begun again, or its follower changed:
+    the newer one is offered all the same, and nothing of the deleted stream."""
+    bench.standbys.follow(True)
+    bench.emit(effects.Standby(head()))
+    bench.load()
+    bench.emit(effects.Standby(head(sequence=2, tombstone=True)), effects.Standby(head(sequence=3)))
+    bench.standbys.taken(ORDERS, head().position)
+    bench.load()
+    assert offers(bench) == [("orders", 1), ("orders", 3)]
+    bench.standbys.taken(ORDERS, head(sequence=3).position)
+    bench.emit(effects.Standby(head(sequence=4)))
+    stale = next(bench.loader.results())
+    bench.emit(effects.Standby(head(sequence=5, tombstone=True)), effects.Standby(head(sequence=6)))
+    bench.standbys.loaded(stale)
+    bench.load()
+    assert offers(bench)[2:] == [("orders", 6)]
 
 
 def test_a_tenure_ends_what_was_to_be_offered(bench: Bench) -> None:
@@ -154,6 +208,7 @@ def test_a_deleted_stream_is_offered_no_longer(bench: Bench) -> None:
     for index in range(OUT_MAX + 3):
         bench.emit(effects.Standby(head(f"s{index}")))
     bench.emit(effects.Standby(head("s8", 2, tombstone=True)), effects.Standby(head("s0", 2, tombstone=True)))
+    bench.load()
     bench.load()
     assert [stream for stream, _ in offers(bench)] == [f"s{index}" for index in (*range(1, OUT_MAX), 9)]
     bench.emit(effects.Standby(head("s1", 2, tombstone=True)))
