@@ -20,7 +20,7 @@ from replicator.engine.checkpoint import Checkpoint
 from replicator.engine.replicator import STATUS_TIMEOUT_S, FrontDoor, read_report
 from replicator.engine.session import Closed
 from replicator.engine.tenure import RESUME_POLL_S, BaseTenure
-from replicator.engine.ticket import Found, Latch, Signal
+from replicator.engine.ticket import Found, Latch, Signal, bounded
 from replicator.link import messages as link
 from replicator.settings import Settings
 
@@ -31,7 +31,7 @@ class AsyncTenure(BaseTenure):
     async def wait_active(self, timeout: float | None = None) -> bool:
         """As `Tenure.wait_active`."""
         self._session.check_process()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + bounded(timeout)
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return False
@@ -74,14 +74,14 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
     async def follow(self, timeout: float | None = None) -> AsyncIterator[Checkpoint]:
         """As `Replicator.follow`."""
         session = self._session
-        with session.following(), suppress(Closed):
+        with suppress(Closed), session.following():
             while (checkpoint := await _found(session.changed, session.take_offer, timeout)) is not None:
                 yield checkpoint
                 session.done_with_offer(checkpoint)
 
     async def status(self, timeout: float = STATUS_TIMEOUT_S) -> dict[str, Any]:
         """As `Replicator.status`."""
-        session, until = self._session, time.monotonic() + timeout
+        session, until = self._session, time.monotonic() + bounded(timeout)
         await _found(session.changed, session.is_started, timeout)
         with session.asking_status() as nonce:
             report = await _found(session.changed, lambda: session.report(nonce), until - time.monotonic())
@@ -132,7 +132,7 @@ async def _in_thread(function: Callable[[float], None], limit_s: float) -> None:
 async def _open(latch: Latch, timeout: float | None) -> bool:
     """`Latch.wait`, awaited."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(None if timeout is None else bounded(timeout)):
             await latch
     except TimeoutError:
         pass
@@ -143,7 +143,7 @@ async def _found(
     signal: Signal, check: Callable[[], Found | None], timeout: float | None = None
 ) -> Found | None:
     """`Signal.wait_for`, awaited."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else time.monotonic() + bounded(timeout)
     while True:
         latch = signal.next()
         if (found := check()) is not None:

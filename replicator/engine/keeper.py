@@ -11,7 +11,6 @@ import logging
 import select
 import threading
 import time
-from itertools import count, takewhile
 from math import inf
 from typing import Any
 
@@ -73,8 +72,8 @@ class Keeper:
     def _keep_alive(self) -> None:
         """One worker after the other, until the thread has to stop or they are given up."""
         born_at = time.monotonic()
-        for number in takewhile(lambda _: self._stop_at is None, count(1)):
-            failure = self._live(number)
+        while self._stop_at is None:
+            failure = self._live()
             if self._stop_at is not None:
                 return
             log.warning("worker ended failures=%d kind=%s: %s", self._failures, failure.kind, failure.text)
@@ -85,11 +84,11 @@ class Keeper:
                 return
             self._sleep(min(BACK_OFF_MIN_S * 2 ** (self._failures - 1), BACK_OFF_MAX_S))
 
-    def _live(self, number: int) -> Failure:
+    def _live(self) -> Failure:
         """One worker's life, and what ended it."""
         began_at, life = time.monotonic(), None
         try:
-            life = Life(self._session, number)
+            life = Life(self._session)
             failure = life.serve(lambda: self._stop_at)
         except ReplicatorError as error:
             failure = Failure(type(error).__name__, str(error))

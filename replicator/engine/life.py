@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from errno import EACCES
-from itertools import islice
+from itertools import count, islice
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ RELEASE_POLL_S = 0.001
 READ_POLL_S = 0.01  # how long a Released may be missed that crosses the wish for it
 FREE_TIMEOUT_S = 0.1
 MESSAGES_PER_TURN = 256
+SLEEP_S_MAX = 3600.0  # a poll takes no number of milliseconds that is much larger
+
+_numbers = count(1)  # of all workers that this process has started: one may still be at its end
 
 
 class Failure(Struct, frozen=True):
@@ -61,12 +64,12 @@ class Failure(Struct, frozen=True):
 
 
 class Life:
-    """One worker, from its start. *number* tells it from the session's earlier ones.
+    """One worker, from its start.
 
     Raises a `ReplicatorError` if it cannot be started; nothing is left behind then.
     """
 
-    def __init__(self, session: Session[Any], number: int) -> None:
+    def __init__(self, session: Session[Any]) -> None:
         self.has_started = False  # the worker has opened its store and sockets
         self.last_words: Failure | None = None  # the worker's own word for why it ends
         self._session = session
@@ -75,7 +78,7 @@ class Life:
         self._releasing: set[int] = set()  # those of them that the worker reads no longer
         self._born_at = time.monotonic()
         with contextlib.ExitStack() as undo:
-            self._end, self._host = self._start(number, undo)
+            self._end, self._host = self._start(undo)
             self._undo = undo.pop_all()
 
     def serve(self, stop_at: Callable[[], float | None]) -> Failure:
@@ -108,8 +111,8 @@ class Life:
 
     # ── the start ──
 
-    def _start(self, number: int, undo: contextlib.ExitStack) -> tuple[EngineEnd, Host]:
-        settings, words = self._session.settings, self._session.words
+    def _start(self, undo: contextlib.ExitStack) -> tuple[EngineEnd, Host]:
+        settings, words, number = self._session.settings, self._session.words, next(_numbers)
         if settings.isolation == "thread":
             address = f"inproc://replicator-link-{number}"
             end = EngineEnd(address)
@@ -134,10 +137,10 @@ class Life:
 
     def _send_all(self) -> None:
         if self.has_started:
-            count = self._session.count_calls()  # a Resign among them came after the checkpoints that go now
+            calls = self._session.count_calls()  # a Resign among them came after the checkpoints that go now
             while (entry := self._session.next_entry()) is not None:
                 self._submit(entry)
-            for _ in range(count):
+            for _ in range(calls):
                 self._end.send(self._session.next_call())
 
     def _submit(self, entry: Entry) -> None:
@@ -161,7 +164,7 @@ class Life:
             until = min(until, now + READ_POLL_S)
         if self.has_started and self._session.has_outgoing():
             until = now
-        timeout_ms = max(0, ceil((until - now) * 1000)) if until < inf else None
+        timeout_ms = max(0, ceil(min(until - now, SLEEP_S_MAX) * 1000)) if until < inf else None
         ready = self._end.wait(timeout_ms)
         bell.wake()
         if bell.fileno() in ready:

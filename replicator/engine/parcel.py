@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from replicator.errors import PayloadTooLarge
-from replicator.model import CHUNKS_MAX, META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, StreamName
+from replicator.model import CHUNKS_MAX, META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, NodeId, StreamName
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -74,21 +74,33 @@ def check_chunks(parcel: Parcel, chunk_bytes: int) -> None:
 
 def stream_name(name: str) -> StreamName:
     """*name* as the name of a stream: 1 to 255 bytes of UTF-8 without NUL; raises TypeError, ValueError."""
-    if not isinstance(name, str):
-        raise TypeError(f"a stream's name is a str, not {type(name).__name__}")
-    if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or "\0" in name:
-        raise ValueError(
-            f"a stream's name has 1 to {NAME_BYTES_MAX} bytes of UTF-8 and no NUL: {name[:40]!r}"
-        )
-    return StreamName(name)
+    return StreamName(_name(name, "a stream's name"))
+
+
+def node_name(name: str) -> NodeId:
+    """*name* as the name of a node: 1 to 255 bytes of UTF-8 without NUL; raises TypeError, ValueError."""
+    return NodeId(_name(name, "a node's name"))
+
+
+def _name(name: str, what: str) -> str:
+    text = _exact(name, what)
+    if not 1 <= len(text.encode()) <= NAME_BYTES_MAX or "\0" in text:
+        raise ValueError(f"{what} has 1 to {NAME_BYTES_MAX} bytes of UTF-8 and no NUL: {text[:40]!r}")
+    return text
 
 
 def _part_name(name: str) -> str:
+    text = _exact(name, "a part's name")
+    if len(text.encode()) > NAME_BYTES_MAX:
+        raise ValueError(f"a part's name has at most {NAME_BYTES_MAX} bytes of UTF-8: {text[:40]!r}")
+    return text
+
+
+def _exact(name: str, what: str) -> str:
+    """The text of a str, or of what is derived from it, which an encoder need not know."""
     if not isinstance(name, str):
-        raise TypeError(f"a part's name is a str, not {type(name).__name__}")
-    if len(name.encode()) > NAME_BYTES_MAX:
-        raise ValueError(f"a part's name has at most {NAME_BYTES_MAX} bytes of UTF-8: {name[:40]!r}")
-    return name
+        raise TypeError(f"{what} is a str, not {type(name).__name__}")
+    return str.__str__(name)
 
 
 def _bytes(meta: Buffer) -> bytes:

@@ -19,7 +19,7 @@ from replicator.engine.checkpoint import Checkpoint
 from replicator.engine.keeper import EXIT_TIMEOUT_S, Keeper
 from replicator.engine.session import Closed, Session, TenureT
 from replicator.engine.tenure import Tenure
-from replicator.engine.ticket import Ticket
+from replicator.engine.ticket import Ticket, bounded
 from replicator.errors import TenureEnded, Unavailable, WrongState
 from replicator.link import messages as link
 from replicator.link.endpoint import EngineEnd
@@ -27,6 +27,7 @@ from replicator.model import NodeId
 from replicator.settings import Settings
 
 STATUS_TIMEOUT_S = 5.0
+_PATHS = ("data_dir", "secret_key_file", "peer_keys_file")
 
 
 class FrontDoor(Generic[TenureT]):
@@ -35,7 +36,7 @@ class FrontDoor(Generic[TenureT]):
     def __init__(self, settings: Settings, tenure_type: type[TenureT]) -> None:
         with suppress(Exception):  # the link's thread fails of the same, and is asked
             EngineEnd.warm_up()  # before the exit is registered: ZeroMQ's own end comes later then
-        self._session = Session(settings, tenure_type)
+        self._session = Session(_located(settings), tenure_type)
         try:
             self._keeper = Keeper(self._session)
         except BaseException:  # no thread can be started
@@ -79,7 +80,8 @@ class FrontDoor(Generic[TenureT]):
         Nobody does it for another: whoever comes while one is at it, or after one whom a signal's handler
         interrupted, waits for the same and returns when all has ended, at most the limit of the shortest.
         """
-        session, until = self._session, time.monotonic() + timeout_s
+        session, timeout_s = self._session, bounded(timeout_s)
+        until = time.monotonic() + timeout_s
         if session.is_forked:
             return  # nothing here is this process's
         if self._keeper.is_own_thread:
@@ -100,7 +102,12 @@ class FrontDoor(Generic[TenureT]):
         atexit.unregister(self._shut)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.node} {self._session.state}>"
+        session = self._session
+        if session.closing or session.failure is not None:
+            state = "closed" if session.closing else "failed"
+        else:
+            state = "primary" if session.present_tenure() else "backup" if session.started else "starting"
+        return f"<{type(self).__name__} {self.node} {state}>"
 
 
 class Replicator(FrontDoor[Tenure]):
@@ -138,7 +145,7 @@ class Replicator(FrontDoor[Tenure]):
         Ends as `tenures` does. One follower at a time; each begins with what is committed here.
         """
         session = self._session
-        with session.following(), suppress(Closed):
+        with suppress(Closed), session.following():
             while (checkpoint := session.changed.wait_for(session.take_offer, timeout)) is not None:
                 yield checkpoint
                 session.done_with_offer(checkpoint)
@@ -161,7 +168,7 @@ class Replicator(FrontDoor[Tenure]):
           not known: also of a stream that some member's report leaves out, as it may have the newest;
         - ``usage``: bytes, messages and other counts since the worker's start, for display.
         """
-        session, until = self._session, time.monotonic() + timeout
+        session, until = self._session, time.monotonic() + bounded(timeout)
         session.changed.wait_for(session.is_started, timeout)
         with session.asking_status() as nonce:
             report = session.changed.wait_for(lambda: session.report(nonce), until - time.monotonic())
@@ -217,6 +224,13 @@ class Tenures(Iterator[Tenure]):
         if tenure is None:
             raise StopIteration
         return tenure
+
+
+def _located(settings: Settings) -> Settings:
+    """With absolute paths: each worker looks where the first one did, wherever the engine has gone since."""
+    given = (getattr(settings, name) for name in _PATHS)
+    paths = {name: path.absolute() for name, path in zip(_PATHS, given, strict=True) if path is not None}
+    return msgspec.structs.replace(settings, **paths)
 
 
 def read_report(report: bytes | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from replicator.engine.checkpoint import Arrival, Checkpoint
 from replicator.engine.fork import guard
 from replicator.engine.lending import Lending
 from replicator.engine.parcel import Parcel
+from replicator.engine.resignation import Resignation
 from replicator.engine.restoring import RestoredOne, Restoring
 from replicator.engine.shelf import Shelf
 from replicator.engine.tenure import BaseTenure
@@ -64,11 +65,10 @@ class Session(Generic[TenureT]):
         self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
         self._tenure: TenureT | None = None
         self._taken = False  # the present tenure
-        self._resigned: Epoch | None = None  # whose tenure is being handed over
-        self._successor: str | None = None  # to whom, and to nobody else
+        self._resignation = Resignation()
         self._restoring = Restoring()
         self._wanted: dict[type[link.Ready | link.Follow], link.Ready | link.Follow] = {}
-        self._shelf = Shelf(lambda stream: self.call(link.StandbyTaken(stream)))
+        self._shelf = Shelf()
         self._endings: deque[Ending] = deque()  # what became of checkpoints, not told yet
         self._telling: Iterable[Settled] = ()  # what has left the backlog, and is told just now
         self._follower = 0  # the number of the newest
@@ -100,7 +100,12 @@ class Session(Generic[TenureT]):
         try:
             with self._lock:
                 tenure = self._tenure
-                if tenure is None or tenure.epoch != epoch or self._resigned == epoch or self.closing:
+                if (
+                    tenure is None
+                    or tenure.epoch != epoch
+                    or self._resignation.epoch == epoch
+                    or self.closing
+                ):
                     raise self._refusal(epoch)
                 ticket = backlog.offer(epoch, stream, parcel, now)
                 if len(backlog.outbox) == 1:
@@ -118,15 +123,14 @@ class Session(Generic[TenureT]):
         """What the next submit of the stream will get."""
         with self._lock:
             tenure = self._tenure
-            if tenure is None or tenure.epoch != epoch or self._resigned == epoch or self.closing:
+            if tenure is None or tenure.epoch != epoch or self._resignation.epoch == epoch or self.closing:
                 raise self._refusal(epoch)
             return Sequence(self._backlog.next_sequence(stream))
 
     def resign(self, epoch: Epoch, successor: str | None) -> None:
         """Hand over; nothing if that tenure is over. Takes no lock, so a signal's handler may call it."""
         tenure = self._tenure
-        if tenure is not None and tenure.epoch == epoch and self._resigned != epoch:
-            self._resigned, self._successor = epoch, successor
+        if tenure is not None and tenure.epoch == epoch and self._resignation.wish(epoch, successor):
             self.call(link.Resign(epoch, successor))
 
     def call(self, message: link.ToWorker) -> None:
@@ -141,8 +145,9 @@ class Session(Generic[TenureT]):
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Want committed checkpoints, from the first, as long as this lasts. Somebody else may have begun to
-        follow before this ends, with the worker told anew: then it is his to say when nobody follows."""
+        """Want committed checkpoints, from the first, as long as this lasts. If somebody else has begun to
+        follow before this ends, it is his to say when nobody does."""
+        self.check_usable()
         number = self._follower = next(self._nonces)
         self._want_anew(link.Follow(True))
         try:
@@ -150,21 +155,15 @@ class Session(Generic[TenureT]):
         finally:
             if self._follower == number:
                 self.want(link.Follow(False))
+                if self._follower != number:  # who has begun in between was told first, perhaps
+                    self._want_anew(link.Follow(True))
 
     def is_started(self) -> bool | None:
         """True once a worker has started; raises what it failed of."""
         self.check_usable()
         return self.started or None
 
-    @property
-    def state(self) -> str:
-        """What this is just now, in a word."""
-        if self.closing or self.failure is not None:
-            return "closed" if self.closing else "failed"
-        return "primary" if self._tenure is not None else "backup" if self.started else "starting"
-
     def present_tenure(self) -> TenureT | None:
-        """The tenure that is on, if any."""
         return self._tenure
 
     def take_tenure(self) -> TenureT | None:
@@ -185,9 +184,10 @@ class Session(Generic[TenureT]):
             return self._shelf.take()
 
     def done_with_offer(self, checkpoint: Checkpoint) -> None:
-        """The engine has loaded what it took: a newer one may come."""
+        self.check_process()
         with self._lock:
             self._shelf.done(checkpoint)
+        self.call(link.StandbyTaken(checkpoint.stream, checkpoint.position))
 
     @contextmanager
     def asking_status(self) -> Iterator[int]:
@@ -266,7 +266,9 @@ class Session(Generic[TenureT]):
                 self._go_on(self._tenure, message.reason)
             case link.StandbyOffered():
                 with self._lock:
-                    self._shelf.put(Arrival(message, parts), link.Follow(True) in self._wanted.values())
+                    is_wanted = link.Follow(True) in self._wanted.values()
+                    if self._shelf.put(Arrival(message, parts), is_wanted):
+                        self.call(link.StandbyTaken(message.stream, message.position))
             case link.StandbyDeleted():
                 with self._lock:
                     self._shelf.forget(StreamName(message.stream))
@@ -364,18 +366,17 @@ class Session(Generic[TenureT]):
             self._shelf.clear()
             self._taken = False
             self._tenure = tenure
-        log.info(
-            "tenure started epoch=%d streams=%d unchanged=%s", epoch, len(tenure.restored), start.unchanged
-        )
+        log.info("tenure started epoch=%d streams=%d unchanged=%s", epoch, len(restored), start.unchanged)
 
     def _go_on(self, tenure: TenureT, reason: str) -> None:
         """A handover is refused: the engine's, if it has named a successor; else it was an operator's."""
         with self._lock:
-            if self._resigned != tenure.epoch or self._successor is None:
+            if (later := self._resignation.refused(tenure.epoch)) is None:
                 return
-            tenure.resign_refused = reason
-            self._resigned = None
+            tenure.resign_refused = reason if not later else None
         log.warning("handover refused, the tenure goes on epoch=%d reason=%s", tenure.epoch, reason)
+        for successor in later:
+            self.resign(tenure.epoch, successor)
 
     def _end_tenure(self, reason: str) -> None:
         with self._lock:

@@ -14,8 +14,8 @@ from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING, Any
 
 from replicator.engine.checkpoint import Restored
-from replicator.engine.parcel import check_chunks, pack, stream_name
-from replicator.engine.ticket import Latch, Ticket
+from replicator.engine.parcel import check_chunks, node_name, pack, stream_name
+from replicator.engine.ticket import Latch, Ticket, bounded
 from replicator.link.lease import LeaseSlot
 from replicator.model import Epoch, Position
 
@@ -79,6 +79,8 @@ class BaseTenure:
         session = self._session
         if session.is_forked:
             session.check_process()
+        if type(stream) is not str:
+            stream = stream_name(stream)
         parcel = pack(payload, meta, copy, session.settings.payload_bytes_max)
         if parcel.is_mapping:
             check_chunks(parcel, session.settings.chunk_bytes_of(stream))
@@ -90,14 +92,14 @@ class BaseTenure:
         Raises as `submit` does, but nothing for a size.
         """
         self._session.check_process()
-        return self._session.submit(self.epoch, stream, None, True)
+        return self._session.submit(self.epoch, stream_name(stream), None, True)
 
     def next_position(self, stream: str) -> Position:
         """What the next submit of *stream* will get, for sinks that name their transactions by it before
         the state is dumped. Holds while no other thread submits to the stream.
 
-        Raises `TenureEnded` when the tenure is over or resigned; `WrongState` when closed, or in a forked
-        child.
+        Raises `TenureEnded` when the tenure is over or resigned, or the replicator closed; `WrongState` in a
+        forked child.
         """
         self._session.check_process()
         return Position(self.epoch, self._session.next_sequence(self.epoch, stream_name(stream)))
@@ -106,11 +108,15 @@ class BaseTenure:
         """Hand over to *successor*, or to whom it comes. Submits are refused from now on; what is with the
         worker commits first. Returns at once, and may be called in a signal's handler: wait for the end, with
         a timeout if you name a successor. If that one cannot take over within `REPLICATOR_CLAIM_TIMEOUT_S`,
-        nobody does: `resign_refused` says why, and submits are taken again.
+        nobody does: `resign_refused` says why, and submits are taken again. Called once more meanwhile, it
+        is tried next if the first is refused.
 
-        Does nothing when the tenure is over; raises `WrongState` in a forked child."""
+        Does nothing when the tenure is over; raises `WrongState` in a forked child, TypeError and ValueError
+        of what cannot be a node's name."""
         self._session.check_process()
-        self._session.resign(self.epoch, successor)
+        name = None if successor is None else node_name(successor)
+        self.resign_refused = None
+        self._session.resign(self.epoch, name)
 
     def end(self, reason: str) -> None:
         """The session's call: over for good. No lease word brings it back."""
@@ -136,7 +142,7 @@ class Tenure(BaseTenure):
         suspended after *timeout* seconds (``ended_reason`` tells which). Raises `WrongState` in a forked
         child, as `wait_ended` does, and nothing else."""
         self._session.check_process()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + bounded(timeout)
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return False

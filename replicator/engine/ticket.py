@@ -8,16 +8,21 @@ or raises `CommitUnknown` when the tenure ended first.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from functools import partial
+from math import isnan
+from typing import ClassVar, Protocol, TypeVar
 
 from msgspec import Struct
 
 from replicator.errors import ReplicatorError
 from replicator.model import NodeId, Position, StreamName
+
+log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
@@ -55,6 +60,14 @@ class StoredLocally(Struct, frozen=True):
 Outcome = Committed | Superseded | StoredLocally
 
 
+def bounded(timeout_s: float) -> float:
+    """A timeout as a wait takes it, in seconds: an endless one ends after centuries. Raises ValueError for
+    what is not a number, which would never end and never begin."""
+    if isnan(timeout_s):
+        raise ValueError("a timeout is a number of seconds, not nan")
+    return min(timeout_s, threading.TIMEOUT_MAX)
+
+
 class Latch:
     """A door that opens once: ``is_set()``, ``wait(timeout)``, ``await``. Nearly free until someone waits."""
 
@@ -69,9 +82,11 @@ class Latch:
         """Open it and let everybody through, now and later."""
         with self.lock:
             self._open = True
-            waiters, self.waiters = self.waiters, None
-        for future in waiters or ():
-            future.set_result(None)
+        while self.waiters:  # one by one: a signal's handler may raise, and whoever sets it again goes on
+            with self.lock:
+                future = self.waiters.pop() if self.waiters else None
+            if future is not None:
+                future.set_result(None)
 
     def is_set(self) -> bool:
         """Whether it is open."""
@@ -79,6 +94,7 @@ class Latch:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is open, at most *timeout* seconds; whether it is."""
+        timeout = None if timeout is None else bounded(timeout)
         if not self.is_set():
             future = self._enter()
             try:
@@ -175,13 +191,19 @@ class Signal:
 
     def fire(self) -> None:
         """Tell of a change."""
-        with Latch.lock:
-            latch, self._next = self._next, Latch()
-        latch.set()
+        latch = self._next
+        try:
+            with Latch.lock:
+                latch, self._next = self._next, Latch()
+            latch.set()
+        except BaseException:  # of a signal's handler: who waits for this change waits for no other
+            if latch is not self._next:
+                latch.set()
+            raise
 
     def wait_for(self, check: Callable[[], Found | None], timeout: float | None = None) -> Found | None:
         """Wait until *check* finds something, at most *timeout* seconds; it is asked at every change."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + bounded(timeout)
         while True:
             latch = self.next()
             if (found := check()) is not None:
@@ -214,10 +236,9 @@ class Ticket(Future[Outcome]):
         super().__init__()
         self.released = Released()
 
-    if TYPE_CHECKING:  # the callback gets the ticket, not any Future
-
-        def add_done_callback(self, fn: Callable[[Ticket], object]) -> None:
-            """Call *fn* with this ticket when it has ended, at once if it has."""
+    def add_done_callback(self, fn: Callable[[Ticket], object]) -> None:  # not with any Future
+        """Call *fn* with this ticket when it has ended, at once if it has."""
+        super().add_done_callback(fn if self.done() else partial(_call, fn))  # type: ignore[arg-type]
 
     def cancel(self) -> bool:
         """A checkpoint that was submitted cannot be taken back: always False."""
@@ -246,6 +267,16 @@ class Ticket(Future[Outcome]):
             return "open"
         error = self.exception()
         return type(self.result() if error is None else error).__name__.lower()
+
+
+def _call(callback: Callable[[Ticket], object], ticket: Ticket) -> None:
+    """Call one of a ticket's callbacks on the link's thread: none keeps the others from being called."""
+    try:
+        callback(ticket)
+    except Exception:
+        raise  # `Future` logs it
+    except BaseException:  # SystemExit, say, at which it would stop
+        log.exception("callback failed stream=%s", ticket.stream)
 
 
 class Settled(Struct, frozen=True):

@@ -277,6 +277,43 @@ def test_callbacks_run_on_the_links_thread_and_may_submit(
     assert "SystemExit" in caplog.text
 
 
+def test_a_callback_that_exits_keeps_no_other_from_its_call(
+    tenure: Tenure, worker: FakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever awaits the ticket is told by one, too."""
+    called: list[object] = []
+
+    def leave(_: object) -> None:
+        raise SystemExit("not here")
+
+    ticket = tenure.submit("orders", b"")
+    ticket.add_done_callback(leave)
+    ticket.add_done_callback(called.append)
+    worker.commit(worker.hear(link.Submit)[0])
+    soon(lambda: called == [ticket])
+    assert "SystemExit: not here" in caplog.text
+    with pytest.raises(SystemExit):  # at once, and on the caller's own thread
+        ticket.add_done_callback(leave)
+
+
+def test_a_name_may_be_more_than_a_str(tenure: Tenure, worker: FakeWorker) -> None:
+    """What is derived from it travels as what it says: an encoder knows no other."""
+
+    class Name(str):
+        def __str__(self) -> str:
+            return "something else"
+
+    tenure.submit(Name("orders"), {Name("rows"): b"1"})
+    submit, parts = worker.hear(link.Submit)
+    assert (submit.stream, submit.part_names, parts) == ("orders", ("rows",), [b"1"])
+    worker.commit(submit)
+    ticket = tenure.submit(Name("orders"), b"2")
+    assert (type(ticket.stream), ticket.position.sequence) == (str, 2)
+    worker.commit(worker.hear(link.Submit)[0])
+    tenure.delete(Name("orders"))
+    assert worker.hear(link.Delete)[0].stream == "orders"
+
+
 def test_a_ticket_cannot_be_cancelled(tenure: Tenure) -> None:
     """What was submitted may commit, whatever its submitter wants."""
     ticket = tenure.submit("orders", b"")

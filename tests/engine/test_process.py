@@ -78,6 +78,34 @@ def test_a_killed_child_ends_the_tenure_at_once(child: Callable[..., Settings]) 
         assert isinstance(first_tenure(replicator).submit("s", b"").result(DEADLINE_S), Committed)
 
 
+def test_every_worker_looks_where_the_first_one_did(
+    child: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that changes its directory takes a relative path of its settings along for none of them."""
+    settings = child("serve")
+    monkeypatch.chdir(settings.data_dir.parent)
+    relative = replace(settings, data_dir=Path(settings.data_dir.name))
+    with Replicator(relative) as replicator:
+        tenure = first_tenure(replicator)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        os.kill(replicator.status()["pid"], signal.SIGKILL)
+        assert tenure.wait_ended(DEADLINE_S)
+        first_tenure(replicator)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_one_that_opens_while_another_closes_has_a_socket_of_its_own(child: Callable[..., Settings]) -> None:
+    """The end of the one before takes nothing from it, on the same data directory in the same process."""
+    settings = child("serve")
+    with Replicator(settings) as before:
+        first_tenure(before)
+        after = Replicator(settings)
+        before.close(0)
+        with after:
+            assert isinstance(first_tenure(after).submit("s", b"").result(DEADLINE_S), Committed)
+
+
 def test_a_child_that_dies_leaves_outcomes_unknown(
     child: Callable[..., Settings], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -317,6 +317,30 @@ def test_a_close_that_is_interrupted_is_finished_by_the_next(
     assert not replicator._keeper._thread.is_alive()
 
 
+def test_who_waits_hears_of_a_change_whose_telling_was_interrupted(
+    replicator: Replicator, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler raises in the midst of it: nobody waits at what nobody opens any more."""
+    ended: list[object] = []
+    waiting = threading.Thread(target=lambda: ended.append(list(replicator.tenures())), daemon=True)
+    waiting.start()
+    soon(lambda: replicator._session.changed._next.waiters)
+    set_latch, interrupted = Latch.set, threading.Event()
+
+    def interrupt(latch: Latch) -> None:
+        if threading.current_thread() is threading.main_thread() and not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+        set_latch(latch)
+
+    monkeypatch.setattr(Latch, "set", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        replicator.close(0)
+    replicator.close(0)
+    waiting.join(DEADLINE_S)
+    assert ended == [[]]
+
+
 def test_no_worker_is_started_to_be_closed(
     replicator: Replicator, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

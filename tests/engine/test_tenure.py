@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -204,6 +205,44 @@ def test_the_refusal_of_an_operators_handover_is_not_the_engines(
     assert tenure.resign_refused is None
     with pytest.raises(TenureEnded, match="being handed over"):
         tenure.submit("s", b"")
+
+
+def test_a_later_wish_is_told_when_the_first_is_refused(tenure: Tenure, worker: FakeWorker) -> None:
+    """To whom it comes, by a signal's handler, say; a refusal of one who was not named last is not told."""
+    tenure.resign("b")
+    tenure.resign("c")
+    tenure.resign()
+    worker.say(link.ResignRefused(1, "b is down"))
+    assert [worker.hear(link.Resign)[0].successor for _ in range(2)] == ["b", None]
+    assert tenure.resign_refused is None
+    with pytest.raises(TenureEnded, match="being handed over"):
+        tenure.submit("s", b"")
+
+
+def test_a_refusal_is_that_of_the_successor_named_last(tenure: Tenure, worker: FakeWorker) -> None:
+    """Not of the one before, of whom it was told; nor of one who was named again in between."""
+    tenure.resign("b")
+    worker.say(link.ResignRefused(1, "b is down"))
+    soon(lambda: tenure.resign_refused == "b is down")
+    tenure.resign("c")
+    assert tenure.resign_refused is None
+    tenure.resign("b")
+    tenure.resign("c")
+    worker.say(link.ResignRefused(1, "c is down"))
+    soon(lambda: tenure.resign_refused == "c is down")
+    assert [worker.hear(link.Resign)[0].successor for _ in range(2)] == ["b", "c"]
+    assert tenure.submit("s", b"")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "\udcff", "a\0", 7])
+def test_what_is_no_name_is_no_successor(tenure: Tenure, worker: FakeWorker, name: Any) -> None:
+    """It is refused where it is given, and the tenure goes on."""
+    with pytest.raises((TypeError, ValueError)):
+        tenure.resign(name)
+    ticket = tenure.submit("s", b"")
+    worker.commit(worker.hear(link.Submit)[0])
+    assert isinstance(ticket.result(DEADLINE_S), Committed)
+    assert worker.hears_nothing_but(link.Ready)
 
 
 def test_a_signals_handler_may_resign(replicator: Replicator, tenure: Tenure, worker: FakeWorker) -> None:

@@ -1,0 +1,36 @@
+"""What a closed replicator leaves: nothing."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+
+from replicator import Replicator, Settings
+from tests.engine.fake_worker import FakeWorker, soon
+
+
+def test_nothing_is_kept_for_a_worker_that_is_gone_for_good(
+    replicator: Replicator, worker: FakeWorker
+) -> None:
+    """Whoever follows a closed replicator is given nothing, as often as he likes."""
+    replicator.close(0)
+    before = replicator._session.count_calls()
+    for _ in range(100):
+        assert list(replicator.follow(0)) == []
+    assert replicator._session.count_calls() == before
+
+
+def test_a_closed_replicator_leaves_nothing_to_the_collector(
+    worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> None:
+    """Its descriptors go with the last reference."""
+    gc.disable()
+    try:
+        with Replicator(make_settings()) as replicator:
+            session = weakref.ref(replicator._session)
+            replicator.close(0)
+        del replicator
+        soon(lambda: session() is None)
+    finally:
+        gc.enable()
