@@ -77,6 +77,9 @@ class Store(Protocol):
     def head_manifest(self, stream: StreamName) -> Manifest | None:
         """The manifest of the stream's head."""
 
+    def head_bytes(self, stream: StreamName) -> int:
+        """What the stream's head takes as stored, 0 if there is none; nothing is read for it."""
+
     def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
         """A retained manifest by its digest."""
 

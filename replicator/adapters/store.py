@@ -174,6 +174,9 @@ class LmdbStore:
     def head_manifest(self, stream: StreamName) -> Manifest | None:
         return self._read_manifest(stream, None)
 
+    def head_bytes(self, stream: StreamName) -> int:
+        return self._payload.memory.head_bytes.get(stream, 0)
+
     def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
         return self._read_manifest(stream, digest)
 

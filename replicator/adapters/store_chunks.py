@@ -67,6 +67,7 @@ class Chunks:
         self.absent: dict[Digest, bool] = {}  # needed, but not there: found rotten, or gone
         self.garbage: dict[Digest, bool] = {}  # there, but not needed
         self._sizes: dict[Digest, int] = {}
+        self._totals = {"stored": 0}  # the sum of these, in a table so that it is undone with them
         self._transfers: dict[StreamName, dict[Sequence, dict[Digest, bool]]] = {}
         self._transfer_bytes: dict[_Transfer, int] = {}
         self._transfer_bytes_max = transfer_bytes_max
@@ -85,12 +86,12 @@ class Chunks:
 
     @property
     def stored_bytes(self) -> int:
-        return sum(list(self._sizes.values()))
+        return self._totals["stored"]
 
     def need(self, change: Change, digest: Digest, size: int) -> None:
         """Count one more need."""
         change.set(self.needs, digest, self.needs.get(digest, 0) + 1)
-        change.set(self._sizes, digest, size)
+        self._weigh(change, digest, size)
         change.set(self.garbage, digest, None)
 
     def drop(self, change: Change, digest: Digest) -> None:
@@ -98,11 +99,15 @@ class Chunks:
         left = self.needs[digest] - 1
         change.set(self.needs, digest, left or None)
         if not left:
-            change.set(self._sizes, digest, None)
+            self._weigh(change, digest, None)
             if digest in self.absent:
                 change.set(self.absent, digest, None)
             else:
                 change.set(self.garbage, digest, True)
+
+    def _weigh(self, change: Change, digest: Digest, size: int | None) -> None:
+        change.set(self._totals, "stored", self._totals["stored"] - self._sizes.get(digest, 0) + (size or 0))
+        change.set(self._sizes, digest, size)
 
     def drop_all(self, change: Change, digests: Iterable[Digest]) -> None:
         """Count one need less of each."""

@@ -159,11 +159,14 @@ class Payload:
         change = Change()
         for record in self.memory.streams.values():
             for entry in record.entries:
-                named = chunks_of(read_manifest(view, record.stream, entry))
+                manifest = read_manifest(view, record.stream, entry)
+                named = chunks_of(manifest)
                 for digest, size in named.items():
                     chunks.need(change, digest, size)
-                if entry is record.head and not stored.issuperset(named):
-                    self._unreadable.add(record.stream)
+                if entry is record.head:
+                    self.memory.head_bytes[record.stream] = manifest.stored_bytes
+                    if not stored.issuperset(named):
+                        self._unreadable.add(record.stream)
         chunks.absent.update(dict.fromkeys(chunks.needs.keys() - stored, True))
         chunks.garbage.update(dict.fromkeys(stored - chunks.needs.keys(), True))
 

@@ -89,6 +89,7 @@ class Memory(Struct):
     keep: int
     bulk: Bulk | None = None
     streams: dict[StreamName, StreamRecord] = field(default_factory=dict)
+    head_bytes: dict[StreamName, int] = field(default_factory=dict)  # as stored, of each stream's head
 
 
 def retained(entries: tuple[Entry, ...], committed: CommitMark | None, keep: int) -> tuple[Entry, ...]:
@@ -178,6 +179,7 @@ class Plan:
             self._chunks.drop_all(self.change, unnamed)
         self._chunks.settle(self.change, stream, entry.sequence)
         self._set_record(stream, StreamRecord(stream, epoch, kept, committed))
+        self.change.set(self._memory.head_bytes, stream, manifest.stored_bytes)
         self.change.events.append(Accepted(manifest, epoch, self._count()))
 
     def _mend(self, record: StreamRecord, manifest: Manifest, named: dict[Digest, int]) -> None:
@@ -193,6 +195,7 @@ class Plan:
             self._chunks.need(self.change, digest, size)
         self._chunks.drop_all(self.change, before)
         self._chunks.settle(self.change, stream, head.sequence)
+        self.change.set(self._memory.head_bytes, stream, manifest.stored_bytes)
 
     def _refusal(
         self, manifest: Manifest, named: Iterable[Digest], epoch: Epoch, record: StreamRecord | None
@@ -252,6 +255,7 @@ class Plan:
             self._chunks.drop_all(self.change, self._named(record.stream, entry))
             self.change.writes[manifest_key(record.stream, entry.sequence)] = None
         self._set_record(record.stream, None)
+        self.change.set(self._memory.head_bytes, record.stream, None)
 
     # ── hints and chunks ──
 

@@ -9,7 +9,8 @@ head: the lag is unknown.
 A report goes to a member by the control channel, and heartbeats queue behind it (R16). So it is compressed
 and at most `REPORT_BYTES_MAX` long, which holds several hundred streams, the same ones of each member: the
 first by name. It says how many it leaves out. However often somebody asks, a member is asked again only when
-its last report has come or must be lost; until then that report answers later askers as well.
+its last report has come or must be lost; until then that report answers later askers as well. It is made on
+the control thread of whoever is asked, so of what is in memory: no manifest is read for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from replicator.core.events import Accepted
 from replicator.core.messages import StatusReport, StatusRequest
 from replicator.core.replica import ReplicaStatus
 from replicator.errors import UNREADABLE
-from replicator.model import Head, Manifest, NodeId, Position, StreamName
+from replicator.model import Digest, Head, NodeId, Position, StreamName
 from replicator.settings import Settings
 from replicator.worker.mesh import Mesh
 
@@ -133,13 +134,13 @@ class Census:
         self._askers: list[Reply] = []
         self._heard: dict[NodeId, MemberReport] = {}
         self._asked: dict[NodeId, tuple[int, float]] = {}  # nonce and time of what is not answered yet
-        self._arrived: dict[StreamName, tuple[float, Manifest]] = {}  # when which head was accepted
+        self._arrived: dict[StreamName, tuple[float, Digest]] = {}  # when which head was accepted
         self._committed: dict[StreamName, Position] = {}
         self.deadline = math.inf
 
     def accepted(self, event: Accepted, now: float) -> None:
         """A stream has a new head here: note when it came."""
-        self._arrived[StreamName(event.manifest.stream)] = (now, event.manifest)
+        self._arrived[StreamName(event.manifest.stream)] = (now, Digest(event.manifest.digest))
 
     def committed(self, effect: MarkCommitted) -> None:
         """A stream's commit point has moved."""
@@ -237,9 +238,9 @@ class Census:
     def _stream(
         self, stream: StreamName, head: Head, committed: tuple[int, int] | None, now: float
     ) -> StreamReport:
-        since, manifest = self._arrived.get(stream, (None, None))
-        if manifest is None or manifest.digest != head.digest:  # it is older than this process
-            since, manifest = None, self._store.head_manifest(stream)
+        since, digest = self._arrived.get(stream, (None, None))
+        if digest != head.digest:  # it is older than this process
+            since = None
         position = self._committed.get(stream)
         if committed == (head.generation, head.sequence):
             position = head.position
@@ -249,7 +250,7 @@ class Census:
             commit=Place(position.epoch, position.sequence) if position is not None else None,
             deleted=head.tombstone,
             readable=head.readable,
-            bytes=manifest.stored_bytes if manifest is not None else 0,
+            bytes=self._store.head_bytes(stream),
             age_s=round(now - since, 3) if since is not None else None,
         )
 

@@ -11,6 +11,7 @@ import pytest
 from replicator.adapters import store, store_writer
 from replicator.adapters.store_pages import DATA_NAME
 from replicator.adapters.store_payload import Payload
+from replicator.adapters.store_plan import Plan
 from replicator.core.effects import Accept, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
 from replicator.errors import StoreError, StoreFull
@@ -85,6 +86,29 @@ def test_r23_a_tombstone_is_forgotten_when_there_is_room(
         assert opened.next() == StoreRoom(True)
     assert opened.next() == StoreRoom(False)
     opened.accept("s", 1, generation=1)
+
+
+def test_r21_the_size_of_a_head_that_finds_no_room_is_not_the_stream_s(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written is undone in memory, sizes included."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1, b"one")
+    larger, chunks = checkpoint("s", 2, b"larger")
+    commit = Payload._commit
+
+    def full(payload: Payload, plan: Plan, durably: bool) -> None:
+        if plan.change.writes:
+            raise StoreFull("no room")
+        commit(payload, plan, durably)
+
+    monkeypatch.setattr(Payload, "_commit", full)
+    opened.put(larger, chunks, 1)
+    opened.perform(Accept(larger, Epoch(1)))
+    assert opened.next() == StoreRoom(True)
+    assert opened.next() == AcceptRefused(larger, Epoch(1), Why.FULL)
+    assert (opened.store.head_bytes(StreamName("s")), opened.store.usage()["stored_bytes"]) == (3, 3)
 
 
 def test_r21_a_store_is_not_made_where_there_is_no_room(

@@ -246,5 +246,6 @@ def test_r22_a_rotten_head_is_replaced_by_one_that_is_compressed_in_another_way(
     assert opened.refusal(other, 1) is Why.STALE
     opened.barrier()
     assert opened.is_readable(other)
+    assert opened.store.head_bytes(StreamName("s")) == other.stored_bytes
     assert opened.store.scrub(2**30) == []
     assert stores.reopen().is_readable(other)

@@ -129,12 +129,14 @@ def agree(opened: Opened, world: World, brought: frozenset[Chunk]) -> None:
         assert (head.digest, head.generation) == (newest.digest, newest.generation)
         assert (head.tombstone, head.readable) == (newest.tombstone, True)
         assert opened.store.head_manifest(StreamName(stream)) == newest
+        assert opened.store.head_bytes(StreamName(stream)) == newest.stored_bytes
         assert all(map(opened.is_readable, twin.retained))
         chunks |= {chunk for manifest in twin.retained for part in manifest.parts for chunk in part.chunks}
     assert opened.store.missing(chunks) == []
     usage = opened.store.usage()
     assert usage["checkpoints"] == sum(len(twin.retained) for twin in world.streams.values())
     assert usage["chunks"] == len(chunks)
+    assert usage["stored_bytes"] == sum(chunk.stored_bytes for chunk in chunks)
 
 
 class StoreAndTwin(RuleBasedStateMachine):

@@ -16,7 +16,7 @@ from replicator.core.replica import ReplicaStatus
 from replicator.errors import CheckpointUnreadable
 from replicator.link.lease import LeaseWords
 from replicator.link.messages import ToEngine, ToWorker
-from replicator.model import Buffer, Epoch, Head, Incarnation, Manifest, NodeId, Owner, Payload, Role
+from replicator.model import Buffer, Epoch, Head, Incarnation, NodeId, Owner, Payload, Role
 from replicator.settings import Settings
 from replicator.worker.driver import Driver, Parts
 from replicator.worker.inbox import Inbox, Loaded
@@ -149,13 +149,13 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.performed: list[Effect] = []
-        self.manifests: dict[str, Manifest] = {}
+        self.head_sizes: dict[str, int] = {}
 
     def perform(self, effect: Any) -> None:
         self.performed.append(effect)
 
-    def head_manifest(self, stream: str) -> Manifest | None:
-        return self.manifests.get(stream)
+    def head_bytes(self, stream: str) -> int:
+        return self.head_sizes.get(stream, 0)
 
     def usage(self) -> dict[str, int]:
         return {"streams": 1}

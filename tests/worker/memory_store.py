@@ -80,6 +80,9 @@ class MemoryStore:
     def head_manifest(self, stream: StreamName) -> Manifest | None:
         return self.heads.get(stream)
 
+    def head_bytes(self, stream: StreamName) -> int:
+        return self.heads[stream].stored_bytes if stream in self.heads else 0
+
     def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
         return self.manifests.get((stream, digest))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -106,6 +107,7 @@ def test_lag_is_what_a_member_lacks_of_the_newest_head(bench: Bench) -> None:
     bench.core.streams = {ORDERS: (head(sequence=1), (1, 1))}
     behind = own_report(bench)
     bench.core.streams = {ORDERS: (head(sequence=2), (1, 1))}
+    bench.store.head_sizes[ORDERS] = 100
     bench.inbox.deliver(accepted(2))
     bench.emit(MarkCommitted(ORDERS, Generation(1), Position(3, 1)))
     bench.turn()
@@ -119,6 +121,20 @@ def test_lag_is_what_a_member_lacks_of_the_newest_head(bench: Bench) -> None:
     assert (mine["lag_bytes"], mine["lag_s"], mine["bytes"]) == (0, 0.0, 100)
     assert (theirs["head"], theirs["lag_bytes"], theirs["lag_s"]) == ({"epoch": 3, "sequence": 1}, 100, 2.0)
     assert (lacking["head"], lacking["lag_bytes"], lacking["lag_s"]) == (None, 100, 2.0)
+
+
+def test_a_report_is_made_of_what_is_in_memory(bench: Bench) -> None:
+    """No manifest is read for it, nor kept: the largest take as long as a lease (R16)."""
+    event = accepted(2)
+    references = [sys.getrefcount(event.manifest)]
+    bench.inbox.deliver(event)
+    bench.turn()
+    references.append(sys.getrefcount(event.manifest))
+    assert references[0] == references[1]
+    bench.core.streams = {name: (head(name, sequence=2), None) for name in (ORDERS, "older")}
+    bench.store.head_sizes = {ORDERS: 100, "older": 70}
+    streams = unpacked(own_report(bench))["streams"]
+    assert [(each["bytes"], each["age_s"]) for each in streams] == [(70, None), (100, 0.0)]
 
 
 @pytest.mark.parametrize("reachable", [(B, C), (C,)])
