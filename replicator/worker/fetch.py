@@ -52,12 +52,15 @@ class Fetch:
         self.verifies = order.verify
         self._sources = {node: _Source(set(), {}) for node in order.sources}
         self._wanted: dict[Digest, Chunk | None] = {self.digest: None}  # the manifest itself has no chunk
+        self._hopeless: set[Digest] = set()  # those of them that every source lacks
+        self._give_up(self._wanted)
 
     def begin(self, manifest: Manifest, missing: Iterable[Chunk], present: Iterable[Chunk]) -> None:
         """The manifest is known, and which of its chunks are missing: from now on it is about chunks."""
         self.manifest = manifest
         self.got(self.digest)
         self._wanted = {Digest(chunk.stored_digest): chunk for chunk in missing}
+        self._give_up(self._wanted)
         if self.verifies:
             self.unchecked.extend(present)
 
@@ -68,6 +71,7 @@ class Fetch:
     def want(self, chunk: Chunk) -> None:
         """A chunk turned out to be lacking."""
         self._wanted[Digest(chunk.stored_digest)] = chunk
+        self._give_up([Digest(chunk.stored_digest)])
 
     @property
     def is_done(self) -> bool:
@@ -77,9 +81,7 @@ class Fetch:
     @property
     def has_failed(self) -> bool:
         """Whether nobody is left who may have what is lacking."""
-        return not self._is_busy and any(
-            all(digest in source.lacks for source in self._sources.values()) for digest in self._wanted
-        )
+        return bool(self._hopeless) and not self._is_busy
 
     def asked_bytes(self, node: NodeId) -> int:
         """How much of the source's credit this fetch has. A request is full by bytes or by chunks."""
@@ -122,7 +124,7 @@ class Fetch:
         if source.unreachable_since is None:
             source.unreachable_since = now
         elif now - source.unreachable_since >= PATIENCE_S * ATTEMPTS_MAX:
-            self._take_back(self._sources.pop(node))
+            self._leave(node)
 
     def heard(self, node: NodeId, now: float) -> None:
         """The source has answered: it is alive, and the rest may come."""
@@ -146,6 +148,7 @@ class Fetch:
     def got(self, digest: Digest) -> None:
         """That chunk, or the manifest, is here now."""
         self._wanted.pop(digest, None)
+        self._hopeless.discard(digest)
         for source in self._sources.values():
             source.asked.pop(digest, None)
 
@@ -156,6 +159,7 @@ class Fetch:
             return False
         _, self._wanted[digest] = source.asked.pop(digest)
         source.lacks.add(digest)
+        self._give_up([digest])
         return True
 
     def expire(self, now: float, patience_of: Callable[[NodeId], float]) -> None:
@@ -166,13 +170,26 @@ class Fetch:
                 patience_s = min(patience_s, URGENT_PATIENCE_S)
             if _is_waited_for(source) and now - source.silent_since >= patience_s:
                 source.attempts += 1
-                self._take_back(source)
-                if source.attempts == ATTEMPTS_MAX:
-                    del self._sources[node]
+                if source.attempts < ATTEMPTS_MAX:
+                    self._take_back(source)
+                else:
+                    self._leave(node)
 
     @property
     def _is_busy(self) -> bool:
         return bool(self.unchecked) or any(source.asked for source in self._sources.values())
+
+    def _leave(self, node: NodeId) -> None:
+        """Ask the source for nothing any more."""
+        self._take_back(self._sources.pop(node))
+        self._give_up(self._wanted)
+
+    def _give_up(self, digests: Iterable[Digest]) -> None:
+        """Note which of *digests*, that are wanted, every source lacks. Done where that may have changed: to
+        go over all that is lacking in each turn would take longer than the turn."""
+        for digest in digests:
+            if all(digest in source.lacks for source in self._sources.values()):
+                self._hopeless.add(digest)
 
     def _take_back(self, source: _Source) -> None:
         self._wanted.update((digest, chunk) for digest, (_, chunk) in source.asked.items())

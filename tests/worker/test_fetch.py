@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from msgspec import structs
 
 from replicator.codec.chunking import seal
 from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
@@ -125,6 +126,70 @@ def test_it_fails_when_everybody_lacks_the_same() -> None:
     assert fetch.next_request(0.0, has_credit) is None
     assert fetch.has_failed
     assert begun(chunks).has_failed
+
+
+def test_what_every_source_lacks_may_still_come_otherwise() -> None:
+    """By a publication, or in answer to another fetch: then this one has not failed."""
+    chunks = [chunk(0), chunk(1)]
+    fetch = begun(chunks, A)
+    ask(fetch)
+    fetch.lacks(A, Digest(chunks[0].stored_digest))
+    fetch.got(Digest(chunks[0].stored_digest))
+    fetch.got(Digest(chunks[1].stored_digest))
+    assert not fetch.has_failed
+    assert fetch.is_done
+
+
+@pytest.mark.parametrize("first", [A, B])
+def test_it_fails_when_those_that_are_left_lack_the_same(first: NodeId) -> None:
+    """Whoever might have had it has gone silent, before or after the other said that it has not."""
+    fetch = begun([chunk(0)], A, B)
+    ask(fetch, 0.0)
+    if first == A:
+        fetch.lacks(A, Digest(chunk(0).stored_digest))
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        assert not fetch.has_failed
+        ask(fetch, (attempt - 1) * PATIENCE_S)
+        fetch.expire(attempt * PATIENCE_S, patience_of)
+    if first == B:
+        assert ask(fetch, 100.0) == [(B, 1)]
+        assert fetch.lacks(B, Digest(chunk(0).stored_digest))
+    assert fetch.has_failed
+
+
+def test_rotten_chunks_that_nobody_is_left_for_fail_it() -> None:
+    """What was present and turns out to be rotten is lacking as much as what never came."""
+    fetch = begun([chunk(0), chunk(1)], verify=True)
+    (first,) = fetch.take_unchecked(1)
+    fetch.want(first)
+    assert not fetch.has_failed
+    fetch.take_unchecked(1)
+    assert fetch.has_failed
+
+
+class Looked(bytes):
+    """A digest that counts how often one is looked for in a table."""
+
+    times = 0
+
+    def __hash__(self) -> int:
+        Looked.times += 1
+        return super().__hash__()
+
+
+def test_a_rest_goes_over_nothing_that_is_lacking() -> None:
+    """It takes many turns, and what the largest checkpoint lacks would fill each of them."""
+    chunks = [structs.replace(chunk(n), stored_digest=Looked(n.to_bytes(32))) for n in range(100)]
+    fetch = begun(chunks, A, B)
+    request = fetch.next_request(0.0, has_credit)
+    assert request is not None
+    fetch.asked(*request, 0.0)
+    assert [fetch.lacks(A, digest) for digest in request[1]] == [True] * 4
+    Looked.times = 0
+    fetch.rest()
+    assert not fetch.has_failed
+    assert not fetch.is_done
+    assert Looked.times == 0
 
 
 def test_a_silent_source_is_asked_again_and_then_left() -> None:
