@@ -128,6 +128,7 @@ class Driver:
 
     def run(self) -> None:
         """Pump until the engine closes the link, or `leave` is posted to the inbox."""
+        self.operator.role = self._core.role  # a member from its start has not changed to it
         self._neighbours.begin(self._core.role, self._clock())
         self._handle(events.EngineReady(False))
         while not self._leaving or (self._leads and self._clock() < self._leave_at):
@@ -181,10 +182,9 @@ class Driver:
 
     @property
     def _deadline(self) -> float:
-        due = min(self._core.deadline, self._candidacy.deadline, self._leave_at, self.operator.deadline)
-        return min(
-            due, self._mend_at, self._tenancy.deadline, self._parts.census.deadline, self._neighbours.deadline
-        )
+        due = min(self._core.deadline, self._candidacy.deadline, self._leave_at, self._mend_at)
+        due = min(due, self.operator.deadline, self._tenancy.deadline)
+        return min(due, self._parts.census.deadline, self._neighbours.deadline)
 
     def _tick(self) -> None:
         """Do what is due."""

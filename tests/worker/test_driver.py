@@ -275,6 +275,16 @@ def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:
         bench.driver.operator.abandon(ORDERS, print)
 
 
+@pytest.mark.parametrize("role", [Role.FOUNDING, Role.JOINING, Role.BACKUP])
+def test_the_operator_is_told_the_role_that_the_node_has_started_in(bench: Bench, role: Role) -> None:
+    """One that was a member before does not change to backup: it is one from its start."""
+    bench.core.role = role
+    bench.driver.leave()
+    bench.driver.run()
+    with pytest.raises(Unavailable, match=f"a is {role}, not primary"):
+        bench.driver.operator.hand_over(None, print)
+
+
 @pytest.mark.parametrize(
     ("happens", "answer"),
     [
