@@ -213,10 +213,13 @@ class LmdbStore:
         if self._payload.memory.chunks.is_stored(stored_digest):
             self._writer.perform(Discard(stored_digest))
 
-    def scrub(self, budget_bytes: int) -> list[tuple[StreamName, Digest]]:
+    def scrub(
+        self, budget_bytes: int, is_wanted: Callable[[], bool] = lambda: True
+    ) -> list[tuple[StreamName, Digest]]:
         """Read about *budget_bytes* of retained checkpoints, going on where the last call stopped, and
-        return stream and manifest digest of those with rotten or absent chunks (R22)."""
-        return self._scrubber.scrub(budget_bytes)
+        return stream and manifest digest of those with rotten or absent chunks (R22). It stops when it is
+        wanted no longer, which is asked before each chunk."""
+        return self._scrubber.scrub(budget_bytes, is_wanted)
 
     def usage(self) -> dict[str, int]:
         memory = self._payload.memory

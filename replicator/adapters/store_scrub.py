@@ -1,7 +1,8 @@
 """The background look at what lies on the disk: every chunk of every retained checkpoint, in turn.
 
 Disks rot where nobody reads (R22). A walk goes over the checkpoints that were retained when it began, as
-far as its budget of bytes carries, and goes on from there at the next call; at its end it starts anew.
+far as its budget of bytes carries or until it is told to stop, and goes on from there at the next call;
+at its end it starts anew.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class Scrubber:
         self._discard = discard
         self._steps = self._walk()
 
-    def scrub(self, budget_bytes: int) -> list[Damage]:
-        """Read about *budget_bytes* on, to the walk's end at most; return the damaged checkpoints found."""
+    def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool]) -> list[Damage]:
+        """Read about *budget_bytes* on, while that *is_wanted* and to the walk's end at most; return the
+        damaged checkpoints found."""
         damaged: dict[Damage, None] = {}
-        while budget_bytes > 0:
+        while budget_bytes > 0 and is_wanted():
             step = next(self._steps, None)
             if step is None:
                 self._steps = self._walk()
@@ -48,7 +50,8 @@ class Scrubber:
         return list(damaged)
 
     def _walk(self) -> Iterator[tuple[int, Damage | None]]:
-        """What each step read, in bytes, and what it found damaged. A chunk is read once in a walk."""
+        """What each step read, in bytes, and what it found damaged: one manifest, or one chunk, which is read
+        once in a walk."""
         sound: set[Digest] = set()
         for stream, record in list(self._payload.memory.streams.items()):
             for entry in record.entries:
@@ -56,10 +59,8 @@ class Scrubber:
                 with self._payload.reading() as view:
                     manifest = _manifest(view, stream, entry)
                     is_damaged = manifest is None and _is_retained(view, stream, entry)
-                if manifest is None:
-                    yield 0, damage if is_damaged else None
-                    continue
-                for digest, size in chunks_of(manifest).items():
+                yield 0, damage if is_damaged else None
+                for digest, size in chunks_of(manifest).items() if manifest is not None else ():
                     if digest in sound:
                         continue
                     with self._payload.reading() as view:

@@ -35,7 +35,7 @@ class Scrubber:
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread after the step it is in."""
+        """End the thread after the chunk that it reads: a whole step may take longer than closing may."""
         self._closed.set()
         if self._thread.ident:
             self._thread.join()
@@ -51,6 +51,7 @@ class Scrubber:
 
     def _step(self) -> None:
         stored_bytes = self._store.usage()["stored_bytes"]
-        for stream, digest in self._store.scrub(1 + int(stored_bytes * self._step_s / self._interval_s)):
+        budget_bytes = 1 + int(stored_bytes * self._step_s / self._interval_s)
+        for stream, digest in self._store.scrub(budget_bytes, lambda: not self._closed.is_set()):
             log.warning("rotten checkpoint found stream=%s digest=%s", stream, digest.hex())
             self._deliver(HeadRotten(stream, digest))

@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 from msgspec import structs
 
-from replicator.adapters import store_writer
+from replicator.adapters import store_scrub, store_writer
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_record import manifest_key
 from replicator.core.effects import Accept
@@ -147,6 +147,45 @@ def test_r22_the_scrub_goes_on_where_it_stopped(stores: Stores) -> None:
         steps = [opened.store.scrub(10_000) for _ in range(4)]
         assert [len(step) for step in steps] == [2, 2, 2, 0]
         assert {found for step in steps for found in step} == {(m.stream, m.digest) for m in manifests}
+
+
+def test_r22_a_scrub_that_is_broken_off_goes_on_where_it_stopped(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked before each manifest and each chunk whether it is wanted still; what it has read by then is
+    neither lost nor read again."""
+    opened = stores.open()
+    opened.promise(1)
+    manifests = [opened.accept(stream, 1, stream.encode() * 5000, b"shared" * 1000) for stream in "abcdef"]
+    opened.settle()
+    for manifest in manifests:
+        spoil(stores.path, manifest.stream.encode() * 5000, b"R")
+    read: list[str] = []
+    for name in ("read_manifest", "read_chunk"):
+        monkeypatch.setattr(store_scrub, name, noting(read, name))
+    answers = iter([True] * 7 + [False])
+    read_before: list[int] = []
+
+    def is_wanted() -> bool:
+        read_before.append(len(read))
+        return next(answers, True)
+
+    assert opened.store.scrub(2**30, is_wanted) == [(m.stream, m.digest) for m in manifests[:3]]
+    assert read_before == [*range(8)]
+    assert opened.store.scrub(2**30, is_wanted) == [(m.stream, m.digest) for m in manifests[3:]]
+    assert (read.count("read_manifest"), read.count("read_chunk")) == (6, 7)
+    assert read_before == [*range(8), *range(7, 14)]
+
+
+def noting(read: list[str], name: str) -> Any:
+    """What the scrub reads with, noted in *read*."""
+    function = getattr(store_scrub, name)
+
+    def noted(*arguments: Any) -> Any:
+        read.append(name)
+        return function(*arguments)
+
+    return noted
 
 
 def test_r22_what_is_being_written_is_not_rotten(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:

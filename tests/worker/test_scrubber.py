@@ -1,8 +1,9 @@
-"""The scrubber's thread: what goes wrong in one step does not end it."""
+"""The scrubber's thread: what goes wrong in one step does not end it, and closing waits for none."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from replicator.core.events import HeadRotten
 from replicator.errors import StoreDamaged
 from replicator.model import Digest, StreamName
 from replicator.worker.scrubber import Scrubber
+from tests.worker.nodes import wait_until
 
 ROT = (StreamName("orders"), Digest(bytes(32)))
 
@@ -24,7 +26,7 @@ class FakeStore:
     def usage(self) -> dict[str, int]:
         return {"stored_bytes": 1}
 
-    def scrub(self, budget_bytes: int) -> list[tuple[StreamName, Digest]]:
+    def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool]) -> list[tuple[StreamName, Digest]]:
         if self.errors:
             raise self.errors.pop()
         return [ROT]
@@ -47,3 +49,31 @@ def test_scrubbing_goes_on_after_an_error(error: Exception, caplog: pytest.LogCa
         scrubber.close()
     assert found[0] == HeadRotten(*ROT)
     assert "scrub failed" in caplog.text
+
+
+class LargeStore:
+    """One step goes on for as long as it is wanted."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.broken_off = False
+
+    def usage(self) -> dict[str, int]:
+        return {"stored_bytes": 2**40}
+
+    def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool]) -> list[tuple[StreamName, Digest]]:
+        self.begun.set()
+        wait_until(lambda: not is_wanted(), "the end of it")
+        self.broken_off = True
+        return []
+
+
+def test_closing_breaks_a_step_off() -> None:
+    """A step grows with the store: whoever waited for the end of it would be killed before."""
+    store = LargeStore()
+    scrubber = Scrubber(cast(Any, store), lambda event: None, 1.0)
+    try:
+        assert store.begun.wait(5)
+    finally:
+        scrubber.close()
+    assert store.broken_off
