@@ -40,6 +40,14 @@ MODULES = {
     "bench failover": "bench.failover",
     "bench ingestion": "bench.ingestion",
 }
+TELLING = (
+    "tests.simulation --report tests/simulation/record.jsonl",
+    "tests.simulation --seeds 1",
+    "tests.exploration --quick --world pair --states 5",
+    "tests.simulation --help",
+    "tests.exploration --help",
+    "tests.chaos --help",
+)
 FOREIGN = (b"hello\n", b'{"commit": 1, "turns": 2}', b'[{"a": 1}]', b"[1]\n[2]", b"\xff\x00\n")
 
 
@@ -72,6 +80,59 @@ def test_a_state_of_something_else_is_left_as_it_is(
         assert said[0].startswith("usage:")
         assert state.read_bytes() == data
     assert list(tmp_path.iterdir()) == [state]
+
+
+def told(words: str, output: int, redirection: str = "") -> tuple[int, str]:
+    """The status of a script's module that prints to *output*, and what it says on standard error."""
+    shell = ["bash", "-c", f"exec {sys.executable} -m {words} {redirection}"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        shell,
+        env=environ,
+        cwd=ROOT,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", TELLING)
+def test_a_reader_that_leaves_a_script_is_no_error(words: str) -> None:
+    """Nothing is said of it, and the status is 1: not all was told."""
+    reader, output = os.pipe()
+    os.close(reader)
+    assert told(words, output) == (1, "")
+    os.close(output)
+
+
+@pytest.mark.parametrize("words", [words for words in TELLING if not words.endswith("--help")])
+def test_a_script_s_output_that_takes_nothing_is_an_error_in_a_line(words: str) -> None:
+    """Full or closed: with status 1, and not once more when the process ends."""
+    name = {"tests.simulation": "scripts/simulate", "tests.exploration": "scripts/explore"}[words.split()[0]]
+    with Path("/dev/full").open("wb") as full:
+        said = told(words, full.fileno())
+    assert said == (1, f"{name}: standard output: No space left on device\n")
+    said = told(words, subprocess.DEVNULL, ">&-")
+    assert said == (1, f"{name}: standard output: Bad file descriptor\n")
+
+
+def test_a_simulation_goes_on_where_nobody_reads_how_it_goes() -> None:
+    """Its progress on standard error is lost, and that alone."""
+    code = (
+        "import sys; from tests.simulation import __main__ as script; script.PROGRESS_EVERY_S = -1.0\n"
+        "sys.exit(script.guarded('scripts/simulate', lambda: script.main(['--seeds', '1'])))"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with Path("/dev/full").open("wb") as full:
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, stderr=full, env=environ, check=False, timeout=60
+        )
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"1 seeds, 0 failed")
 
 
 @pytest.mark.parametrize("left", ["nothing", "no pip", "no interpreter"])

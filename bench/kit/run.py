@@ -19,7 +19,7 @@ from typing import Any
 from bench.kit import plots
 from bench.kit.report import Report
 from replicator import ReplicatorError
-from replicator.cli.main import drop_output
+from replicator.cli.output import drop
 from replicator.settings import PREFIX, SCRIPT_NAMES
 from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import directory, writable
@@ -119,7 +119,7 @@ def _deliveries(
 def unwritten(program: str, error: OSError) -> int:
     """Say in one line what could not be written: a file, which the error names, or the output. Returns 1."""
     if error.filename is None:
-        drop_output(sys.stdout.fileno())
+        drop(sys.stdout)
     print(f"{program}: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
     return 1
 

@@ -6,15 +6,12 @@ Exit status: 0 done, 1 it could not be done, 2 used in a wrong way, 130 interrup
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from replicator.cli.output import complain, guarded
 from replicator.errors import ReplicatorError, SettingsError
 
 if TYPE_CHECKING:
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 
 COMMANDS = ("node", "status", "streams", "export", "config", "keygen", "handover", "abandon", "demo")
 INTERRUPTED = 130
-UNWRITABLE = (ENOSPC, EDQUOT, EFBIG, EIO)  # of files commands raise `ReplicatorError`
 _LACKING = "replicator: the command needs typer and rich: pip install 'replicator[cli]'"
 
 
@@ -56,31 +52,24 @@ def replicator() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line *arguments* (the process's own by default) and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    return guarded("replicator", lambda: _tell(words))
+
+
+def _tell(words: list[str]) -> int:
     try:
         return _run(words)
     except SettingsError as error:
-        return _complain("\n".join(f"replicator: {problem}" for problem in error.problems), 2)
+        return complain("\n".join(f"replicator: {problem}" for problem in error.problems), 2)
     except ReplicatorError as error:
-        return _complain(f"replicator: {error}", 1)
+        return complain(f"replicator: {error}", 1)
     except KeyboardInterrupt:
-        return _complain("replicator: interrupted", INTERRUPTED)
-    except BrokenPipeError:  # whoever read our output has gone
-        drop_output(sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        where = error.filename or "system"
-        if error.filename is None and error.errno in UNWRITABLE:
-            drop_output(sys.stdout.fileno())
-            where = "standard output"
-        return _complain(f"replicator: {where}: {error.strerror or error}", 1)
+        return complain("replicator: interrupted", INTERRUPTED)
     except Exception as error:
         # A usage error. Its class lives in click or in typer's own copy of it, whichever is installed.
         if not hasattr(error, "format_message"):
             raise
         helpful = f"replicator {words[0]} --help" if words[0] in COMMANDS else "replicator --help"
-        return _complain(f"replicator: {error.format_message()} (see {helpful})", 2)
-    finally:
-        _settle_errors()
+        return complain(f"replicator: {error.format_message()} (see {helpful})", 2)
 
 
 def _run(words: list[str]) -> int:
@@ -88,14 +77,12 @@ def _run(words: list[str]) -> int:
         import rich  # noqa: F401
         import typer
     except ImportError:
-        return _complain(_LACKING, 1)
-    if sys.stdout is None:
-        sys.stdout = _Closed()
+        return complain(_LACKING, 1)
     for word in words:
         if any("\udc80" <= each <= "\udcff" for each in word):
-            return _complain(f"replicator: {word!r} is not UTF-8", 2)
+            return complain(f"replicator: {word!r} is not UTF-8", 2)
     if words == ["--version"]:
-        print(f"replicator {version('replicator')}", flush=True)
+        print(f"replicator {version('replicator')}")
         return 0
     command = typer.main.get_command(application(words[:1] if words[0] in COMMANDS else COMMANDS))
     try:
@@ -103,40 +90,8 @@ def _run(words: list[str]) -> int:
     except typer.Abort as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # an older typer's word for it
             raise KeyboardInterrupt from error
-        return _complain("replicator: not confirmed, nothing was done", 1)
+        return complain("replicator: not confirmed, nothing was done", 1)
     sys.stdout.flush()
     if status == INTERRUPTED:  # by typer, which has made a status of the KeyboardInterrupt
         raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
-
-
-class _Closed(io.TextIOBase):
-    """Standard output where whoever started us has closed it: a command that prints fails, others do not."""
-
-    @property
-    def buffer(self) -> Self:
-        return self
-
-    def write(self, text: object) -> int:
-        raise OSError(EBADF, os.strerror(EBADF), "standard output")
-
-
-def drop_output(descriptor: int) -> None:
-    """What is left in the buffer of a standard stream must not fail once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-
-
-def _complain(text: str, status: int) -> int:
-    if sys.stderr is not None:  # print would take standard output instead
-        with suppress(OSError):
-            print(text, file=sys.stderr)
-    return status
-
-
-def _settle_errors() -> None:
-    """What standard error does not take is lost, and changes no exit status."""
-    if sys.stderr is not None:
-        try:
-            sys.stderr.flush()
-        except OSError:
-            drop_output(sys.stderr.fileno())

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from replicator.cli.output import guarded
 from replicator.signals import interrupt_each_time
 from tests.arguments import above_zero, resumable
 from tests.chaos.nemeses import NEMESES
@@ -108,4 +109,4 @@ def _tell(report: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded("scripts/chaos", lambda: main(sys.argv[1:])))

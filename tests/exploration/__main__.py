@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 
+from replicator.cli.output import complain, guarded
 from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import above_zero, one_or_more
 from tests.exploration.explorer import Explorer, Outcome
@@ -29,8 +30,8 @@ def main(given: list[str]) -> int:
             if not options.world or world.name in options.world:
                 broken |= show(Explorer(world if options.quick else world.long()), options)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return broken or 130
+        status = complain("interrupted", 130)
+        return broken or status
     return broken
 
 
@@ -59,4 +60,4 @@ def line(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded("scripts/explore", lambda: main(sys.argv[1:])))

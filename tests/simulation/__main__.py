@@ -21,8 +21,9 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from replicator.cli.output import complain, guarded
 from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import above_zero, none_or_more, one_or_more, readable, resumable
 from tests.simulation.batches import (
@@ -88,8 +89,7 @@ def main(given: list[str]) -> int:
     try:
         return _act(options, given)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return complain("interrupted", INTERRUPTED)
 
 
 def _act(options: argparse.Namespace, given: list[str]) -> int:
@@ -165,8 +165,8 @@ class Run:
                 for future in done:
                     self._take(future.result())
         except KeyboardInterrupt:
-            status = INTERRUPTED  # whoever waits for it has not got all that was asked for
-            print("interrupted: batches that were not finished are not counted", file=sys.stderr)
+            # Whoever waits for it has not got all that was asked for.
+            status = complain("interrupted: batches that were not finished are not counted", INTERRUPTED)
             for process in list((pool._processes or {}).values()):
                 process.terminate()
         finally:
@@ -189,7 +189,8 @@ class Run:
             append_record(self._options.state, batch)
         if time.monotonic() - self._told > PROGRESS_EVERY_S:
             self._told = time.monotonic()
-            self._tell(sys.stderr)
+            with suppress(OSError):  # nobody may be reading how it goes
+                self._tell(sys.stderr)
 
     def _tell(self, where: object) -> None:
         """How fast it goes."""
@@ -223,4 +224,4 @@ def _begin_child() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded("scripts/simulate", lambda: main(sys.argv[1:])))
