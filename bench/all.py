@@ -27,6 +27,7 @@ from msgspec import Struct
 from bench.kit.measured import RESULTS, ROOT, blocks, write
 from bench.kit.report import progress
 from bench.kit.run import unwritten
+from replicator.cli.output import prepare
 from replicator.signals import ending_signals, interrupt_each_time
 
 INTERRUPTED = 130
@@ -109,6 +110,7 @@ def run_all(names: list[str], results: Path, *, quick: bool) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the plan, or the measurements that are named."""
+    prepare()
     options_of = argparse.ArgumentParser(
         prog="scripts/bench all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -19,7 +19,7 @@ from typing import Any
 from bench.kit import plots
 from bench.kit.report import Report
 from replicator import ReplicatorError
-from replicator.cli.output import drop
+from replicator.cli.output import drop, prepare, write
 from replicator.settings import PREFIX, SCRIPT_NAMES
 from replicator.signals import ending_signals, interrupt_each_time
 from tests.arguments import directory, writable
@@ -34,6 +34,7 @@ FILES = ("--json", "--plot", "--dir", "--state")  # options that say where to, a
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     """The options that all measurements have; the module's docstring is the help."""
+    prepare()  # the help, too, has characters that not every encoding has
     made = argparse.ArgumentParser(
         prog=f"scripts/bench {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,8 +109,10 @@ def run(
 def _deliveries(
     report: Report, options: argparse.Namespace, draw: Draw | None
 ) -> Iterator[Callable[[], None]]:
-    text = report.to_json().decode() if options.json == STANDARD_OUTPUT else f"{report.text()}\n"
-    yield lambda: print(text, end="", flush=True)
+    if options.json == STANDARD_OUTPUT:
+        yield lambda: write(report.to_json())
+    else:
+        yield lambda: print(report.text(), flush=True)
     if options.json not in (None, STANDARD_OUTPUT):
         yield lambda: report.save(options.json)
     if options.plot is not None and draw is not None:

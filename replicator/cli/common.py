@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from replicator.cli import output
 from replicator.settings import Settings
 
 PIPE_COLUMNS = 10_000
@@ -28,7 +29,7 @@ def find_data_dir(data_dir: Path | None) -> Path:
 
 def print_json(value: object) -> None:
     """Print *value* as indented JSON."""
-    print(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+    output.write(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

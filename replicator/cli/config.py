@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from replicator.cli import output
 from replicator.cli.common import print_json, print_table
 from replicator.settings import Settings, markdown, table
 
@@ -47,7 +48,7 @@ def config(
     if form is Format.ENV:
         paths = {n: v.absolute() for n, v in msgspec.structs.asdict(settings).items() if isinstance(v, Path)}
         for name, value in msgspec.structs.replace(settings, **paths).to_env().items():
-            print(f"{name}={shlex.quote(value)}")
+            output.write(f"{name}={shlex.quote(value)}\n".encode())
     elif form is Format.MARKDOWN:
         print(markdown())
     elif form is Format.JSON:

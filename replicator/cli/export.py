@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from replicator.cli.common import DataDir, find_data_dir, printable
+from replicator.cli.output import write
 from replicator.errors import CheckpointUnreadable, ReplicatorError, Unavailable
 from replicator.model import Buffer, Payload, StreamName
 from replicator.signals import ending_signals, interrupt
@@ -98,8 +98,7 @@ def _write_parts(directory: Path, payload: Payload) -> None:
 def _write(path: Path | None, content: Buffer) -> None:
     """Write to standard output, to a device or a pipe, or to a file that appears whole or not at all."""
     if path is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        write(content)
         return
     try:
         if path.exists() and not path.is_file():

@@ -1,6 +1,7 @@
-"""Standard output and standard error of a command, or of a script: closed, full, or left by their reader.
+"""Standard output and standard error of a command, or of a script, whatever they were made to be.
 
-Needs neither typer nor rich.
+They may be closed, full, or of an encoding that has few characters, and whoever reads them may go. Needs
+neither typer nor rich.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
 from typing import Self, TextIO
+
+from replicator.model import Buffer
 
 UNWRITABLE = (ENOSPC, EDQUOT, EFBIG, EIO)  # of a file whoever writes it raises an error that names it
 
@@ -44,9 +47,18 @@ def guarded(program: str, act: Callable[[], int]) -> int:
 
 
 def prepare() -> None:
-    """Have what is printed fail where there is no standard output."""
+    """Have standard output fail if it is closed, and escape the characters that its encoding lacks."""
     if sys.stdout is None:
         sys.stdout = _Closed()
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write(content: Buffer) -> None:
+    """Write bytes that no encoding changes: a program reads UTF-8 whatever people's terminals show."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def complain(text: str, status: int) -> int:

@@ -305,6 +305,26 @@ def test_an_output_that_takes_nothing_is_an_error_in_a_line(
     assert (said.returncode, said.stderr) == (1, f"scripts/bench why: standard output: {reason}\n")
 
 
+@pytest.mark.parametrize("words", ["", "--help", "--json -"])
+def test_a_report_is_printed_in_every_encoding(words: str) -> None:
+    """People see escaped what theirs has no character for, and JSON is UTF-8."""
+    script = (
+        "import sys\n"
+        "from bench.kit.report import Report\n"
+        "from bench.kit.run import parser, run\n"
+        "report = Report(question='How many µs?', command='scripts/bench why')\n"
+        "sys.exit(run(parser('How many µs?', 'why'), lambda options: report))\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(machine.ROOT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", script, *words.split()]
+    said = subprocess.run(command, capture_output=True, check=False, env=environ)
+    assert (said.returncode, said.stderr) == (0, b"")
+    if words == "--json -":
+        assert json.loads(said.stdout)["question"] == "How many µs?"
+    else:
+        assert rb"How many \xb5s?" in said.stdout
+
+
 def test_a_closing_terminal_interrupts_too(tmp_path: Path) -> None:
     """Also when it says so again while what was started is being stopped."""
     script = (

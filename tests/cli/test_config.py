@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from replicator.settings import Settings, markdown, table
 from tests.cli.conftest import Command
@@ -66,3 +70,21 @@ def test_check_reads_the_key_files(command: Command, tmp_path: Path) -> None:
     assert outcome.err.startswith(f"replicator: cannot read {tmp_path}/local.secret: ")
     command("keygen", "local", "-o", tmp_path)
     assert command("config", "--check").status == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("form", ["table", "md", "env", "json"])
+def test_every_encoding_takes_the_settings(encoding: str, form: str) -> None:
+    """People see escaped what theirs has no character for; to programs it is UTF-8 in any case."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("REPLICATOR_")}
+    environ |= {"REPLICATOR_DATA_DIR": "/data/日é", "PYTHONIOENCODING": encoding}
+    words = [sys.executable, "-m", "replicator", "config", "--format", form]
+    done = subprocess.run(words, env=environ, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if form == "env":
+        assert done.stdout.decode() == "REPLICATOR_DATA_DIR='/data/日é'\n"
+    elif form == "json":
+        (row,) = (row for row in msgspec.json.decode(done.stdout) if row["name"] == "REPLICATOR_DATA_DIR")
+        assert row["value"] == "/data/日é"
+    else:
+        assert r"name=host:port,\u2026" in done.stdout.decode(encoding)
