@@ -83,3 +83,6 @@ def test_the_proof_counts_what_there_is() -> None:
     assert f"under {len(record.faults)} kinds of fault and {len(record.frames)} of what becomes" in readme
     assert f"| {record.seeds:,} seeds while it was built" in readme
     assert f"; {len(record.failures)} seeds failed at their commit" in readme
+    simulation = (README.parent / "tests" / "simulation" / "README.md").read_text()
+    counted = f"every recorded run, {record.seeds:,} seeds, with its commit and what failed in it: "
+    assert f"{counted}{len(record.failures)} seeds" in simulation
