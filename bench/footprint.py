@@ -113,7 +113,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 def main() -> int:
     """Read the options and run."""
-    options_of = parser(__doc__, NAME)
+    options_of = parser(__doc__, NAME, has_plot=False)
     options_of.add_argument(
         "--runs", type=one_or_more, default=15, help="fresh interpreters per statement (default 15)"
     )

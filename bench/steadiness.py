@@ -120,7 +120,7 @@ def _load(stack: ExitStack, directory: Path, burners: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    made = parser(__doc__, NAME)
+    made = parser(__doc__, NAME, has_plot=False)
     made.add_argument("--minutes", type=above_zero, default=30.0, help="how long (default 30)")
     made.add_argument("--profile", choices=("default", "fast", "wan"), default="default")
     made.add_argument("--isolation", choices=("process", "thread"), default="process")

@@ -32,8 +32,8 @@ QUICK = "other defaults: a few seconds instead of minutes, and rough figures"
 FILES = ("--json", "--plot", "--dir", "--state")  # options that say where to, and nothing of what
 
 
-def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """The options that all measurements have; the module's docstring is the help."""
+def parser(doc: str | None, name: str, *, has_plot: bool = True) -> argparse.ArgumentParser:
+    """The options that all measurements have, --plot if it can be drawn; the module's doc is the help."""
     prepare()  # the help, too, has characters that not every encoding has
     made = argparse.ArgumentParser(
         prog=f"scripts/bench {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -41,7 +41,9 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--json", metavar="FILE", type=json_file, help="write the report as JSON; - is standard output"
     )
-    made.add_argument("--plot", metavar="FILE.svg", type=plot_file, help="draw it (needs matplotlib)")
+    if has_plot:
+        made.add_argument("--plot", metavar="FILE.svg", type=plot_file, help="draw it (needs matplotlib)")
+    made.set_defaults(plot=None)
     made.add_argument("--quick", action="store_true", help=QUICK)
     made.add_argument(
         "--dir", metavar="DIR", type=directory, help="where the stores are made, and removed again"
@@ -77,8 +79,6 @@ def run(
         options_of.set_defaults(**(quick or {}))
         options = options_of.parse_args(arguments)
     if options.plot is not None:
-        if draw is None:
-            options_of.error("this measurement has no plot")
         try:
             plots.require()
         except plots.PlotsMissing as error:

@@ -59,7 +59,8 @@ def test_the_table_is_put_between_its_markers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "compare"])
 def test_every_measurement_has_help(name: str) -> None:
-    """--help works without servers, clients or plots, and says what the figures mean."""
+    """--help works without servers, clients or plots, says what the figures mean, and offers a plot only of
+    what can be drawn."""
     words = [sys.executable, "-m", f"bench.{name}", "--help"]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.startswith("usage: scripts/bench")
@@ -67,6 +68,8 @@ def test_every_measurement_has_help(name: str) -> None:
     for option in re.findall(r"\n  (--(?:minutes|seconds) .*(?:\n    .*)*)", found.stdout):
         assert "(default" in option
     assert len(found.stdout) > 600
+    module = import_module("bench.compare.__main__" if name == "compare" else f"bench.{name}")
+    assert ("--plot" in found.stdout) == hasattr(module, "draw")
 
 
 def test_measurements_are_listed_with_their_questions() -> None:
@@ -89,6 +92,7 @@ REFUSED = {
     "footprint --json /proc/x/y.json": "--json: no file can be made in /proc/x: No such file or directory",
     "footprint --json /dev/null": "--json: /dev/null cannot be written: not a regular file",
     "submit --plot /proc/x/y.svg": "--plot: no file can be made in /proc/x: No such file or directory",
+    "footprint --plot y.svg": "unrecognized arguments: --plot y.svg",
     "submit --plot y.png": "--plot: y.png does not end in .svg",
     "submit --dir /proc/x": "--dir: no file can be made in /proc/x: No such file or directory",
     "submit --calls 0": "--calls: 0 is less than 1",
