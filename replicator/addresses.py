@@ -50,6 +50,8 @@ def parse_peers(text: str) -> Peers:
         if node in peers:
             raise ValueError(f"{node!r} is named twice")
         peers[NodeId(node)] = parse_address(address)
+    if not peers:
+        raise ValueError(f"{text!r} names no node")
     return peers
 
 

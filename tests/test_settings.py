@@ -212,6 +212,7 @@ def test_a_relation_with_a_wrong_value_is_left_out() -> None:
         ("a", "a=127.0.0.1:7400,b=127.0.0.1:65535", "is not from 1 to 65533"),
         ("a", "a=127.0.0.1:7400,b=127.0.0.1:http", "is not host:port"),
         ("a", "a=127.0.0.1:7400,b c=127.0.0.1:7410", "REPLICATOR_PEERS: "),
+        ("local", " ,,", "REPLICATOR_PEERS: ',,' names no node"),
         ("a", "a=127.0.0.1:7400,b=10.0.0.2:7400", "10.0.0.2:7400 is not on this machine, so keys are needed"),
     ],
 )
