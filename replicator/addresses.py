@@ -13,6 +13,7 @@ from replicator.model import MEMBERS_MAX, NodeId
 
 PORTS_PER_NODE = 3
 PORT_MAX = 65_536 - PORTS_PER_NODE
+PORT_DIGITS_MAX = 5
 
 Address = tuple[str, int]
 Peers = dict[NodeId, Address]
@@ -35,7 +36,7 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{text!r} is not host:port; an IPv6 host stands in brackets: [::1]:7400")
     if host in ("", "*", "0.0.0.0", "::") or any(char.isspace() or char in "/[]@" for char in host):
         raise ValueError(f"{text!r} names no host that others can reach")
-    if not 1 <= int(port) <= PORT_MAX:
+    if len(port) > PORT_DIGITS_MAX or not 1 <= int(port) <= PORT_MAX:
         raise ValueError(f"the port of {text!r} is not from 1 to {PORT_MAX}")
     return host, int(port)
 

@@ -33,6 +33,7 @@ PREFIX = "REPLICATOR_"
 SCRIPT_NAMES = frozenset({"REPLICATOR_VENV"})  # read by scripts/setup; no setting of the library
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}\Z"
+_NAME_WORDS = "of 1 to 63 letters, digits, '_', '.' or '-', but no '.' or '-' first"
 _Node = Annotated[NodeId, Meta(pattern=_NAME)]
 _ChunkBytes = Annotated[int, Meta(ge=KIB, le=16 * MIB)]
 
@@ -315,32 +316,32 @@ def _allowed(info: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return "one of: " + ", ".join(get_args(kind))
     if meta.pattern:
-        return "a name of 1 to 63 letters, digits, '.', '-' or '_'"
+        return f"a name {_NAME_WORDS}"
     if meta.ge is not None and meta.le is not None:
         noun = "a number" if kind is float else "a whole number"
         units = ", or as many KiB, MiB or GiB" if _unit(info) == "bytes" else ""
         return f"{noun} from {meta.ge:.15g} to {meta.le:.15g} {_unit(info)}".rstrip() + units
     if info.name == "stream_chunk_bytes":
         return f"stream=size,… with sizes from {KIB} to {16 * MIB} bytes"
-    return "name=host:port,…" if info.name == "peers" else "a path"
+    return f"name=host:port,… with names {_NAME_WORDS}" if info.name == "peers" else "a path"
 
 
 def _parse(info: FieldInfo, text: str) -> Any:
     """The value of a variable's text; raises ValueError that says what is wrong and what is allowed."""
     kind = get_args(info.type)[0]
-    if info.name == "peers":
-        return msgspec.convert(parse_peers(text), info.type)
     if Path in (kind, *get_args(kind)):
         try:
             return Path(text).expanduser()
         except RuntimeError:
             raise ValueError(f"{text!r} is in the home directory of nobody known here") from None
-    given: str | dict[str, str] = parse_size(text) if _unit(info) == "bytes" else text
+    given: object = parse_size(text) if _unit(info) == "bytes" else text
+    if info.name == "peers":
+        given = parse_peers(text)
     if info.name == "stream_chunk_bytes":
         given = parse_stream_sizes(text)
     try:
         return msgspec.convert(given, info.type, strict=False)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         raise ValueError(f"{text!r} is not {_allowed(info)}") from None
 
 
@@ -365,7 +366,7 @@ def _wrong_values(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         try:
             right = isinstance(value, Path) or msgspec.convert(value, info.type) == value
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):
             right = False
         if not right:
             problems[name] = f"{value!r} is not {_allowed(info)}"

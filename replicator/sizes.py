@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
+_DIGITS_MAX = 18  # far above any size, and far below what `int` refuses in words of its own
 _UNITS = {"KiB": KIB, "MiB": MIB, "GiB": GIB}
 
 
 def parse_size(text: str) -> str:
     """The size as digits alone; what is none stays as it is."""
     number, unit = text[:-3].strip(), text[-3:]
-    return str(int(number) * _UNITS[unit]) if unit in _UNITS and number.isdecimal() else text
+    is_size = unit in _UNITS and number.isdecimal() and len(number) <= _DIGITS_MAX
+    return str(int(number) * _UNITS[unit]) if is_size else text
 
 
 def parse_stream_sizes(text: str) -> dict[str, str]:

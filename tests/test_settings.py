@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import hypothesis
@@ -22,6 +22,7 @@ from replicator.settings import Settings, core_config, markdown, table, variable
 from replicator.sizes import MIB
 
 PEERS = "edge-1=127.0.0.1:7400,edge-2=127.0.0.1:7410,edge-3=[::1]:7400"
+NAME_WORDS = "of 1 to 63 letters, digits, '_', '.' or '-', but no '.' or '-' first"
 steady = hypothesis.settings(deadline=None, derandomize=True)
 CLUSTER = {"REPLICATOR_NODE": "edge-2", "REPLICATOR_PEERS": PEERS}
 
@@ -130,7 +131,7 @@ def test_one_line_per_wrong_variable() -> None:
             "REPLICATOR_CLUSTER": "my cluster",
         }
     ) == [
-        "REPLICATOR_CLUSTER: 'my cluster' is not a name of 1 to 63 letters, digits, '.', '-' or '_'",
+        f"REPLICATOR_CLUSTER: 'my cluster' is not a name {NAME_WORDS}",
         "REPLICATOR_ISOLATION: 'fork' is not one of: process, thread",
         "REPLICATOR_HEARTBEAT_INTERVAL_S: 'nan' is not a number from 0.001 to 20 s",
         "REPLICATOR_LEASE_S: 'soon' is not a number from 0.005 to 60 s",
@@ -211,7 +212,7 @@ def test_a_relation_with_a_wrong_value_is_left_out() -> None:
         ("a", "a=127.0.0.1:7400,b=0.0.0.0:7410", "names no host that others can reach"),
         ("a", "a=127.0.0.1:7400,b=127.0.0.1:65535", "is not from 1 to 65533"),
         ("a", "a=127.0.0.1:7400,b=127.0.0.1:http", "is not host:port"),
-        ("a", "a=127.0.0.1:7400,b c=127.0.0.1:7410", "REPLICATOR_PEERS: "),
+        ("a", "a=127.0.0.1:7400,b c=127.0.0.1:7410", f" is not name=host:port,… with names {NAME_WORDS}"),
         ("local", " ,,", "REPLICATOR_PEERS: ',,' names no node"),
         ("a", "a=127.0.0.1:7400,b=10.0.0.2:7400", "10.0.0.2:7400 is not on this machine, so keys are needed"),
     ],
@@ -241,6 +242,8 @@ def test_values_given_directly_are_checked_too() -> None:
         Settings(lease_s=100)
     with pytest.raises(SettingsError, match="does not fit"):
         Settings(claim_retry_min_s=1)
+    with pytest.raises(SettingsError, match=r"^REPLICATOR_ACKS: '\\udcff' is not one of: quorum"):
+        Settings(acks=cast(Any, "\udcff"))
     with pytest.raises(SettingsError, match="REPLICATOR_PEERS"):
         Settings(peers={NodeId("a b"): ("127.0.0.1", 7400), NodeId("local"): ("127.0.0.1", 7410)})
 
@@ -272,6 +275,35 @@ def test_what_is_not_utf8_is_told(name: str) -> None:
     assert line.encode()  # escaped, so that it can be printed
     with pytest.raises(SettingsError, match="UTF-8"):
         Settings(data_dir=Path("/data/\udcff"))
+
+
+@pytest.mark.parametrize("name", ["NODE", "CLUSTER", "ACKS", "KEEP", "LEASE_S", "CHUNK_BYTES", "PEERS"])
+def test_what_is_not_utf8_is_no_value(name: str) -> None:
+    """Where only some values are right it is another wrong one, told as all of them are."""
+    text = {"PEERS": "\udcff=localhost:7400,local=localhost:7410"}.get(name, "\udcff")
+    (line,) = problems({f"REPLICATOR_{name}": text})
+    assert line.startswith(f"REPLICATOR_{name}: {text!r} is not ")
+
+
+@pytest.mark.parametrize("name", [".a", "-a", "a" * 64, "a b"])
+def test_a_name_that_is_none_is_told_what_names_are(name: str) -> None:
+    """The whole rule, what may not come first included."""
+    assert problems({"REPLICATOR_NODE": name}) == [f"REPLICATOR_NODE: {name!r} is not a name {NAME_WORDS}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "unit", "what"),
+    [
+        ("CHUNK_BYTES", "", "", "is not a whole number from 1024 to 16777216 bytes"),
+        ("CHUNK_BYTES", "", "KiB", "is not a whole number from 1024 to 16777216 bytes"),
+        ("STREAM_CHUNK_BYTES", "s=", "MiB", "is not stream=size,… with sizes from 1024 to 16777216 bytes"),
+        ("PEERS", "local=localhost:", "", "is not from 1 to 65533"),
+    ],
+)
+def test_a_number_of_very_many_digits_is_a_wrong_one(name: str, before: str, unit: str, what: str) -> None:
+    """Told as all of them are: Python has words of its own for what it makes no number of."""
+    (line,) = problems({f"REPLICATOR_{name}": f"{before}{'9' * 5000}{unit}"})
+    assert f"9{unit}' {what}" in line
 
 
 def test_the_core_gets_its_numbers_from_the_settings() -> None:
