@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from replicator.cli.admin import ask
-from replicator.cli.common import DataDir, find_data_dir
+from replicator.cli.common import DataDir, find_data_dir, stream_name
 
 NAME = "epoch {} sequence {}".format
 
@@ -26,13 +26,14 @@ def abandon(
     \b
     replicator abandon orders
     """
+    name = stream_name(stream)
     directory = find_data_dir(data_dir)
     if not yes and not typer.confirm(
         f"Give up the newest checkpoint of {stream!r} for good? If it was committed, it is lost."
     ):
         print("nothing was changed")
         raise typer.Exit(1)
-    done = ask(directory, "abandon", stream=stream)
+    done = ask(directory, "abandon", stream=name)
     instead = done["instead"]
     then = f"{NAME(*instead)} is restored once this node holds it" if instead else "the stream is deleted"
     print(f"{stream}: {NAME(*done['position'])} is given up; {then}")

@@ -1,4 +1,4 @@
-"""What several commands share: the data directory option, tables and sizes for people, JSON for programs."""
+"""What several commands share: names, the data directory, tables and sizes for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import msgspec
 import typer
 
 from replicator.cli import output
+from replicator.errors import SettingsError
+from replicator.model import NodeId, StreamName
 from replicator.settings import Settings
 
 PIPE_COLUMNS = 10_000
@@ -25,6 +27,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 def find_data_dir(data_dir: Path | None) -> Path:
     """The directory given, or the settings' one; with it given, wrong settings do no harm."""
     return Settings.from_env().data_dir if data_dir is None else data_dir
+
+
+def node_name(text: str) -> NodeId:
+    """*text* as a node's name; one that no node can have is a wrong use."""
+    try:
+        return Settings(node=NodeId(text), data_dir=Path()).node
+    except SettingsError as error:
+        _, _, problem = str(error).partition(": ")  # of a variable that nobody has set
+        raise typer.BadParameter(problem) from error
+
+
+def stream_name(text: str) -> StreamName:
+    """*text* as a stream's name; one that no stream can have is a wrong use."""
+    from replicator.engine import parcel  # late: what it imports is not needed by the other commands
+
+    try:
+        return parcel.stream_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def print_json(value: object) -> None:

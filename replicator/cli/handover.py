@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from replicator.cli.admin import ask
-from replicator.cli.common import DataDir, find_data_dir
+from replicator.cli.common import DataDir, find_data_dir, node_name
 
 
 def handover(
@@ -22,6 +22,6 @@ def handover(
     \b
     replicator handover edge-2
     """
-    arguments = {} if node is None else {"to": node}
+    arguments = {} if node is None else {"to": node_name(node)}
     reply = ask(find_data_dir(data_dir), "handover", **arguments)
     print(f"{reply['primary']} takes over")

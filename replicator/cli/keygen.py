@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from replicator.errors import SettingsError
-from replicator.model import NodeId
+from replicator.cli.common import node_name
 
 
 def keygen(
@@ -28,16 +27,6 @@ def keygen(
 
     if len(set(nodes)) < len(nodes):
         raise typer.BadParameter("a node is named twice")
-    names = list(map(_name, nodes))
+    names = list(map(node_name, nodes))
     for path in generate_keys(names, directory):
         print(path)
-
-
-def _name(text: str) -> NodeId:
-    from replicator.settings import Settings
-
-    try:
-        return Settings(node=NodeId(text)).node
-    except SettingsError as error:
-        _, _, problem = str(error).partition(": ")  # of a variable that nobody has set
-        raise typer.BadParameter(problem) from error

@@ -141,6 +141,44 @@ def test_abandon_says_what_comes_instead(command: Command, fake_node: StartNode)
     assert outcome.err == "replicator: nothing was changed: ask again\n"
 
 
+@pytest.mark.parametrize("name", ["", "e" * 64, "e" * 5000, "edge 2", ".edge"])
+def test_nobody_is_asked_to_hand_over_to_what_is_no_node(
+    command: Command, fake_node: StartNode, name: str
+) -> None:
+    """Nor to anybody, where the name is empty: a script may have had none to put there."""
+    node, data_dir = fake_node({"ok": True, "primary": "edge-3"})
+    outcome = command("handover", name, "--data-dir", data_dir)
+    assert (outcome.status, outcome.out, node.asked) == (2, "", [])
+    assert outcome.err.startswith(f"replicator: Invalid value: {name!r} is not a name of 1 to 63 letters")
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", "s" * 256, "é" * 128, "s" * 5000])
+def test_nobody_is_asked_to_abandon_what_is_no_stream(
+    command: Command, fake_node: StartNode, name: str
+) -> None:
+    """A request that is too large would have no answer, as if the node did not run."""
+    node, data_dir = fake_node({"ok": True, "position": [4, 17], "instead": None})
+    outcome = command("abandon", name, "--yes", "--data-dir", data_dir)
+    assert (outcome.status, outcome.out, node.asked) == (2, "", [])
+    assert outcome.err.startswith("replicator: Invalid value: a stream's name has 1 to 255 bytes of UTF-8")
+    assert outcome.err.count("\n") == 1
+    command("abandon", longest := "é" * 127, "--yes", "--data-dir", data_dir)
+    assert node.asked == [{"command": "abandon", "stream": longest}]
+
+
+def test_a_node_is_named_where_no_home_directory_is_known(
+    command: Command, fake_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is looked at by itself."""
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    _, data_dir = fake_node({"ok": True, "primary": "edge-2"})
+    assert command("handover", "edge-2", "--data-dir", data_dir).out == "edge-2 takes over\n"
+    assert command("keygen", "edge-1", "edge-2", "-o", data_dir / "keys").status == 0
+
+
 def test_handover_names_who_takes_over(command: Command, fake_node: StartNode) -> None:
     """With a name it is that node or nobody; without one the answer says who it is."""
     node, data_dir = fake_node({"ok": True, "primary": "edge-2"})
