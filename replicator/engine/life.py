@@ -238,6 +238,8 @@ def _own_directory(data_dir: Path) -> Path:
             pid = path.name.split("-")[1]
             if not (pid.isdecimal() and Path("/proc", pid).exists()):
                 path.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"data directory {data_dir} cannot be used: it is a file") from error
     except OSError as error:
         raise StoreError(f"data directory {data_dir} cannot be used: {error.strerror}") from error
     return data_dir.absolute()

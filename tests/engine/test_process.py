@@ -258,6 +258,16 @@ def test_a_data_directory_that_cannot_be_made_is_said(child: Callable[..., Setti
         pass
 
 
+def test_a_data_directory_that_is_a_file_is_said(child: Callable[..., Settings], tmp_path: Path) -> None:
+    """As what it is: that something of its name is there is what one expects of a directory."""
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StoreError, match="file cannot be used: it is a file"),
+        Replicator(child("serve", data_dir=tmp_path / "file")),
+    ):
+        pass
+
+
 def test_a_data_directory_that_may_not_be_written_is_said(
     child: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
