@@ -27,9 +27,9 @@ class Points:
             if state.committed.get(stream) != (head.generation, head.sequence):
                 state.mark_committed(head)
                 state.emit(effects.Standby(head))
-        elif head is not None and head.sequence > point.position.sequence:
+        elif state.is_old(stream, state.promised_epoch, point.position.sequence):
             self._waiting.pop(stream, None)
-        elif point.position.sequence > state.forgotten.get(stream, 0):
+        else:  # nothing of an older epoch supersedes it, whatever its sequence
             self._waiting[stream] = point
 
     def arrived(self, stream: StreamName) -> None:

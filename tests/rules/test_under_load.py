@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from replicator.core import heartbeat
-from replicator.core.effects import Abort, Commit, Fetch, StartTenure
+from replicator.core.effects import Abort, Commit, Fetch, Standby, StartTenure
 from replicator.core.events import Tick
 from replicator.core.messages import Behind, CommitPoint, Heartbeat
 from replicator.core.phase import Phase
@@ -94,6 +94,21 @@ def test_R15_a_commit_point_of_a_deleted_stream_is_not_waited_for() -> None:
     cluster.do("advance 0.06", "deliver a->* Heartbeat", "drop *->a HeartbeatAnswer", "settle").live(1.0)
     assert S not in cluster.state("b").heads
     assert [cluster.core(name).is_behind for name in "abc"] == [False, False, False]
+
+
+def test_R15_a_commit_point_of_a_stream_that_is_begun_anew_is_waited_for() -> None:
+    """c missed the word to forget, and holds a tombstone of a higher sequence in an older epoch: what commits
+    now is newer, and is committed here too as soon as it has come."""
+    cluster = (
+        serving().do("submit a s 1").live(0.3).do("delete a s 9", "publish", "deliver", "sync", "deliver")
+    )
+    cluster.do("sync a", "advance 0.07", "drop a->c Forget", "deliver", "sync")
+    _bump(cluster)
+    cluster.do("deliver *->* Claim", "sync b", "deliver b->a Promised").live(0.5)
+    assert [S in cluster.state(name).heads for name in "abc"] == [False, False, True]
+    cluster.forget().do("cut a c", "submit a s 1").live(0.2).do("mend a c").live(1.0)
+    assert [point.head.position for point in cluster.effects("c", Standby)] == [Position(2, 1)]
+    assert not cluster.core("c").is_behind
 
 
 def test_R18_what_nobody_has_keeps_no_place_from_what_can_be_had() -> None:
