@@ -178,7 +178,7 @@ class Plan:
         for unnamed in no_longer:
             self._chunks.drop_all(self.change, unnamed)
         self._chunks.settle(self.change, stream, entry.sequence)
-        self._set_record(stream, StreamRecord(stream, epoch, kept, committed))
+        self._set_record(stream, StreamRecord(stream, epoch, kept, _mark_after(committed, entries, kept)))
         self.change.set(self._memory.head_bytes, stream, manifest.stored_bytes)
         self.change.events.append(Accepted(manifest, epoch, self._count()))
 
@@ -262,7 +262,7 @@ class Plan:
     def _mark(self, effect: MarkCommitted) -> None:
         record = self._streams.get(effect.stream)
         mark = CommitMark(effect.generation, Epoch(effect.position.epoch), Sequence(effect.position.sequence))
-        if record and (record.committed is None or record.committed.sequence < mark.sequence):
+        if record and (record.committed is None or record.committed.position < mark.position):
             self._set_record(effect.stream, structs.replace(record, committed=mark))
 
     def _discard(self, discard: Discard) -> None:
@@ -291,6 +291,16 @@ class Plan:
 
     def _move(self, **changes: object) -> None:
         self.state = structs.replace(self.state, **changes)
+
+
+def _mark_after(
+    mark: CommitMark | None, before: tuple[Entry, ...], after: tuple[Entry, ...]
+) -> CommitMark | None:
+    """The mark, unless the checkpoint that it names was here and is no longer: the stream was begun anew, or
+    the operator has given that checkpoint up."""
+    if mark is None or any(map(mark.names, after)):
+        return mark
+    return None if any(map(mark.names, before)) else mark
 
 
 def _entry_of(manifest: Manifest) -> Entry:

@@ -41,6 +41,7 @@ from replicator.model import (
     Manifest,
     MemberRecord,
     NodeId,
+    Position,
     Sequence,
     StreamName,
 )
@@ -106,6 +107,16 @@ class CommitMark(Struct, frozen=True, gc=False, array_like=True):
         """Whether *entry* is known committed: an epoch has one line, and a later commit commits the
         earlier ones of it (R14); of another epoch's checkpoints the mark says nothing."""
         return entry.epoch == self.epoch and entry.sequence <= self.sequence
+
+    def names(self, entry: Entry) -> bool:
+        """Whether *entry* is the very checkpoint that has committed."""
+        return (entry.epoch, entry.sequence) == (self.epoch, self.sequence)
+
+    @property
+    def position(self) -> Position:
+        """Newer marks have higher ones: a stream that is begun anew after its tombstone was forgotten counts
+        from 1 again, in a later epoch."""
+        return Position(self.epoch, self.sequence)
 
 
 class StreamRecord(Struct, frozen=True, gc=False, array_like=True):

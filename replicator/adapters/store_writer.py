@@ -95,7 +95,7 @@ class Writer:
             match effect:
                 case MarkCommitted():
                     known = self._hints.marks.get(effect.stream)
-                    if known is None or known.position.sequence < effect.position.sequence:
+                    if known is None or known.position < effect.position:
                         self._hints.marks[effect.stream] = effect
                     return
                 case RememberCounters():

@@ -277,6 +277,40 @@ def test_r23_a_mark_of_another_line_frees_nothing(stores: Stores) -> None:
     assert opened.store.usage()["checkpoints"] == 3
 
 
+@pytest.mark.parametrize(("told", "left"), [(1000, {}), (999, {"s": (0, 999)})])
+def test_r23_the_marks_of_a_stream_that_is_begun_anew_are_newer(
+    stores: Stores, told: int, left: dict[str, tuple[int, int]]
+) -> None:
+    """Its tombstone was forgotten elsewhere and is still here: it counts from 1 again, in a later epoch. The
+    mark goes with what it names; one of what was never here gives way. No more is kept of it than of any
+    other stream (I12)."""
+    opened = stores.open(keep=0)
+    opened.promise(1)
+    opened.accept("s", 1000, tombstone=True)
+    opened.store.perform(MarkCommitted(S, Generation(0), Position(1, told)))
+    opened.promise(2)
+    first = opened.accept("s", 1, at=2)
+    assert opened.store.durable().committed == left
+    opened.mark(first)
+    for sequence in (2, 3):
+        newest = opened.accept("s", sequence, at=2)
+        assert opened.store.usage()["checkpoints"] == 2
+        opened.mark(newest)
+    opened.barrier()
+    assert opened.store.durable().committed == {"s": (0, 3)}
+
+
+def test_r23_a_mark_that_waits_gives_way_to_one_of_a_later_epoch(stores: Stores) -> None:
+    """Marks wait for the next batch; of those of a stream the one of the latest epoch is written."""
+    opened = stores.open()
+    opened.promise(2)
+    opened.accept("s", 1, at=2)
+    for position in (Position(1, 1000), Position(2, 1), Position(1, 1001)):
+        opened.store.perform(MarkCommitted(S, Generation(0), position))
+    opened.barrier()
+    assert opened.store.durable().committed == {"s": (0, 1)}
+
+
 def test_r15_a_mark_may_come_before_its_checkpoint(stores: Stores) -> None:
     """Heartbeats are faster than payload."""
     opened = stores.open(keep=0)

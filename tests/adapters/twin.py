@@ -90,7 +90,7 @@ class World(Struct):
         self.heard.clear()
         for stream, effect in self.marks.items():
             twin = self.streams.get(stream)
-            if twin and (twin.mark is None or twin.mark[1].sequence < effect.position.sequence):
+            if twin and (twin.mark is None or twin.mark[1] < effect.position):
                 twin.mark = (effect.generation, effect.position)
         self.marks.clear()
 
@@ -103,9 +103,12 @@ class World(Struct):
             return Why.STALE
         twin = self.streams.setdefault(manifest.stream, Twin(epoch, []))
         twin.accepted_epoch = epoch
+        named = [old.position for old in twin.retained]
         twin.retained = [old for old in twin.retained if old.sequence < manifest.sequence]
         twin.retained.append(manifest)
         twin.retain()
+        if twin.mark and twin.mark[1] in named and twin.mark[1] not in [m.position for m in twin.retained]:
+            twin.mark = None  # what it names has gone
         self.acceptances += 1
         return None
 
@@ -261,7 +264,7 @@ class StoreAndTwin(RuleBasedStateMachine):
         effect = MarkCommitted(StreamName(stream), Generation(0), position)
         self.opened.perform(effect)
         known = self.world.marks.get(stream)
-        if known is None or known.position.sequence < position.sequence:
+        if known is None or known.position < position:
             self.world.marks[stream] = effect
 
     @precondition(lambda self: self.world.streams)

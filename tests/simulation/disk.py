@@ -38,8 +38,8 @@ from replicator.core.events import (
 from replicator.model import (
     Digest,
     Epoch,
-    Generation,
     Incarnation,
+    Manifest,
     NodeId,
     Sequence,
     StreamName,
@@ -107,7 +107,7 @@ class Disk:
             record_epoch=image.record_epoch,
             founded=image.founded,
             heads=tuple(one.head(image.readable(one.manifest)) for one in newest),
-            committed=dict(image.committed),
+            committed={s: (m.generation, Sequence(m.position.sequence)) for s, m in image.committed.items()},
             counter=image.counter,
             remembered=dict(image.remembered),
         )
@@ -257,8 +257,8 @@ class Disk:
                         image.damaged.discard(digest)
                         image.found.discard(digest)
                     self._transfers.setdefault(stream, {}).update(dict.fromkeys(dict(chunks), sequence))
-            case MarkCommitted(stream, generation, position):
-                self._mark(stream, generation, position.sequence, position.epoch)
+            case MarkCommitted():
+                self._mark(operation)
             case ForgetTombstone(stream, generation, sequence):
                 newest = image.newest(stream)
                 if newest is not None and newest.manifest.tombstone:
@@ -301,6 +301,10 @@ class Disk:
             return AcceptRefused(manifest, epoch, why)
         older = tuple(one for one in retained if one.manifest.sequence < manifest.sequence)
         image.streams[stream] = (*older, Retained(manifest, epoch))
+        mark = image.committed.get(stream)
+        positions = [{one.manifest.position for one in each} for each in (retained, image.streams[stream])]
+        if mark is not None and mark.position in positions[0] - positions[1]:
+            del image.committed[stream]  # the stream is begun anew, or its newest checkpoint is given up
         transfer = self._transfers.get(stream, {})
         for digest in [one for one, sequence in transfer.items() if sequence <= manifest.sequence]:
             del transfer[digest]
@@ -319,24 +323,21 @@ class Disk:
                 self.image.streams[stream] = (*retained[:-1], adopted)
         return HeadsAdopted(effect.epoch, self._count())
 
-    def _mark(self, stream: StreamName, generation: Generation, sequence: int, epoch: int) -> None:
-        for one in self.image.streams.get(stream, ()):
-            if (one.manifest.epoch, one.manifest.sequence) == (epoch, sequence):
-                self.image.committed[stream] = (generation, Sequence(sequence))
-                self._retire(stream)
-                return
+    def _mark(self, mark: MarkCommitted) -> None:
+        known = self.image.committed.get(mark.stream)
+        if mark.stream in self.image.streams and (known is None or known.position < mark.position):
+            self.image.committed[mark.stream] = mark
+            self._retire(mark.stream)
 
     def _retire(self, stream: StreamName) -> None:
-        """Drop what is older than the newest committed checkpoint and *keep* more (R23)."""
-        retained = self.image.streams[stream]
-        committed = self.image.committed.get(stream)
-        if committed is not None and len(retained) > KEEP:
-            first = next(
-                (i for i, one in enumerate(retained) if one.manifest.sequence >= committed[1]), len(retained)
-            )
-            if first > KEEP:
-                self.image.streams[stream] = retained[first - KEEP :]
-                self._sweep()
+        """Drop what is older than the newest known-committed checkpoint and *keep* more (R23)."""
+        retained, mark = self.image.streams[stream], self.image.committed.get(stream)
+        base = len(retained) - 1 if mark is not None else 0
+        while mark is not None and base and not _covers(mark, retained[base].manifest):
+            base -= 1
+        if base > KEEP:
+            self.image.streams[stream] = retained[base - KEEP :]
+            self._sweep()
 
     def _sweep(self) -> None:
         """Remove the chunks that no retained manifest and no running transfer names."""
@@ -349,3 +350,8 @@ class Disk:
         if len(named) < len(self.image.chunks) or not named.issuperset(self.image.chunks):
             for digest in [one for one in self.image.chunks if one not in named]:
                 self.discard_chunk(digest)
+
+
+def _covers(mark: MarkCommitted, manifest: Manifest) -> bool:
+    """Whether a checkpoint is known committed by that mark: it is of the same line, and not newer (R14)."""
+    return manifest.epoch == mark.position.epoch and manifest.sequence <= mark.position.sequence

@@ -6,18 +6,17 @@ from typing import NamedTuple
 
 from msgspec import Struct, field, structs
 
+from replicator.core.effects import MarkCommitted
 from replicator.core.state import head_of
 from replicator.model import (
     Digest,
     Epoch,
-    Generation,
     Head,
     Incarnation,
     Manifest,
     MemberRecord,
     NodeId,
     Promise,
-    Sequence,
     StreamName,
 )
 
@@ -46,7 +45,7 @@ class Image(Struct):
     counter: int = 0
     remembered: dict[NodeId, tuple[Incarnation, int]] = field(default_factory=dict)
     streams: dict[StreamName, tuple[Retained, ...]] = field(default_factory=dict)
-    committed: dict[StreamName, tuple[Generation, Sequence]] = field(default_factory=dict)
+    committed: dict[StreamName, MarkCommitted] = field(default_factory=dict)
     chunks: dict[Digest, bytes] = field(default_factory=dict)
     damaged: set[Digest] = field(default_factory=set)
     found: set[Digest] = field(default_factory=set)  # those of them that are known to be

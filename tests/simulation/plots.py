@@ -5,7 +5,8 @@
 `comeback` brings a deposed primary back with a head that never committed, when its successor goes (T1, T2);
 `lose_holder` destroys one of the few disks that hold what has committed, puts a new one in its place, and
 takes the primary down as soon as it counts (T11);
-`duel` names two claimants at once and cuts them off from each other (equal epochs, T28).
+`duel` names two claimants at once and cuts them off from each other (equal epochs, T28);
+`begin_anew` deletes a stream, lets one backup miss that all know of it, and has another node take over (T18).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from replicator.model import NodeId, Role
+from replicator.model import NodeId, Role, Sequence, StreamName
 
 if TYPE_CHECKING:
     from tests.simulation.faults import Faults
     from tests.simulation.node import Node
 
 LOOK_S = 0.1
+STEP = 1000  # of a sequence, above which a stream does not come again by itself
 
 
 class Plots:
@@ -34,7 +36,7 @@ class Plots:
         """The kinds of fault with their weights."""
         return [
             (2.0, self.usurp), (0.7, self.orphan), (1.5, self.lag_behind), (1.0, self.duel),
-            (1.0, self.comeback), (0.7, self.lose_holder),
+            (1.0, self.comeback), (0.7, self.lose_holder), (0.5, self.begin_anew),
         ]  # fmt: skip
 
     def _primary(self) -> Node | None:
@@ -193,3 +195,30 @@ class Plots:
         for name in (left, right):
             self._world.elector.name(name)
         return f"{left} {right}"
+
+    def begin_anew(self) -> str:
+        """A stream is deleted; one backup goes down before the word comes that all members know of it (R23),
+        and the primary gives way to one that has forgotten the stream: it counts from 1 again."""
+        primary = self._primary()
+        backups = [node for node in self._world.nodes.values() if node.role is Role.BACKUP]
+        if primary is None or not primary.engine.epoch or len(backups) < 2:
+            return ""
+        lines = primary.engine.lines
+        idle = [stream for stream, line in lines.items() if not (line.in_flight or line.deleted)]
+        if not idle:
+            return ""
+        stream, late = self._random.choice(sorted(idle)), self._random.choice(backups)
+        sequence = Sequence(lines[stream].sequence + STEP)
+        primary.engine.submit(stream, sequence, b"", deletes=True)
+        self._look_for_tombstone(stream, late, primary, self._world.now + 2.0)
+        return f"{stream}, {late.name} hears of it late"
+
+    def _look_for_tombstone(self, stream: StreamName, late: Node, primary: Node, until: float) -> None:
+        newest = [node.disk.image.newest(stream) for node in self._world.nodes.values()]
+        if not self._faults.is_on or self._world.now > until:
+            return
+        if not all(one is not None and one.manifest.tombstone for one in newest):
+            self._world.schedule(LOOK_S / 50, self._look_for_tombstone, stream, late, primary, until)
+        elif late.is_running:
+            self._faults.take_down(late, power=False, mean_s=3.0)
+            self._world.schedule(2 * primary.config.heartbeat_interval_s, primary.engine.resign)

@@ -14,6 +14,7 @@ from replicator.core.effects import (
     Effect,
     Fetch,
     ForgetTombstone,
+    MarkCommitted,
     Publish,
     Send,
     SetLease,
@@ -287,6 +288,19 @@ def test_I12_more_is_under_way_than_allowed(world: Doctored) -> None:
     world.a.disk._payload = [Accept(manifest, Epoch(1))] * (QUEUED_MAX + 1)
     with breaks("I12"):
         world.world._wrote(world.a.disk, Accept(manifest, Epoch(1)), None)
+
+
+def test_I12_a_disk_keeps_what_is_no_longer_needed(world: Doctored) -> None:
+    """Its head is known to have committed, and more than one older checkpoint is still there."""
+    manifests = [world.submit(1, sequence) for sequence in (1, 2, 3)]
+    mark = MarkCommitted(S, Generation(1), manifests[-1].position)
+    for count in (2, 3):
+        kept = tuple(Retained(manifest, Epoch(1)) for manifest in manifests[-count:])
+        world.a.disk.image.streams[S] = kept
+        if count == 2:
+            world.world._wrote(world.a.disk, mark, None)
+    with breaks("I12"):
+        world.world._wrote(world.a.disk, mark, None)
 
 
 def test_every_invariant_has_a_checker_of_its_own(world: Doctored) -> None:

@@ -194,6 +194,27 @@ def test_retention_keeps_the_committed_and_one_older(bench: Bench) -> None:
     assert len(image.chunks) == 3
 
 
+def test_marks_of_a_stream_that_is_begun_anew_are_newer(bench: Bench) -> None:
+    """It counts from 1 again, in a later epoch: the old mark goes with what it names, or gives way (R23)."""
+    image = bench.disk.image
+    for told, left in ((1000, set()), (999, {STREAM})):
+        bench.put(1000, tombstone=True)
+        bench.disk.perform(MarkCommitted(STREAM, Generation(1), Position(1, told)))
+        bench.promise(2)
+        bench.run()
+        bench.put(1, epoch=2)
+        bench.run()
+        assert image.committed.keys() == left
+        for sequence in (2, 3, 4):
+            bench.disk.perform(MarkCommitted(STREAM, Generation(1), Position(2, sequence - 1)))
+            bench.put(sequence, epoch=2)
+        bench.run()
+        assert [one.manifest.sequence for one in image.streams[STREAM]] == [2, 3, 4]
+        image.streams.clear()
+        image.committed.clear()
+        image.promise = Promise(Epoch(1), OWNER)
+
+
 def test_forgetting_takes_only_the_tombstone_it_names(bench: Bench) -> None:
     """A stream begun anew is not forgotten with its old tombstone (I11)."""
     bench.put(1, tombstone=True)

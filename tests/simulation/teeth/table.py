@@ -20,7 +20,7 @@ import pytest
 from tests.simulation.batches import ROOT
 from tests.simulation.disk import Disk
 from tests.simulation.run import run_seed
-from tests.simulation.teeth import fencing, keeping, publishing, recovering, room
+from tests.simulation.teeth import fencing, keeping, marks, publishing, recovering, room
 
 Patch = pytest.MonkeyPatch
 RULES = (*(f"R{number}" for number in range(1, 29)), "R17a")
@@ -181,6 +181,7 @@ TEETH = (
     Tooth("R23", keeping.keep_the_forgotten, Guard("tests.rules.test_many_streams:test_I12_of_a_deleted_stream_nothing_is_kept_of_the_followers")),
     Tooth("R23", keeping.take_in_the_deleted, Guard(f"{OLD_STORE}R23_a_store_that_holds_what_was_deleted_is_not_taken_in")),
     Tooth("R23", keeping.recall_the_deleted, Guard("tests.rules.test_second_reading:test_R23_a_late_frame_does_not_bring_back_what_was_deleted")),
+    Tooth("R23", marks.ComparesSequencesAlone, Simulator(60, "begin_anew")),
     Tooth("R23", keeping.keep_the_newest_only, Process("tests/adapters/test_store.py::test_r23_the_newest_committed_and_all_newer_stay")),
     Tooth("R24", keeping.lend_twice, Simulator(60, "usurp")),
     Tooth("R24", keeping.forget_leases, Simulator(60, "usurp")),
