@@ -44,7 +44,7 @@ class Handover:
         """Whether the tenure is to end now. What comes is held back once the successor is able to take over;
         if it is not when the time is up, the tenure goes on. On too full a disk it ends at once, if somebody
         else could go on."""
-        if reign.wants_room and (better := self._better(reign)) is not None:
+        if reign.lacks_room and (better := self._better(reign)) is not None:
             self._successor, self._is_full = better, True
             return True
         if not self.is_asked:
@@ -137,9 +137,9 @@ class Handover:
 
     def _better(self, reign: Reign) -> NodeId | None:
         """Who, heard lately, could go on where this disk is too full to: one with room or, before the tenure
-        has begun, one that lacks nothing and needs none (R21, T17)."""
+        has begun, one that lacks nothing and needs none: not even for its adoption (R21, T17)."""
         able = [f for f in reign.progress.followers.values() if f.can_lead and self._is_recent(f)]
-        whole = [f for f in able if not reign.serving and reign.recovery.is_whole(f.replica)]
+        whole = [f for f in able if not reign.serving and f.adopted and reign.recovery.is_whole(f.replica)]
         fit = [f for f in able if not f.full] or whole
         return min(fit, key=lambda f: (len(f.lacking), f.node)).node if fit else None
 

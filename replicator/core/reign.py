@@ -64,6 +64,12 @@ class Reign:
         return self.state.now - self.begun_at > self.state.config.claim_timeout_s
 
     @property
+    def lacks_room(self) -> bool:
+        """Whether the own disk has no room for what is needed to go on. So full that it can take no record at
+        all it refuses no bulk adoption, but leaves it unanswered until there is room (R21)."""
+        return self.wants_room or (self.state.full and self.is_late and not self.has_adopted)
+
+    @property
     def holds_lease(self) -> bool:
         """Whether a majority lends it now and nothing else is promised, or about to be (R24)."""
         return self.state.now < self.holder.deadline and self.state.owns(self.epoch)

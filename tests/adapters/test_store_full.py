@@ -12,8 +12,8 @@ from replicator.adapters import store, store_writer
 from replicator.adapters.store_pages import DATA_NAME
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Plan
-from replicator.core.effects import Accept, ForgetTombstone, WritePromise
-from replicator.core.events import Accepted, AcceptRefused, PromiseWritten, StoreRoom, Why
+from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone, WritePromise
+from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, PromiseWritten, StoreRoom, Why
 from replicator.errors import StoreError, StoreFull
 from replicator.model import Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import MIB, OWNER, Opened, Stores, checkpoint
@@ -109,6 +109,28 @@ def test_r21_the_size_of_a_head_that_finds_no_room_is_not_the_stream_s(
     assert opened.next() == StoreRoom(True)
     assert opened.next() == AcceptRefused(larger, Epoch(1), Why.FULL)
     assert (opened.store.head_bytes(StreamName("s")), opened.store.usage()["stored_bytes"]) == (3, 3)
+
+
+def test_r21_an_adoption_waits_for_room_after_that_is_told(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not refused, since the core does not ask for it again; that the disk is full comes instead."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1)
+    opened.promise(2)
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise StoreFull("no room")
+
+        patch.setattr(Payload, "_commit", full)
+        patch.setattr(Payload, "has_room", lambda self, needed: not needed)
+        opened.perform(AdoptHeads(Epoch(2), frozenset()))
+        assert opened.next() == StoreRoom(True)
+    assert opened.next() == StoreRoom(False)
+    assert isinstance(opened.next(), HeadsAdopted)
 
 
 def test_r21_a_store_is_not_made_where_there_is_no_room(

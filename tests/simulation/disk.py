@@ -74,6 +74,7 @@ class Disk:
         self.schedule = schedule
         self.wrote: Callable[[Disk, Operation, Event | None], None] = lambda *_: None
         self.full = False
+        self.is_brimful = False  # has not even room for small records
         self.is_freed_by_deletion = False  # full until a stream is deleted
         self.sync_mean_s = 0.002
         self.fails_next = False
@@ -81,6 +82,8 @@ class Disk:
         self._urgent: list[Operation] = []
         self._payload: list[Operation] = []
         self._batch: list[Operation] | None = None
+        self._parked: list[Operation] = []  # what waits for room, and nobody asks for again
+        self._said_full = False
         self._life = 0  # completions of an earlier process or disk are dropped by it
         self._stopped = False
         self._transfers: dict[StreamName, dict[Digest, Sequence]] = {}
@@ -90,8 +93,9 @@ class Disk:
     def open(self, deliver: Callable[[Event], None]) -> None:
         """A process opens the store; completions go to *deliver*."""
         self._deliver = deliver
+        self._said_full = self.full and not self.is_brimful
         self._sweep()
-        if self.full:
+        if self._said_full:
             self.schedule(0.0, self._hand_in, self._life, StoreRoom(full=True))
 
     def durable(self, cluster: str) -> Durable:
@@ -116,14 +120,15 @@ class Disk:
         """The process dies: what is not synced is lost, but for a random part of the running batch."""
         self._tear()
         self._life += 1
-        self._deliver = None
         self._stopped = self.fails_next = False
         self._urgent.clear()
         self._payload.clear()
+        self._parked.clear()
         self._transfers.clear()
 
     def _tear(self) -> None:
         """A part of the running batch is on the disk; of chunks the next write may have left a torn one."""
+        self._deliver = None
         batch = self._batch or []
         count = self.random.randint(0, len(batch))
         for operation in batch[:count]:
@@ -140,17 +145,27 @@ class Disk:
     def replace(self, image: Image) -> None:
         """Another disk is put in while the node is down."""
         self.image = image
-        self.full = False
+        self.full = self.is_brimful = False
 
     def set_stopped(self, stopped: bool) -> None:
         """The writer thread is paused with its process, or goes on."""
         self._stopped = stopped
         self._start_batch()
 
-    def set_full(self, full: bool) -> None:
-        """The disk has no room left, or has room again."""
-        if full != self.full:
-            self.full, self.is_freed_by_deletion = full, False
+    def set_full(self, full: bool, brimful: bool = False) -> None:
+        """The disk has no room left, or has room again. *brimful*: not for the smallest record, as the store
+        finds out when it has one to write."""
+        if (full, brimful) == (self.full, self.is_brimful):
+            return
+        self.full, self.is_brimful, self.is_freed_by_deletion = full, brimful, False
+        if not brimful:
+            self._payload[:0], self._parked = self._parked, []
+            self._start_batch()
+            self._say(full)
+
+    def _say(self, full: bool) -> None:
+        if full != self._said_full:
+            self._said_full = full
             self._hand_in(self._life, StoreRoom(full=full))
 
     def damage(self, stream: StreamName) -> bool:
@@ -218,7 +233,6 @@ class Disk:
             deliver = self._deliver
             self._tear()
             self._life += 1
-            self._deliver = None
             assert deliver is not None
             deliver(StoreFailed("the sync has failed"))
             return
@@ -233,6 +247,11 @@ class Disk:
             self._deliver(event)
 
     def _write(self, operation: Operation) -> Event | None:
+        if self.is_brimful and not isinstance(operation, WritePromise | WriteRecord):  # they have their room
+            self._say(True)
+            if not isinstance(operation, Accept | PutChunks):
+                self._parked.append(operation)
+                return None
         event = self._apply(operation)
         self.wrote(self, operation, event)
         return event
@@ -293,7 +312,7 @@ class Disk:
             and not is_rotten
         ):
             why = Why.STALE
-        elif self.full and not manifest.tombstone and not is_known:
+        elif self.is_brimful or (self.full and not manifest.tombstone and not is_known):
             why = Why.FULL
         elif not is_whole:
             why = Why.INCOMPLETE

@@ -60,9 +60,10 @@ class DiskFaults:
         node = self._faults.any_node()
         if node is None:
             return ""
-        node.disk.set_full(True)
+        brimful = self._random.random() < 0.5
+        node.disk.set_full(True, brimful)
         self._faults.for_a_while(node.disk.set_full, False, mean_s=3.0)
-        return node.name
+        return f"{node.name} to the brim" if brimful else node.name
 
     def all_full(self) -> str:
         """No room on any disk: until a stream is deleted, or somebody makes some after a while (R21)."""

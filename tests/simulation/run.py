@@ -86,7 +86,9 @@ def _play(world: World, faults: Faults) -> None:
     while faults.injected_count < FAULTS_MIN and world.now < FAULTS_WITHIN_S:
         world.run_until(world.now + 1.0)
     faults.heal()
-    Liveness(world, faults).require(SIMULATED_MIN_S, COMMITS_MIN)
+    liveness = Liveness(world, faults)
+    liveness.require(SIMULATED_MIN_S, COMMITS_MIN)
+    liveness.require_beside_full()
     world.check("finished")
     done = (world.now, faults.injected_count, world.history.commit_count)
     if any(is_ < least for is_, least in zip(done, (SIMULATED_MIN_S, FAULTS_MIN, COMMITS_MIN), strict=True)):

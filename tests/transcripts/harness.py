@@ -21,7 +21,7 @@ Nothing happens by itself here: what a core asks for waits until a command lets 
     handover a [b], abandon a s     what an operator asks
     quiet ...          any command, without its log
     pause a, resume a  the control thread stands still; what comes for it waits
-    crash a, start a, wipe a, rot a s, full a, room a, cut a b, mend a b, status a
+    crash a, start a, wipe a, rot a s, full a, brimful a, room a, cut a b, mend a b, status a
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ class Bench(World):
             "pause": lambda node: node.pause(disk_too=False),
             "resume": Node.resume,
             "full": lambda node: node.disk.set_full(True),
+            "brimful": lambda node: node.disk.set_full(True, brimful=True),
             "room": lambda node: node.disk.set_full(False),
             "status": self._status,
             "wipe": lambda node: node.disk.replace(Image(self.new_store(node.name))),

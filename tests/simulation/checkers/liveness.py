@@ -20,6 +20,8 @@ SCRUB_AFTER_S = 2.0
 RESTING_WITHIN_S = 10.0
 REPLACE_AFTER_S = 3.0
 QUICK_MEAN_S = 0.1
+BESIDE_COMMITS = 5
+BRIMFUL_CHANCE = 0.7
 
 
 class Liveness:
@@ -49,8 +51,36 @@ class Liveness:
         world.run_until(world.now + SCRUB_AFTER_S)
         for node in world.nodes.values():
             self._faults.disks.scrub(node)
-        if not world.run_until(world.now + RESTING_WITHIN_S, self._is_at_rest):
+        self._require_rest()
+
+    def _require_rest(self) -> None:
+        if not self._world.run_until(self._world.now + RESTING_WITHIN_S, self._is_at_rest):
             raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
+
+    def require_beside_full(self) -> None:
+        """The same while the disks of a minority stay full, one of whose nodes is named the leader; then they
+        have room again, and all are at rest."""
+        world, random = self._world, self._world.random
+        nodes = list(world.nodes.values())
+        full = random.sample(nodes, (len(nodes) - 1) // 2)
+        if not full or not any(node.config.has_engine for node in nodes if node not in full):
+            return
+        world.trace.add(world.now, "fault", "full beside", " ".join(node.name for node in full))
+        for node in full:
+            node.disk.set_full(True, brimful=random.random() < BRIMFUL_CHANCE)
+        for node in nodes:
+            node.engine.rests = False
+            if node.engine.epoch:
+                node.crash()
+                world.ensure_running(node)
+        world.elector.name(full[0].name)
+        self._commits_before = world.history.commit_count + BESIDE_COMMITS
+        if not world.run_until(world.now + SERVING_WITHIN_S, self._is_serving):
+            raise Violation("I8", f"not serving {SERVING_WITHIN_S} s beside full disks: {self._roles()}")
+        for node in nodes:
+            node.disk.set_full(False)
+            node.engine.rests = True
+        self._require_rest()
 
     def _is_serving(self) -> bool:
         active = [node for node in self._world.nodes.values() if node.engine.is_active]

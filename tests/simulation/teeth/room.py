@@ -12,6 +12,7 @@ from replicator.core.commit import Commits
 from replicator.core.handover import Handover
 from replicator.core.progress import Follower, Progress
 from replicator.core.recovery import Recovery
+from replicator.core.reign import Reign
 from replicator.core.state import State
 from replicator.core.window import Window
 from replicator.model import Head, MemberRecord, StreamName
@@ -61,6 +62,11 @@ def bump_the_starved(patch: Patch) -> None:
 def wait_to_delete(patch: Patch) -> None:
     """A deletion waits behind what waits for the room that it would make."""
     patch.setattr(Window, "overtake", lambda self: None)
+
+
+def await_the_adoption(patch: Patch) -> None:
+    """A disk that leaves the bulk adoption unanswered for want of room keeps its node waiting for it."""
+    patch.setattr(Reign, "lacks_room", property(lambda self: self.wants_room))
 
 
 def hold_up_the_others(patch: Patch) -> None:

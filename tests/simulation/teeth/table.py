@@ -168,6 +168,7 @@ TEETH = (
     Tooth("R21", keeping.GoesOnAfterFailedSync, Simulator(60, "failed_sync")),
     Tooth("R21", keeping.believe_old_copies, Simulator(60, "roll_back")),
     Tooth("R21", room.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
+    Tooth("R21", room.await_the_adoption),
     Tooth("R21", room.lead_with_room_alone, Guard(f"{FULL}R21_with_all_disks_full_a_node_takes_over_restores_and_deletes")),
     Tooth("R21", room.claim_though_full, Guard(f"{FULL}R21_a_full_node_leaves_the_grant_to_one_with_room")),
     Tooth("R21", room.wait_to_delete, Guard(f"{FULL}R21_a_deletion_waits_for_nothing_that_finds_no_room")),

@@ -1,0 +1,54 @@
+"""R21: a disk that is full to the brim has not even room for the record of an adoption, which it leaves
+unanswered until it has: that holds up nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.core.effects import StartTenure, Transfer
+from replicator.core.messages import Claim
+from replicator.core.phase import Phase
+from replicator.model import StreamName
+from tests.rules.cluster import Cluster
+from tests.rules.test_full import committed, positions
+from tests.rules.test_publishing import serving
+
+S = StreamName("s")
+
+
+def brimful(*commands: str) -> Cluster:
+    """b has not even room for the record of its adoption, and is named before it knows of that."""
+    cluster = serving().do("submit a s 1").live(0.5).do("crash a").live(1.2).do("start a").live(0.5)
+    cluster.do("brimful b", *commands, "grant b").live(0.5)
+    assert cluster.core("b")._primary.phase is Phase.RECOVERING
+    return cluster
+
+
+def test_R21_who_finds_no_room_for_its_adoption_gives_way() -> None:
+    """It is not refused that, and would wait in vain while a majority lends it the lease (I8)."""
+    cluster = brimful().live(0.5)
+    assert cluster.effects("b", Transfer)[:1] == [Transfer("a")]  # type: ignore[arg-type]
+    cluster.forget().do("revoke b", "grant a").live(1.0).do("submit a s 2").live(0.5)
+    assert committed(cluster, "a") == [("s", 2)]
+    cluster.do("room b").live(1.0)
+    assert cluster.state("b").heads[S].sequence == 2
+
+
+def test_R21_it_gives_way_to_a_full_disk_that_has_adopted() -> None:
+    """No disk has room, but those of a and c for so small a record; they hold everything."""
+    cluster = brimful("full a", "full c").live(0.5)
+    assert cluster.effects("b", Transfer)[:1] == [Transfer("a")]  # type: ignore[arg-type]
+    cluster.forget().do("revoke b", "grant a").live(2.0)
+    assert [positions(tenure.heads) for tenure in cluster.effects("a", StartTenure)] == [[("s", 1)]]
+    assert not cluster.effects("a", Transfer)
+
+
+@pytest.mark.parametrize("others", [("brimful a", "brimful c"), ("engine a gone", "engine c gone")])
+def test_R21_it_stays_where_nobody_is_better_placed(others: tuple[str, ...]) -> None:
+    """No other disk takes the adoption either, or no other node can lead: it goes on when there is room."""
+    cluster = brimful(*others).live(5.0)
+    assert cluster.core("b")._primary.phase is Phase.RECOVERING
+    assert not cluster.effects("b", Transfer)
+    assert {claim.epoch for claim in cluster.sent("b", Claim)} == {2}
+    cluster.do("room a", "room b").live(0.5)
+    assert [positions(tenure.heads) for tenure in cluster.effects("b", StartTenure)] == [[("s", 1)]]
