@@ -80,7 +80,7 @@ class Founding:
             self._found_alone()
             return
         for peer in sorted(state.config.peers):
-            state.send(peer, self._hello())
+            self.greet(peer)
         self._propose()
 
     def _found_alone(self) -> None:
@@ -89,6 +89,10 @@ class Founding:
         if self._proposed is None:
             self._proposed = record
             state.write_record(record, Epoch(0), True)
+
+    def greet(self, node: NodeId) -> None:
+        """Tell a peer what exists; the envelope tells what is remembered of it."""
+        self._state.send(node, self._hello())
 
     def _hello(self) -> Hello:
         state = self._state
@@ -139,7 +143,7 @@ class Founding:
         state = self._state
         if state.founded:
             if not hello.founded:
-                state.send(node, self._hello())
+                self.greet(node)
                 self._confirm(node, incarnation)
             return
         if hello.founded and hello.record is not None:

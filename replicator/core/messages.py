@@ -281,7 +281,8 @@ Message = (
 class Envelope(Struct, frozen=True, gc=False, array_like=True):
     """What wraps every control message (R28).
 
-    *counter* is the sender's durable counter, *remembered* the newest counter it knows of the
+    *counter* is the sender's durable counter, or what it was when its store was opened as long as the
+    recipient has not been heard; *remembered* is the newest counter that the sender knows of the
     recipient's incarnation *recipient*: a store that is behind what a peer remembers went back in time
     (R21, T19). *recipient* is empty when the sender has not heard the recipient yet.
     """

@@ -15,6 +15,7 @@ from replicator.core import effects, events, messages
 from replicator.core.backup import Backup
 from replicator.core.claim import Claimant
 from replicator.core.config import Config
+from replicator.core.counters import BEHIND, Counters
 from replicator.core.effects import Effect
 from replicator.core.events import Durable, Event
 from replicator.core.founding import Founding
@@ -76,7 +77,9 @@ class Replica:
         )
         self._primary.claimant = self._claimant
         self._founding = Founding(self._state)
-        self._has_news = False  # of the peers' counters
+        self._counters = Counters(self._state)
+        if self._counters.is_condemned:
+            self._fail(*BEHIND)
 
     # ── the two calls of the driver ──
 
@@ -90,10 +93,7 @@ class Replica:
         elif isinstance(event, events.Granted):
             state.emit(effects.Transfer(None))  # others may have more luck with it (R11, T17)
         wanted, state.effects = state.effects, []
-        if self._has_news and not effects.DURABLE.isdisjoint(map(type, wanted)):
-            self._has_news = False  # it rides on what is written anyhow (R21)
-            wanted.insert(0, effects.RememberCounters(dict(state.remembered)))
-        return wanted
+        return self._counters.with_news(wanted)
 
     @property
     def deadline(self) -> float:
@@ -132,14 +132,9 @@ class Replica:
         for more than it has (R21)."""
         return self._backup.is_behind or self._state.full
 
-    @property
-    def counter(self) -> int:
-        """The store's counter that goes into every envelope (R21)."""
-        return self._state.counter
-
-    def known(self, node: NodeId) -> tuple[Incarnation, int]:
-        """The incarnation and newest counter heard of a peer, for the envelope; (b'', 0) if none."""
-        return self._state.remembered.get(node, (Incarnation(b""), 0))
+    def counters(self, to: NodeId) -> tuple[int, Incarnation, int]:
+        """What the envelope to a peer says of this store and of the peer's (R21): see `Counters`."""
+        return self._counters.envelope(to)
 
     def status(self) -> ReplicaStatus:
         """Counts and facts by state, for status and tests."""
@@ -180,13 +175,13 @@ class Replica:
         self._primary.end(reason)
         self._claimant.stop(reason)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, remedy: str = "restart this node to have it read again") -> None:
         """Fail-stop: nothing is written or acknowledged any longer by this process (R21)."""
         if self._primary.reign is None and self._claimant.granted:
             self._state.emit(effects.Transfer(None))  # as for a grant that comes later (R11, T17)
         self._primary.end(reason, hand_over=True)
         self._claimant.stop(reason)
-        self._state.notice(f"the store is faulty: {reason}; restart this node to have it read again (R21)")
+        self._state.notice(f"the store is faulty: {reason}; {remedy} (R21)")
         self._state.change_role(Role.FAULTY, reason)
 
     # ── messages ──
@@ -195,14 +190,15 @@ class Replica:
         state, node = self._state, event.node
         if node not in state.config.peers:
             return
-        incarnation, counter = self.known(node)
-        newest = max(counter, event.counter) if incarnation == event.incarnation else event.counter
-        self._has_news |= (incarnation, counter) != (event.incarnation, newest)
-        state.remembered[node] = (event.incarnation, newest)
+        is_past = self._counters.take(event)
         if state.role is Role.FAULTY:
             return
-        if event.remembered > state.counter:
-            self._fail("a peer remembers a later state of this store than it holds (T19)")
+        if self._counters.compare(event):
+            self._counters.condemn(event.remembered)
+            self._fail(*BEHIND)
+            return
+        if is_past:
+            self._founding.greet(node)  # so that it hears what is remembered of it
             return
         handler = _MESSAGES.get(type(event.message))
         if handler is not None:
@@ -290,6 +286,14 @@ class Replica:
 
     # ── the data path ──
 
+    def _on_publication(self, event: events.ManifestReceived | events.Seen) -> None:
+        if not self._counters.has_compared(event.node):
+            return  # it is fetched afterwards, if this store is sound
+        if isinstance(event, events.Seen):
+            self._backup.on_seen(event)
+        else:
+            self._backup.on_manifest(event)
+
     def _on_fetched(self, event: events.Fetched) -> None:
         if (digest := self._state.end_fetch(event.stream, event.number)) is None:
             return
@@ -351,8 +355,8 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.HeadRotten: Replica._on_rotten,
     events.StoreRoom: Replica._on_room,
     events.StoreFailed: lambda self, event: self._fail(event.reason),
-    events.ManifestReceived: lambda self, event: self._backup.on_manifest(event),
-    events.Seen: lambda self, event: self._backup.on_seen(event),
+    events.ManifestReceived: Replica._on_publication,
+    events.Seen: Replica._on_publication,
     events.Published: lambda self, event: self._primary.on_published(event),
     events.Sent: lambda self, event: self._primary.window.sent(event.epoch, event.publish_index),
     events.Fetched: Replica._on_fetched,

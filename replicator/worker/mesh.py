@@ -1,6 +1,6 @@
 """The mesh: control messages in their envelopes, out to the peers and in from them (R28).
 
-Every message travels with the protocol version, the cluster, who sends it, the newest counter of this
+Every message travels with the protocol version, the cluster, who sends it, the counter of this
 store, and the newest counter heard of the recipient's (R21). What comes in is looked at only when all of
 that fits: bytes that are no message, another version or cluster, a node that is no peer, and an envelope
 that names another node than the sender's key (T16) are dropped, counted and logged, each reason of each
@@ -33,12 +33,8 @@ STRANGER = NodeId("(stranger)")
 class Counting(Protocol):
     """Who knows the counters: `core.replica.Replica`."""
 
-    @property
-    def counter(self) -> int:
-        """The counter of the newest durable answer of this store."""
-
-    def known(self, node: NodeId) -> tuple[Incarnation, int]:
-        """The incarnation and newest counter heard of a peer."""
+    def counters(self, to: NodeId) -> tuple[int, Incarnation, int]:
+        """What to tell a peer of this store's counter, and the incarnation and newest counter heard of it."""
 
 
 class NoControl:
@@ -111,11 +107,10 @@ class Mesh:
             self._post(to, gathered)
 
     def _post(self, to: NodeId, message: Message) -> bool:
-        counting, me = self._counting, self._me
+        me = self._me
         who = (me.node, me.incarnation, me.process)
-        recipient, remembered = counting.known(to)
-        counters = (counting.counter, remembered)
-        envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, *counters, message, recipient)
+        counter, recipient, remembered = self._counting.counters(to)
+        envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, counter, remembered, message, recipient)
         return self.control.send(to, encode_envelope(envelope))
 
     def open(self, key_node: NodeId | None, frame: bytes, now: float) -> Received | None:

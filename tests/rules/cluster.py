@@ -114,6 +114,7 @@ class Cluster(Bench):
         *,
         process: Process | None = None,
         incarnation: Incarnation | None = None,
+        counter: int = 0,
         remembered: int = 0,
     ) -> None:
         """Hand a message to *name* as if *sender* had sent it, as its present process or as another."""
@@ -123,7 +124,7 @@ class Cluster(Bench):
                 node=NodeId(sender),
                 incarnation=incarnation or Incarnation(me.incarnation),
                 process=process or Process(me.process),
-                counter=0,
+                counter=counter,
                 remembered=remembered,
                 message=message,
             )

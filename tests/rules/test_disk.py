@@ -189,7 +189,7 @@ def test_R11_a_faulty_replica_gives_a_grant_away() -> None:
 def test_R21_a_store_behind_what_a_peer_remembers_is_faulty() -> None:
     """T19: last week's copy of the directory is noticed before it promises anything."""
     cluster = Cluster("a", "b", "c").with_primary("a")
-    counter = cluster.core("c").counter
+    counter = cluster.state("c").counter
     cluster.hear("c", "b", Probe(1), remembered=counter + 1)
     assert cluster.core("c").role is Role.FAULTY
     cluster.forget().hear("c", "b", Claim(9, 1))

@@ -32,7 +32,7 @@ def test_R1_a_restarted_process_is_another_owner() -> None:
     """T15: after a restart the same node asking for its old epoch is refused like anybody."""
     cluster = Cluster("a", "b", "c").with_primary("a")
     cluster.do("crash a", "start a").live(1.5).forget()
-    cluster.hear("c", "a", Claim(1, 9))
+    cluster.hear("c", "a", Claim(1, 9), counter=cluster.state("a").counter)
     cluster.do("sync c")
     assert [refusal.reason for refusal in cluster.sent("c", Refusal)] == [Reason.PROMISED]
 

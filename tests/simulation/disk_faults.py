@@ -184,14 +184,21 @@ class DiskFaults:
         if copy is None or copy.incarnation != image.incarnation:
             self._copies[node.name] = image.copy()
             return ""
-        if not copy.founded or not self._is_remembered(node, copy) or not self.may_lose(node):
-            return ""
-        self._faults.take_down(node, power=True)
+        return node.name if self.put_copy_back(node, copy) else ""
+
+    def put_copy_back(self, node: Node, copy: Image, mean_s: float | None = None) -> bool:
+        """Put that copy of the node's disk in its place, if all others know of something newer; the node is
+        up again later."""
+        if copy.incarnation != node.disk.image.incarnation or not copy.founded:
+            return False
+        if not self._is_remembered(node, copy) or not self.may_lose(node):
+            return False
+        self._faults.take_down(node, power=True, mean_s=mean_s)
         self._rolled_back.add(node.name)
         copy.is_old = True
         node.disk.replace(copy)
-        del self._copies[node.name]
-        return node.name
+        self._copies.pop(node.name, None)
+        return True
 
     def _is_remembered(self, node: Node, copy: Image) -> bool:
         """Whether all other disks hold a counter above the copy's.

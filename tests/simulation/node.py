@@ -44,19 +44,15 @@ from replicator.core.effects import (
     WriteRecord,
 )
 from replicator.core.events import (
-    Accepted,
     EngineReady,
     Event,
     Granted,
-    HeadsAdopted,
-    PromiseWritten,
     Received,
-    RecordWritten,
     Revoked,
     StoreFailed,
     Tick,
 )
-from replicator.core.messages import PROTOCOL_VERSION, Envelope
+from replicator.core.messages import PROTOCOL_VERSION, Envelope, Hello
 from replicator.errors import MessageError
 from replicator.model import Epoch, Incarnation, NodeId, Process, Role
 from tests.simulation.checkers import CHECKED, Violation
@@ -76,7 +72,6 @@ STORE_EFFECTS = (
 ENGINE_EFFECTS = (
     StartTenure, EndTenure, SetLease, Commit, StoredLocally, HeldByAll, Supersede, Abort, Standby, Release,
 )  # fmt: skip
-COUNTED = frozenset({PromiseWritten, RecordWritten, Accepted, HeadsAdopted})  # they carry the store's counter
 EFFECTS_AT_ONCE_MAX = 2000
 TICKS_AT_ONCE_MAX = 1000
 
@@ -103,8 +98,6 @@ class Node:
         self._paused = 0
         self._timer = float("inf")
         self._ticks_at = (-1.0, 0)
-        self._counter = 0
-        self._remembered: dict[NodeId, tuple[Incarnation, int]] = {}
         self._die_after: int | None = None
         self._store_failed = False
 
@@ -130,7 +123,6 @@ class Node:
         self.life += 1
         self.process = world.new_process(self.name)
         durable = self.disk.durable(CLUSTER)
-        self._counter, self._remembered = durable.counter, dict(durable.remembered)
         self._timer, self._inbox, self._die_after = float("inf"), deque(), None
         self._store_failed, self.reign = False, Epoch(0)
         self.publisher, self.fetcher = Publisher(self), Fetcher(self)
@@ -231,11 +223,7 @@ class Node:
         now, kind = world.now, type(event)
         world.note((now, self.name, "handle", event))
         world.event_count += 1
-        if kind is Received:
-            self._remember(event)  # type: ignore[arg-type]
-        elif kind in COUNTED:
-            self._counter = event.counter  # type: ignore[union-attr]
-        elif kind is StoreFailed:
+        if kind is StoreFailed:
             self._store_failed = True
             world.store_failed(self)
         try:
@@ -255,11 +243,6 @@ class Node:
                     return
             self._perform(effect, type(effect))
         self._set_timer()
-
-    def _remember(self, event: Received) -> None:
-        known = self._remembered.get(event.node)
-        if known is None or known[0] != event.incarnation or known[1] < event.counter:
-            self._remembered[event.node] = (event.incarnation, event.counter)
 
     def _set_timer(self) -> None:
         assert self.replica is not None
@@ -299,20 +282,28 @@ class Node:
         _PERFORMERS[kind](self, effect)
 
     def _send(self, effect: Send) -> None:
-        peer = self._remembered.get(effect.to)
+        assert self.replica is not None
+        counter, recipient, remembered = self.replica.counters(effect.to)
         envelope = Envelope(
             version=PROTOCOL_VERSION,
             cluster=CLUSTER,
             node=self.name,
             incarnation=self.disk.image.incarnation,
             process=self.process,
-            counter=self._counter,
-            remembered=peer[1] if peer else 0,
+            counter=counter,
+            remembered=remembered,
             message=effect.message,
-            recipient=peer[0] if peer else b"",
+            recipient=recipient,
         )
         if effect.to in self.world.nodes and effect.to != self.name:
             self.world.network.send(self.name, effect.to, encode_envelope(envelope))
+
+    def greet_all(self) -> None:
+        """Say to everybody that it is there, as any node may at any time."""
+        if self.replica is not None and not self._paused:
+            hello = Hello(True, self.disk.image.record, self.config.address, self.config.public_key)
+            for other in self.world.others(self.name):
+                self._send(Send(other.name, hello))
 
     # ── what the elector and the engine say ──
 

@@ -5,6 +5,8 @@
 `comeback` brings a deposed primary back with a head that never committed, when its successor goes (T1, T2);
 `lose_holder` destroys one of the few disks that hold what has committed, puts a new one in its place, and
 takes the primary down as soon as it counts (T11);
+`revert` puts a backup's disk back to what it was a moment ago, and lets it speak before it hears, while the
+primary waits for the others (T19);
 `duel` names two claimants at once and cuts them off from each other (equal epochs, T28);
 `begin_anew` deletes a stream, lets one backup miss that all know of it, and has another node take over (T18).
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replicator.model import NodeId, Role, Sequence, StreamName
+from tests.simulation.image import Image
 
 if TYPE_CHECKING:
     from tests.simulation.faults import Faults
@@ -36,7 +39,7 @@ class Plots:
         """The kinds of fault with their weights."""
         return [
             (2.0, self.usurp), (0.7, self.orphan), (1.5, self.lag_behind), (1.0, self.duel),
-            (1.0, self.comeback), (0.7, self.lose_holder), (0.5, self.begin_anew),
+            (1.0, self.comeback), (0.7, self.lose_holder), (0.5, self.begin_anew), (0.7, self.revert),
         ]  # fmt: skip
 
     def _primary(self) -> Node | None:
@@ -222,3 +225,31 @@ class Plots:
         elif late.is_running:
             self._faults.take_down(late, power=False, mean_s=3.0)
             self._world.schedule(2 * primary.config.heartbeat_interval_s, primary.engine.resign)
+
+    def revert(self) -> str:
+        """A backup goes down and is up again with its disk as it was a moment ago."""
+        primary = self._primary()
+        backups = [node for node in self._world.nodes.values() if node.role is Role.BACKUP]
+        if primary is None or not backups:
+            return ""
+        node = self._random.choice(backups)
+        copy = node.disk.image.copy()
+        self._world.schedule(LOOK_S, self._go_back, primary, node, copy, 20)
+        return node.name
+
+    def _go_back(self, primary: Node, node: Node, copy: Image, looks: int) -> None:
+        """It has connected to its peers at once, and they connect to it later; the other disks are slow."""
+        if not self._faults.is_on or not looks or primary.role is not Role.PRIMARY:
+            return
+        if not self._faults.disks.put_copy_back(node, copy, mean_s=0.1):
+            node.greet_all()  # a primary hears it anyhow; who takes over has to know too
+            self._world.schedule(LOOK_S, self._go_back, primary, node, copy, looks - 1)
+            return
+        others = self._world.others(node.name)
+        links = [(other.name, node.name) for other in others]
+        self._world.network.lags.update(dict.fromkeys(links, self._random.choice((0.2, 0.6))))
+        self._faults.for_a_while(self._catch_up, links)
+        for other in others:
+            if other is not primary:
+                other.disk.sync_mean_s = 0.5
+                self._faults.for_a_while(setattr, other.disk, "sync_mean_s", 0.002)

@@ -60,8 +60,8 @@ class FakeCore:
         self.instants.append(now)
         return self.react(event)
 
-    def known(self, node: NodeId) -> tuple[Incarnation, int]:
-        return Incarnation(ID), 5
+    def counters(self, to: NodeId) -> tuple[int, Incarnation, int]:
+        return self.counter, Incarnation(ID), 5
 
     def status(self) -> ReplicaStatus:
         return {

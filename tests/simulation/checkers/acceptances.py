@@ -24,6 +24,8 @@ class Acceptances(Checker):
         self._orders: dict[tuple[Incarnation, StreamName], tuple[int, int]] = {}
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
+        if disk.image.is_old:
+            return  # of an old copy that was put back nothing counts: whoever counts it has no majority (R21)
         if isinstance(operation, Accept) and isinstance(event, Accepted):
             self._accepted(disk, StreamName(operation.manifest.stream), operation.epoch)
         elif isinstance(operation, AdoptHeads) and isinstance(event, HeadsAdopted):

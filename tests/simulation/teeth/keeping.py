@@ -87,17 +87,6 @@ class GoesOnAfterFailedSync(Disk):
         self._start_batch()
 
 
-def believe_old_copies(patch: Patch) -> None:
-    """A store goes on although a peer remembers a later state of it (T19)."""
-    honest = Replica._on_received
-
-    def _on_received(self: Replica, event: Received) -> None:
-        fields = (event.node, event.incarnation, event.process, event.counter, 0, event.message)
-        honest(self, Received(*fields))
-
-    patch.setitem(_HANDLERS, Received, _on_received)
-
-
 def compare_early(patch: Patch) -> None:
     """What a learner told before it was followed is compared with the heads of that time."""
     patch.setattr(Pages, "forget", lambda self, node: None)

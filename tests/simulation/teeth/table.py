@@ -20,7 +20,7 @@ import pytest
 from tests.simulation.batches import ROOT
 from tests.simulation.disk import Disk
 from tests.simulation.run import run_seed
-from tests.simulation.teeth import fencing, keeping, marks, publishing, recovering, room
+from tests.simulation.teeth import fencing, keeping, marks, old_copies, publishing, recovering, room
 
 Patch = pytest.MonkeyPatch
 RULES = (*(f"R{number}" for number in range(1, 29)), "R17a")
@@ -86,7 +86,7 @@ FENCING, CLAIMING, ROT, GOING_ON = (
     "tests.rules.test_rot:test_",
     "tests.rules.test_going_on:test_",
 )
-PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL, ROOMLESS, SLOW = (
+PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL, ROOMLESS, SLOW, ROLLED_BACK = (
     f"tests.rules.test_{part}:test_"
     for part in (
         "publishing",
@@ -98,6 +98,7 @@ PUBLISHING, DISK, LEASE, REPORTS, OLD_STORE, TURNS, FULL, ROOMLESS, SLOW = (
         "full",
         "roomless",
         "slow_links",
+        "rolled_back",
     )
 )
 
@@ -166,7 +167,12 @@ TEETH = (
     Tooth("R20", keeping.wait_for_silence, Guard(f"{DISK}R20_a_joining_replica_takes_its_place_while_commits_go_on")),
     Tooth("R20", keeping.compare_early, Guard(f"{GOING_ON}R20_a_learner_is_asked_anew_for_what_it_began_to_tell")),
     Tooth("R21", keeping.GoesOnAfterFailedSync, Simulator(60, "failed_sync")),
-    Tooth("R21", keeping.believe_old_copies, Simulator(60, "roll_back")),
+    Tooth("R21", old_copies.believe_old_copies, Simulator(60, "revert")),
+    Tooth("R21", old_copies.count_old_copies, Simulator(60, "revert")),
+    Tooth("R21", old_copies.heed_old_copies, Guard(f"{ROLLED_BACK}R21_nothing_that_an_old_copy_says_counts")),
+    Tooth("R21", old_copies.take_from_the_unheard, Guard(f"{ROLLED_BACK}R21_an_old_copy_does_not_count_past_what_is_remembered")),
+    Tooth("R21", old_copies.count_past, Guard(f"{ROLLED_BACK}R21_a_peer_that_hears_for_the_first_time_is_told_what_was_found_on_the_disk")),
+    Tooth("R21", old_copies.forget_the_verdict, Guard(f"{ROLLED_BACK}R21_an_old_copy_stays_faulty_until_it_is_emptied")),
     Tooth("R21", room.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
     Tooth("R21", room.await_the_adoption),
     Tooth("R21", room.lead_with_room_alone, Guard(f"{FULL}R21_with_all_disks_full_a_node_takes_over_restores_and_deletes")),

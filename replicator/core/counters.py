@@ -1,0 +1,89 @@
+"""The counters by which a store that went back in time is noticed, by its peers and by itself (R21, T19).
+
+A store counts its durable answers. Every envelope tells how far it is, and the newest counter heard of the
+recipient, which is remembered on the disk too. Where last week's copy was put back, a new process of the same
+incarnation tells less than an earlier one has told.
+
+A store that is older goes on counting, and could count past what is remembered of it before anybody compares.
+So nothing is taken of what a peer publishes until the peer has said what it remembers, however often this
+node is started; and until then the peer is told the counter that the store was opened with.
+"""
+
+from __future__ import annotations
+
+from replicator.core.effects import DURABLE, Effect, RememberCounters
+from replicator.core.events import Received
+from replicator.core.state import State
+from replicator.model import Incarnation, NodeId, Process
+
+BEHIND = (  # what is wrong with such a store, and what helps
+    "a peer remembers a later state of this store than it holds (T19)",
+    "empty the data directory, and this node joins anew: started again as it is, it stays faulty",
+)
+
+
+class Counters:
+    """What is told to each peer, what is remembered of it, and whose store is too old to count."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._opened = state.counter
+        self._compared: set[NodeId] = set()  # with what these remember
+        self._tellers: dict[NodeId, Process] = {}  # who has told what is remembered, since this process began
+        self._has_news = False  # something is remembered that is not written yet
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether an earlier process has found that this store went back in time, and has written it down."""
+        node, incarnation = self._state.id
+        return self._state.remembered.get(node, (b"", 0))[0] == incarnation
+
+    def has_compared(self, node: NodeId) -> bool:
+        """Whether that peer has said, since this process began, what it remembers of this store."""
+        return node in self._compared
+
+    def condemn(self, counter: int) -> None:
+        """Write down that this store should be at *counter*, among what is remembered of the peers: with the
+        next durable write, or when the store is idle. A sound store has no word of itself there."""
+        node, incarnation = self._state.id
+        self._state.emit(RememberCounters({node: (incarnation, counter)}))
+
+    def with_news(self, wanted: list[Effect]) -> list[Effect]:
+        """What is wanted; what was heard of the peers rides on what of that is written durably anyhow."""
+        if self._has_news and not DURABLE.isdisjoint(map(type, wanted)):
+            self._has_news = False
+            wanted.insert(0, RememberCounters(dict(self._state.remembered)))
+        return wanted
+
+    def envelope(self, to: NodeId) -> tuple[int, Incarnation, int]:
+        """What the envelope to that peer says: the counter of this store, and the incarnation and newest
+        counter heard of the peer; (b'', 0) if none."""
+        state = self._state
+        told = state.counter if to in self._compared else self._opened
+        return told, *state.remembered.get(to, (Incarnation(b""), 0))
+
+    def compare(self, event: Received) -> bool:
+        """Take what a peer remembers of this store; whether that is more than this process has told it, and
+        more than any earlier one could if the store is as that left it. Exact, so it is a verdict."""
+        told, _, _ = self.envelope(event.node)
+        self._compared.add(event.node)
+        return event.remembered > told
+
+    def take(self, event: Received) -> bool:
+        """Take a peer's counter; whether what comes with it counts for nothing, as it is below what is
+        remembered of that incarnation and has not come from the process that told that.
+
+        This accuses nobody. A process tells what its store was opened with, or more, and that is no less
+        than what earlier ones have told. So a frame of the teller's that is below was overtaken by a newer
+        one, and counts. One of another process is of an old copy, or is late and its process dead; where the
+        teller is unknown, since this process is new, it may have been sent before that. Nobody here can know
+        which, and all of them may be lost, as any frame. Only the sender can tell that its store is behind,
+        once it hears what is remembered.
+        """
+        remembered, node = self._state.remembered, event.node
+        incarnation, newest = remembered.get(node, (b"", 0))
+        if incarnation == event.incarnation and event.counter <= newest:
+            return event.counter < newest and self._tellers.get(node) != event.process
+        remembered[node], self._tellers[node] = (event.incarnation, event.counter), event.process
+        self._has_news = True
+        return False
