@@ -59,6 +59,7 @@ class Founding:
         self._proposed: MemberRecord | None = None
         self._settling: MemberRecord | None = None
         self._waiting_for = ""
+        self._told: dict[NodeId, str] = {}  # what was said last of each peer's cluster
         self._hello_at = -math.inf
 
     @property
@@ -124,9 +125,10 @@ class Founding:
             self._proposed = record
             self._stored.clear()
             state.write_record(record, Epoch(0), False)
-        for peer in sorted(state.config.peers):
-            if self._stored.get(peer) != record:
-                state.send(peer, Found(record))
+        lacking = sorted(peer for peer in state.config.peers if self._stored.get(peer) != record)
+        self._waiting_for = ", ".join(lacking)
+        for peer in lacking:
+            state.send(peer, Found(record))
 
     def _declare(self) -> None:
         """All founders have it durably, this one included: the cluster exists."""
@@ -147,7 +149,7 @@ class Founding:
                 self._confirm(node, incarnation)
             return
         if hello.founded and hello.record is not None:
-            self._meet(hello.record)
+            self._meet(node, hello.record)
             return
         self._heard[node] = (incarnation, hello)
 
@@ -158,12 +160,18 @@ class Founding:
         if record is not None and member is not None and member.incarnation == incarnation:
             self._state.send(node, Founded(record))
 
-    def _meet(self, record: MemberRecord) -> None:
+    def _tell(self, node: NodeId, text: str) -> None:
+        """Say it once: a peer goes on with its cluster for as long as nobody mends the settings."""
+        if self._told.get(node) != text:
+            self._told[node] = text
+            self._state.notice(text)
+
+    def _meet(self, node: NodeId, record: MemberRecord) -> None:
         """A founded cluster exists: this incarnation is in its record, or it is joining."""
         state = self._state
         me = record.find(NodeId(state.me.node))
         if me is None:
-            state.notice(f"not a member of the cluster of {', '.join(m.node for m in record.members)}")
+            self._tell(node, f"not a member of the cluster of {', '.join(m.node for m in record.members)}")
         elif me.incarnation == state.me.incarnation and state.promising is None:
             self._settle(record)
         else:
@@ -178,7 +186,7 @@ class Founding:
         if state.founded or state.role is not Role.FOUNDING:
             return
         if names != {state.config.node, *state.config.peers}:
-            state.notice(f"{node} founds a cluster of {', '.join(sorted(names))}, not ours: refused")
+            self._tell(node, f"{node} founds a cluster of {', '.join(sorted(names))}, not ours: refused")
             return
         if me is None or me.incarnation != state.me.incarnation:
             return

@@ -6,12 +6,22 @@ import pytest
 from msgspec import structs
 
 from replicator.core.config import Config
-from replicator.core.effects import Fetch, StartTenure, WriteRecord
+from replicator.core.effects import Fetch, Notice, StartTenure, WriteRecord
 from replicator.core.events import HeadRotten
 from replicator.core.founding import misfit
 from replicator.core.messages import Claim, Found, Founded, FoundStored, Hello, Promised
 from replicator.core.state import head_of
-from replicator.model import Digest, Epoch, Incarnation, MemberRecord, NodeId, Promise, Role, StreamName
+from replicator.model import (
+    Digest,
+    Epoch,
+    Incarnation,
+    Member,
+    MemberRecord,
+    NodeId,
+    Promise,
+    Role,
+    StreamName,
+)
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
 
@@ -58,6 +68,40 @@ def test_R20_a_coordinator_that_is_restarted_goes_on_with_the_record_it_has() ->
     cluster.do("sync a", "drop", "crash a", "start a").forget().live(2.0)
     assert {found.record.version for found in cluster.sent("a", Found)} == {1}
     assert cluster.core("a").role is Role.BACKUP
+
+
+def test_R20_a_coordinator_says_who_has_not_stored_its_record() -> None:
+    """All are there, and it waits for the disk, or the consent, of some: status names them."""
+    cluster = Cluster("a", "b", "c", founded=False)
+    assert cluster.do("advance 0.6").core("a").status()["waiting_for"] == "b, c"
+    while not cluster.sent("a", Found):
+        cluster.do("advance 0.1", "deliver *->* Hello")
+    assert cluster.core("a").status()["waiting_for"] == "b, c"
+    cluster.do("sync a", "deliver a->b Found", "sync b", "deliver b->a FoundStored", "advance 0.6")
+    assert cluster.core("a").status()["waiting_for"] == "c"
+    cluster.live(2.0)
+    assert cluster.core("a").status()["waiting_for"] == ""
+    assert cluster.core("a").role is Role.BACKUP
+
+
+def test_R20_another_cluster_is_refused_and_told_of_once() -> None:
+    """Its coordinator proposes again and again, and its members say what they are, until somebody mends the
+    settings; a proposal of others is told of anew."""
+    cluster = Cluster("a", "b", "c", founded=False).forget()
+    theirs, others = (
+        MemberRecord(1, tuple(Member(node, bytes(16)) for node in names)) for names in ("abd", "bd")
+    )
+    for record in (theirs, theirs, others, others):
+        cluster.hear("b", "a", Found(record))
+    assert [notice.text for notice in cluster.effects("b", Notice)] == [
+        "a founds a cluster of a, b, d, not ours: refused",
+        "a founds a cluster of b, d, not ours: refused",
+    ]
+    foreign = MemberRecord(1, (Member("a", bytes(16)), Member("d", bytes(16))))
+    for _ in range(2):
+        cluster.hear("c", "a", Hello(True, foreign, "", ""))
+    assert [notice.text for notice in cluster.effects("c", Notice)] == ["not a member of the cluster of a, d"]
+    assert not cluster.effects("b", WriteRecord)
 
 
 def test_R20_a_founded_cluster_is_not_founded_again() -> None:
