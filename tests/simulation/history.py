@@ -42,11 +42,11 @@ class Tenure(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """A commit as the engine was told of it: reported, or restored to it."""
+    """A commit as the engine was told of it, reported or restored, or as the primary noted it for itself."""
 
     time: float
     node: NodeId
-    epoch: Epoch  # the tenure's
+    epoch: Epoch  # the tenure's, or the primary's
     position: Position
     content: Content
 
@@ -140,7 +140,7 @@ class History:
         return self._newest_commits.get(stream)
 
     def commit(self, stream: StreamName, commit: Committed) -> None:
-        """An engine is told that this is committed, or is restored to it."""
+        """An engine is told that this is committed or is restored to it, or its primary has noted it."""
         self.commits.setdefault(stream, []).append(commit)
         newest = self._newest_commits.setdefault(stream, commit)
         if (newest.epoch, newest.position.sequence) < (commit.epoch, commit.position.sequence):

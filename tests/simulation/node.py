@@ -180,6 +180,12 @@ class Node:
         if life == self.life:
             function(*args)
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether the newest promise on the disk is to this very process."""
+        promise = self.disk.image.promise
+        return promise is not None and promise.owner.process == self.process
+
     # ── events ──
 
     def receive(self, source: NodeId, frame: bytes) -> None:

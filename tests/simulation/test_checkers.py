@@ -34,6 +34,7 @@ from replicator.model import (
     MemberRecord,
     NodeId,
     Owner,
+    Process,
     Promise,
     Sequence,
     StreamName,
@@ -86,6 +87,10 @@ class Doctored:
         """A core asks for that effect; the checkers look on."""
         for look in self.world.looks[type(effect)]:
             look(node, effect)
+
+    def note(self, node: Node, manifest: Manifest) -> None:
+        """The node finds that a majority holds it."""
+        self.do(node, MarkCommitted(S, Generation(manifest.generation), manifest.position))
 
     def start(self, epoch: int, *manifests: Manifest) -> None:
         """a is handed a tenure."""
@@ -146,6 +151,31 @@ def test_I3_a_commit_is_gone_in_a_later_tenure(world: Doctored) -> None:
     world.history.commit(S, Committed(0.0, world.a.name, Epoch(1), manifest.position, content))
     with breaks("I3"):
         world.start(2)
+
+
+def test_I3_what_a_primary_has_noted_is_gone_in_a_later_tenure(world: Doctored) -> None:
+    """Adopted in epoch 1 by an owner that had no tenure yet; a backup's note is hearsay (R15)."""
+    manifest = world.submit(1, 1)
+    world.a.reign, world.a.process = Epoch(1), Process(bytes(16))
+    world.a.disk.image.promise = world.b.disk.image.promise = owner(world.a, 1)
+    world.note(world.b, manifest)
+    assert not world.history.commits
+    world.note(world.a, manifest)
+    with breaks("I3"):
+        world.start(2)
+
+
+def test_I3_a_deletion_that_no_tenure_was_given_is_no_loss(world: Doctored) -> None:
+    """It could not be read when the tenure began; adopted in that and forgotten by all, it takes its stream
+    with it."""
+    world.a.reign, world.a.process = Epoch(2), Process(bytes(16))
+    manifest, tombstone = world.submit(1, 1), world.submit(1, 2, tombstone=True)
+    content = world.history.content_of(manifest)
+    world.history.commit(S, Committed(0.0, world.b.name, Epoch(1), manifest.position, content))
+    world.history.parents[world.history.content_of(tombstone)] = content
+    world.a.disk.image.promise = owner(world.a, 2)
+    world.note(world.a, tombstone)
+    world.start(3)
 
 
 def test_I4_one_position_names_two_contents(world: Doctored) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from replicator.core.effects import Commit, Effect, StartTenure
+from replicator.core.effects import Commit, Effect, MarkCommitted, StartTenure
 from replicator.model import StreamName
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.history import Committed, Tenure
@@ -14,7 +14,7 @@ from tests.simulation.node import Node
 class Ancestry(Checker):
     """Compares every tenure with every commit of the epochs before it, whichever is known first."""
 
-    watches: ClassVar[tuple[type, ...]] = (Commit,)
+    watches: ClassVar[tuple[type, ...]] = (Commit, MarkCommitted)
 
     def tenure(self, node: Node, tenure: Tenure, effect: StartTenure) -> None:
         for stream, commits in self.history.commits.items():
@@ -29,7 +29,7 @@ class Ancestry(Checker):
             self.history.commit(StreamName(head.stream), commit)
 
     def performed(self, node: Node, effect: Effect) -> None:
-        if isinstance(effect, Commit):
+        if isinstance(effect, Commit) or (isinstance(effect, MarkCommitted) and node.is_owner):
             self._compare_later(effect.stream, self.history.commits[effect.stream][-1])
 
     def _compare_later(self, stream: StreamName, commit: Committed) -> None:

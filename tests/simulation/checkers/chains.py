@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from replicator.core.effects import Commit, Effect, EndTenure, Standby, Supersede
-from replicator.model import Epoch, Head, StreamName
+from replicator.core.effects import Commit, Effect, EndTenure, MarkCommitted, Standby, Supersede
+from replicator.model import Epoch, Head, Position, StreamName
 from tests.simulation.checkers.base import Checker, Violation
 from tests.simulation.history import Committed, Content, is_quorum
 from tests.simulation.node import Node
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Chains(Checker):
-    """Follows commit callbacks, and tells the history of them."""
+    """Follows commits, and tells the history of them: those that an engine is told of, and those that a
+    primary notes for itself, as of a stream that its tenure began without."""
 
-    watches: ClassVar[tuple[type, ...]] = (Commit, EndTenure, Supersede, Standby)
+    watches: ClassVar[tuple[type, ...]] = (Commit, MarkCommitted, EndTenure, Supersede, Standby)
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -27,6 +28,9 @@ class Chains(Checker):
     def performed(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, Commit):
             self._commit(node, effect)
+        elif isinstance(effect, MarkCommitted):
+            if node.is_owner:
+                self._note(node, effect.stream, effect.position)
         elif isinstance(effect, EndTenure):
             self._ended.add((node.name, effect.epoch))
         elif isinstance(effect, Supersede):
@@ -38,23 +42,30 @@ class Chains(Checker):
 
     def _commit(self, node: Node, effect: Commit) -> None:
         history, stream = self.history, effect.stream
-        digest = history.positions.get((stream, effect.position))
-        if digest is None:
-            raise Violation("I4", f"{node.name} commits {stream}@{effect.position}: what is that?")
-        content = history.contents[digest]
-        if effect.handle and history.handles[effect.handle] != content:
-            raise Violation("I4", f"{node.name}: {stream}@{effect.position} is not payload {effect.handle}")
-        epoch = node.reign
         if not node.engine.epoch or (node.name, node.engine.epoch) in self._ended:
             raise Violation("R17a", f"{node.name} commits {stream}@{effect.position} without a tenure")
         for other in history.commits.get(stream, [])[-3:]:
-            if other.epoch == epoch and other.position.sequence > effect.position.sequence:
+            if other.epoch == node.reign and other.position.sequence > effect.position.sequence:
                 raise Violation("I4", f"{node.name}: callbacks of {stream} go back to {effect.position}")
-        newest = history.newest_commit(stream)
-        if newest is not None and not self._one_chain(newest.content, content):
-            raise Violation("I4", f"{stream}@{effect.position} and @{newest.position} both committed")
-        history.commit(stream, Committed(self.world.now, node.name, epoch, effect.position, content))
+        content = self._note(node, stream, effect.position)
+        if effect.handle and history.handles[effect.handle] != content:
+            raise Violation("I4", f"{node.name}: {stream}@{effect.position} is not payload {effect.handle}")
         history.commit_count += 1
+
+    def _note(self, node: Node, stream: StreamName, position: Position) -> Content:
+        """Tell the history, once; a primary notes what it commits a moment before its engine is told."""
+        history = self.history
+        digest = history.positions.get((stream, position))
+        if digest is None:
+            raise Violation("I4", f"{node.name} commits {stream}@{position}: what is that?")
+        commit = Committed(self.world.now, node.name, node.reign, position, history.contents[digest])
+        newest = history.newest_commit(stream)
+        if newest is not None and not self._one_chain(newest.content, commit.content):
+            raise Violation("I4", f"{stream}@{position} and @{newest.position} both committed")
+        known = history.commits.get(stream, [])[-1:]
+        if not known or (known[0].epoch, known[0].position) != (commit.epoch, position):
+            history.commit(stream, commit)
+        return commit.content
 
     def _one_chain(self, left: Content, right: Content) -> bool:
         return self.history.keeps(left, right) or self.history.keeps(right, left)
