@@ -12,6 +12,7 @@ never committed from a primary that is gone. Which of them it is cannot be told 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from msgspec import structs
@@ -92,10 +93,16 @@ class Membership:
                 return
 
     def _has_caught_up(self, learner: Follower) -> bool:
-        """Whether it lacks nothing but what is on its way: while commits go on, something always is. That is
-        nobody's loss: the final record waits for a majority of both sets (T11)."""
-        late = self._state.now - self._state.config.behind_interval_s
-        return learner.is_known and all(since > late for since in learner.lacking.values())
+        """Whether it has acknowledged all that it lacked at one instant. While commits go on something is
+        always on its way, for as long as its disk and its link take. That is nobody's loss: the final record
+        waits for a majority of both sets (T11)."""
+        recently = self._state.now - self._state.config.lease_s
+        if not learner.is_known or learner.heard_at < recently:
+            learner.awaited = None  # what was noted says nothing of what comes out while it is silent
+            return False
+        if learner.awaited is None and all(since > -math.inf for since in learner.lacking.values()):
+            learner.awaited = {stream: self._progress.own(stream) for stream in learner.lacking}
+        return learner.awaited == {}
 
     def _holds_the_deleted(self, follower: Follower) -> bool:
         """Whether it holds streams that are not here; the operator is told once."""

@@ -34,6 +34,8 @@ class Follower:
         self.surplus: set[StreamName] = set()  # what it reported and the primary does not have
         # Heads not acknowledged, and since when; those told last are at the end.
         self.lacking: dict[StreamName, float] = {}
+        # A learner's: what it lacked at one instant, the newest sequences of then, until it has them (R20).
+        self.awaited: dict[StreamName, int] | None = None
         self.hints: dict[StreamName, CommitPoint] = {}  # commit points not known to have arrived
         # What that question carries, while it may be on its way.
         self.hinted: tuple[int, tuple[CommitPoint, ...]] = (0, ())
@@ -123,6 +125,8 @@ class Follower:
             self.lacking.pop(stream, None)
         elif sequence > before and stream in self.lacking:
             self.lacking[stream] = now
+        if self.awaited and self.acked[stream] >= self.awaited.get(stream, math.inf):
+            del self.awaited[stream]
 
     def forget(self, stream: StreamName) -> None:
         """The stream is deleted, and every member knows it. Its hint goes as it came, once it has arrived."""

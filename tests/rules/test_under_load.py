@@ -6,14 +6,16 @@ import pytest
 from msgspec import structs
 
 from replicator.core import heartbeat
-from replicator.core.effects import Abort, Commit, Fetch, Standby, StartTenure
+from replicator.core.effects import Abort, Commit, Fetch, Standby, StartTenure, WriteRecord
 from replicator.core.events import Tick
 from replicator.core.messages import Behind, CommitPoint, Heartbeat
 from replicator.core.phase import Phase
 from replicator.core.progress import Follower
-from replicator.model import Epoch, Incarnation, NodeId, Position, Sequence, StreamName
+from replicator.model import Epoch, Incarnation, NodeId, Position, Role, Sequence, StreamName
 from tests.rules.cluster import Cluster
+from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
+from tests.transcripts.harness import Waiting
 
 S = StreamName("s")
 
@@ -140,3 +142,47 @@ def test_R21_a_full_disk_asks_for_nothing_that_it_would_refuse() -> None:
     assert not cluster.effects("c", Fetch)
     cluster.do("room c").live(0.6)
     assert cluster.state("c").heads[S].sequence == 1
+
+
+def _turn(cluster: Cluster, late_s: float) -> None:
+    """All happens as it comes but what c says of its disk, which is as late as that."""
+
+    def comes(one: Waiting) -> bool:
+        is_late = any(cluster._is_message(one, "c->a", kind) for kind in ("Ack", "Adopted"))
+        return cluster._is_message(one, "*", "") and (not is_late or one.due <= cluster.now - late_s)
+
+    for _ in range(4):
+        cluster._let(comes)
+        cluster.do("publish", "fetch", "sync")
+    cluster.do("advance 0.05")
+
+
+def test_R20_a_new_store_that_keeps_up_at_a_distance_is_taken_in() -> None:
+    """Each of its acknowledgments is half a second late, while one stream after the other commits: it lacks
+    something for longer than heads go untold, at every instant."""
+    cluster = serving().do(*(f"submit a s{index} 1" for index in range(12))).live(0.3)
+    cluster.do("crash c", "wipe c", "start c").forget()
+    for turn in range(100):
+        cluster.do(f"submit a s{turn % 12} {2 + turn // 12}")
+        _turn(cluster, 0.5)
+    assert len(cluster.effects("a", Commit)) > 90
+    assert [bool(write.record.old) for write in cluster.effects("a", WriteRecord)] == [True, False]
+    assert cluster.core("c").role is Role.BACKUP
+
+
+def test_R20_what_a_new_store_lacked_before_it_fell_silent_is_not_all() -> None:
+    """It is cut off when it lacks one stream; what it lacks of another when it is back is waited for, too."""
+    cluster = serving().do("submit a s 1").live(0.3).do("crash c", "wipe c", "start c")
+    followers = reign_of(cluster, "a").progress.followers
+    for _ in range(40):
+        _turn(cluster, 9.0)
+    cluster.do("submit a s 2", "publish a", "sync a b", "deliver c->a Adopted", "deliver c->a Ack")
+    for _ in range(4):
+        _turn(cluster, 9.0)
+    assert followers[NodeId("c")].awaited == {S: 2}
+    cluster.do("cut a c", "submit a t 1").live(1.0).forget()
+    cluster.do("full c", "mend a c").live(1.0)
+    assert followers[NodeId("c")].newest(S) == 2
+    assert not cluster.effects("a", WriteRecord)
+    cluster.do("room c").live(1.0)
+    assert cluster.core("c").role is Role.BACKUP

@@ -165,6 +165,7 @@ TEETH = (
     Tooth("R20", keeping.found_early, Guard(f"{DISK}R20_the_record_is_durable_on_all_before_it_is_declared")),
     Tooth("R20", keeping.lead_unnamed, Guard(f"{GOING_ON}R20_who_is_no_member_by_the_newest_record_does_not_lead")),
     Tooth("R20", keeping.wait_for_silence, Guard(f"{DISK}R20_a_joining_replica_takes_its_place_while_commits_go_on")),
+    Tooth("R20", keeping.wait_for_nearness, Guard("tests.rules.test_under_load:test_R20_a_new_store_that_keeps_up_at_a_distance_is_taken_in")),
     Tooth("R20", keeping.compare_early, Guard(f"{GOING_ON}R20_a_learner_is_asked_anew_for_what_it_began_to_tell")),
     Tooth("R21", keeping.GoesOnAfterFailedSync, Simulator(60, "failed_sync")),
     Tooth("R21", old_copies.believe_old_copies, Simulator(60, "revert")),
