@@ -174,6 +174,15 @@ class FetchFailed(Struct, frozen=True, gc=False):
     stream: StreamName
 
 
+class StartedWithout(Struct, frozen=True, gc=False):
+    """The engine's tenure of *epoch* starts without that head of the stream: it turned out to be unreadable
+    when it was to be restored, and nobody has mended it in time (R8, R22)."""
+
+    epoch: Epoch
+    stream: StreamName
+    digest: Digest
+
+
 # ── what the engine asks ──
 
 
@@ -220,7 +229,8 @@ class AbandonAsked(Struct, frozen=True, gc=False):
 Event = (
     Tick | Received | Granted | Revoked | PromiseWritten | RecordWritten | Accepted | AcceptRefused
     | HeadsAdopted | HeadRotten | StoreRoom | StoreFailed | ManifestReceived | Seen | Published | Sent
-    | Fetched | FetchFailed | EngineReady | Submitted | DeleteAsked | ResignAsked | AbandonAsked
+    | Fetched | FetchFailed | StartedWithout | EngineReady | Submitted | DeleteAsked | ResignAsked
+    | AbandonAsked
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from replicator.core.rivals import note_refusal, rivals_hold_majority
 from replicator.core.state import State
 from replicator.core.tenure import Tenure
 from replicator.core.window import Flight, Window
-from replicator.model import Digest, Epoch, Manifest, MemberRecord, NodeId, Role, Sequence, StreamName
+from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, NodeId, Role, Sequence, StreamName
 
 
 class Primary:
@@ -41,7 +41,6 @@ class Primary:
         self._heartbeats: Heartbeats
         self._unchanged = False
         self.handover = Handover(state)
-        self._withheld: frozenset[StreamName] = frozenset()  # streams that the tenure was not given (R8)
         self._lapsed_since: float | None = None
 
     def _change(self, new: Phase) -> None:
@@ -69,7 +68,7 @@ class Primary:
         self._commits = Commits(reign)
         self._heartbeats = Heartbeats(reign, self.claimant)
         # A stream that was withheld is held now, or was dropped: either is news to the engine (R11).
-        unchanged = reign.holds_all and not reign.recovery.exceptions and not self._withheld
+        unchanged = reign.holds_all and not reign.recovery.exceptions and not self.tenure.withheld
         self._unchanged = unchanged and self.tenure.epoch is not None
         if not self._unchanged:
             self._begin_anew("other checkpoints than this tenure's were found")
@@ -133,10 +132,11 @@ class Primary:
         self._change(Phase.SERVING)
         self._lapsed_since = None
         self.window.drained("goes on unchanged in a newer epoch")
+        # What the engine could not be given since this epoch began, it has not got in what goes on unchanged.
+        chosen, lost = reign.recovery.chosen, {s: state.heads[s] for s in self.tenure.withheld}
+        lost |= reign.withheld
         self.tenure.end("goes on unchanged in a newer epoch")
-        chosen, lost = reign.recovery.chosen, reign.withheld
         heads = [h for s, h in state.heads.items() if (self._unchanged or s in chosen) and s not in lost]
-        self._withheld = frozenset(lost)
         unavailable = tuple(lost[stream] for stream in sorted(lost))
         state.change_role(Role.PRIMARY, f"a majority has adopted epoch {reign.epoch}")
         self.tenure.start(reign.epoch, tuple(heads), unavailable, self._unchanged, reign.holder.deadline)
@@ -181,7 +181,7 @@ class Primary:
             if self.phase is Phase.DRAINING and reign.is_late:
                 self.end("no majority has room for what was in flight")
                 return
-        above = reasons_to_claim_above(reign, self._withheld)
+        above = reasons_to_claim_above(reign, self.tenure)
         if above and reign.serving and not self.claimant.bumping and not reign.is_starved():
             self.claim_above("; ".join(above))
 
@@ -331,7 +331,7 @@ class Primary:
         reign = self.reign
         if reign is None or epoch != self.tenure.epoch:
             self.window.refuse(flight, "the tenure has ended")
-        elif flight.stream in self._withheld:
+        elif flight.stream in self.tenure.withheld:
             self.window.refuse(flight, "the stream's newest checkpoint is waited for (R8)")
         else:
             self.window.submit(flight)
@@ -351,13 +351,21 @@ class Primary:
         if reign is not None and (stream in reign.recovery.rotten or not state.owns(reign.epoch)):
             reason = "a newer epoch is being claimed: ask again after that"
         elif reign is not None:
-            head = reign.recovery.abandon(stream)
+            head = reign.recovery.abandon(stream) or self._abandon_adopted(reign, stream)
         if reign is None or head is None:
             state.emit(effects.AbandonRefused(reason))
             return
         state.emit(effects.Abandoned(head, reign.recovery.chosen.get(stream)))
         if stream not in reign.recovery.chosen and stream not in self.window.flights:
             self.window.submit(Flight(0, stream, Sequence(head.sequence + 1), True))
+
+    def _abandon_adopted(self, reign: Reign, stream: StreamName) -> Head | None:
+        """What a majority has adopted, and the engine could not be given: only a deletion can follow it."""
+        head = reign.head(stream) if stream in self.tenure.withheld - reign.withheld.keys() else None
+        if head is None or head.readable:
+            return None
+        reign.recovery.chosen.pop(stream, None)
+        return head
 
     def resign(self, successor: NodeId | None, if_able: bool) -> None:
         """Hand over once what is in flight has committed, or after a claim's time (R25, R26)."""

@@ -361,6 +361,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.Sent: lambda self, event: self._primary.window.sent(event.epoch, event.publish_index),
     events.Fetched: Replica._on_fetched,
     events.FetchFailed: Replica._on_fetch_failed,
+    events.StartedWithout: lambda self, event: self._primary.tenure.without(event),
     events.EngineReady: Replica._on_engine_ready,
     events.Submitted: Replica._on_submitted,
     events.DeleteAsked: Replica._on_delete_asked,

@@ -6,14 +6,15 @@ handle that the core knows them by; the core never sees a byte of them.
 
 A tenure starts for the engine when all its heads are loaded. A head that turns out to be unreadable at
 that moment is told to the core, which has it fetched from another replica, and is tried once more; if
-nobody mends it within `MEND_TIMEOUT_S` the tenure starts without it and `restored` of its stream raises
-(R8, R22).
+nobody mends it within `MEND_TIMEOUT_S` the tenure starts without it, `restored` of its stream raises, and
+the core, which is told first, takes nothing of the stream until it can bring it in another tenure (R8, R22).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from replicator.core.effects import (
     Abort,
@@ -26,11 +27,11 @@ from replicator.core.effects import (
     StoredLocally,
     Supersede,
 )
-from replicator.core.events import Accepted, AcceptRefused, HeadRotten, Why
+from replicator.core.events import Accepted, AcceptRefused, HeadRotten, StartedWithout, Why
 from replicator.link import messages as link
 from replicator.link.lease import LeaseSlot, LeaseWords
 from replicator.model import Digest, Epoch, Head, Payload, StreamName
-from replicator.worker.inbox import Loaded
+from replicator.worker.inbox import Loaded, Post
 from replicator.worker.loader import Loader
 from replicator.worker.silence import End
 from replicator.worker.standby import Standbys
@@ -52,7 +53,7 @@ class Tenancy:
         end: End,
         words: LeaseWords,
         loader: Loader,
-        deliver: Callable[[HeadRotten], None],
+        deliver: Callable[[HeadRotten | StartedWithout | Post], None],
         standbys: Standbys,
         acks: str = "quorum",
     ) -> None:
@@ -70,6 +71,7 @@ class Tenancy:
         self._starting: StartTenure | None = None
         self._loading: set[StreamName] = set()
         self._mending: dict[StreamName, tuple[Loaded, float]] = {}  # and when each is given up
+        self._untold = 0  # heads that were given up and that the core has not heard of yet
         self._instants: dict[str, float] = {}  # the moments of the present takeover, by name
 
     # ── payloads and tickets ──
@@ -213,7 +215,7 @@ class Tenancy:
                 self._deliver(HeadRotten(stream, Digest(result.head.digest)))
                 continue
             else:
-                self._unavailable(result.head, result.error)
+                self._give_up(result, now)
             self._loading.discard(stream)
             self._mending.pop(stream, None)
         if len(restored) > 1:
@@ -237,12 +239,21 @@ class Tenancy:
         """Start without what nobody has mended in time."""
         for stream, (result, until) in list(self._mending.items()):
             if now >= until:
-                self._give_up(stream, result, now)
+                self._give_up(result, now)
+                self._loading.discard(stream)
+                self._mending.pop(stream)
 
-    def _give_up(self, stream: StreamName, result: Loaded, now: float) -> None:
-        self._mending.pop(stream, None)
+    def _give_up(self, result: Loaded, now: float) -> None:
+        """Do without it. The core has to know before the engine does, which may submit at once."""
+        assert result.epoch is not None
         self._unavailable(result.head, result.error)
-        self._loading.discard(stream)
+        self._untold += 1
+        stream, digest = StreamName(result.head.stream), Digest(result.head.digest)
+        self._deliver(StartedWithout(result.epoch, stream, digest))
+        self._deliver(Post(partial(self._told, now)))
+
+    def _told(self, now: float) -> None:
+        self._untold -= 1
         self._start_if_loaded(now)
 
     def _unavailable(self, head: Head, text: str) -> None:
@@ -252,7 +263,8 @@ class Tenancy:
     def _start_if_loaded(self, now: float) -> None:
         """Tell the engine, which looks at the lease word at once: it has to be written by then."""
         effect, slot = self._starting, self._slot
-        if effect is not None and not self._loading and slot is not None and slot.deadline_ns:
+        is_loaded = not self._loading and not self._untold
+        if effect is not None and is_loaded and slot is not None and slot.deadline_ns:
             self._instants["restored"] = now
             self._end.send(link.TenureStarted(effect.epoch, self._count, effect.unchanged, self._instants))
             self._standbys.tenure_started()

@@ -324,7 +324,7 @@ def test_R11_a_stream_that_was_withheld_makes_a_bumped_tenure_another_one() -> N
     chosen because the newest provably never committed: the engine gets a tenure that is not unchanged."""
     cluster = Cluster("a", "b", "c").with_primary("a")
     primary = cluster.core("a")._primary
-    primary._withheld = frozenset({StreamName("s")})
+    primary.tenure.withheld.add(StreamName("s"))
     cluster.forget()
     primary.claim_above("for the test")
     cluster.live(0.6)

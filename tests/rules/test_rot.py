@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from replicator.core.effects import Accept, CancelFetch, Commit, Fetch, Publish, StartTenure
-from replicator.core.events import HeadRotten, StoreRoom
+from replicator.core.effects import (
+    Abandoned,
+    AbandonRefused,
+    Abort,
+    Accept,
+    CancelFetch,
+    Commit,
+    Fetch,
+    Publish,
+    StartTenure,
+)
+from replicator.core.events import HeadRotten, StartedWithout, StoreRoom, Tick
 from replicator.core.messages import Behind
+from replicator.core.phase import Phase
 from replicator.core.state import head_of
 from replicator.model import Digest, Epoch, StreamName
 from tests.rules.cluster import Cluster
@@ -141,3 +152,91 @@ def test_R8_what_the_own_store_is_asked_to_accept_is_not_chosen_anew() -> None:
     assert {accept.manifest.sequence for accept in cluster.effects("a", Accept)} == {1}
     cluster.live(2.0)
     assert [head.sequence for head in cluster.effects("a", StartTenure)[-1].heads] == [1]
+
+
+def _started_without(cluster: Cluster, name: str, stream: StreamName = S) -> None:
+    """The worker gives up what it could not restore in the tenure that its engine is about to get."""
+    epoch = cluster.core(name)._primary.tenure.epoch
+    assert epoch is not None
+    digest = Digest(cluster.state(name).heads[stream].digest)
+    cluster.node(name).deliver(StartedWithout(epoch, stream, digest))
+
+
+def _given_up() -> Cluster:
+    """b serves; its head of s, adopted already, turned out to be rotten when it was to be restored, and the
+    others are gone but for a c that cannot read it either."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.5)
+    cluster.do("crash a").live(0.5).do("grant b").live(1.5).do("rot b s", "rot c s").live(2.0)
+    _started_without(cluster, "b")
+    return cluster
+
+
+def test_R8_nothing_commits_over_a_head_that_the_engine_could_not_be_given() -> None:
+    """The stream waits as if its rot had been known before the claim; mended, it comes in a new tenure."""
+    cluster = _given_up().do("submit b s 2").live(2.0)
+    assert ["R8" in abort.reason for abort in cluster.effects("b", Abort)] == [True]
+    assert not cluster.effects("b", Commit)
+    assert len(cluster.effects("b", StartTenure)) == 1
+    cluster.do("start a").live(4.0)
+    _, tenure = cluster.effects("b", StartTenure)
+    assert ([head.sequence for head in tenure.heads], tenure.unchanged) == ([1], False)
+    cluster.do("submit b s 2").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("b", Commit)] == [2]
+
+
+def test_R8_a_head_that_is_mended_in_vain_is_brought_ever_more_seldom() -> None:
+    """It can be read, it seems, and is given up each time: the others' tenures would last for a moment."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1", "submit a t 1").live(0.5)
+    cluster.do("resign a", "grant b").live(1.5)
+    for stream, pauses in ((S, (1.0, 2.0, 4.0)), (T, (1.0,))):
+        for pause_s in pauses:
+            _started_without(cluster.forget(), "b", stream)
+            cluster.live(pause_s - 0.1)
+            assert not cluster.effects("b", StartTenure)
+            cluster.live(0.8)
+            assert len(cluster.effects("b", StartTenure)) == 1
+    cluster.do("submit b s 2").live(0.5)
+    _started_without(cluster.forget(), "b")
+    cluster.live(1.5)
+    assert len(cluster.effects("b", StartTenure)) == 1, "of another head nothing is known"
+
+
+def test_R8_a_word_of_a_tenure_that_has_ended_withholds_nothing() -> None:
+    """The next one starts with the head, or gives it up itself."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.5)
+    digest = Digest(cluster.state("a").heads[S].digest)
+    cluster.node("a").deliver(StartedWithout(Epoch(9), S, digest))
+    cluster.do("submit a s 2").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)] == [1, 2]
+
+
+def test_R8_what_goes_on_unchanged_goes_on_without_what_was_given_up() -> None:
+    """It is given up between a claim above and the tenure that goes on: the engine has not got it by then."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.5).forget()
+    primary = cluster.core("a")._primary
+    primary.claim_above("for the test")
+    cluster.node("a").deliver(Tick())
+    cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a", "deliver a->b Claim", "sync b")
+    cluster.do("deliver b->a Promised")
+    assert primary.phase is Phase.RECOVERING
+    _started_without(cluster, "a")
+    cluster.live(0.5)
+    (tenure,) = cluster.effects("a", StartTenure)
+    assert tenure.unchanged
+    assert [[head.stream for head in heads] for heads in (tenure.heads, tenure.unavailable)] == [[], [S]]
+    cluster.live(2.0)
+    _, tenure = cluster.effects("a", StartTenure)
+    assert ([head.stream for head in tenure.heads], tenure.unchanged) == ([S], False)
+
+
+def test_R8_what_the_engine_could_not_be_given_may_be_abandoned() -> None:
+    """Adopted, it can have no older one in its place: a deletion follows it. What can be read is kept."""
+    cluster = _given_up().do("abandon b s", "abandon b s").live(2.0)
+    assert {(each.head.sequence, each.instead) for each in cluster.effects("b", Abandoned)} == {(1, None)}
+    assert [head.tombstone for head in cluster.effects("b", StartTenure)[-1].heads] == [True]
+    cluster.do("submit b s 3").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("b", Commit)][-1:] == [3]
+    cluster.do("resign b", "grant c").live(1.0)
+    _started_without(cluster, "c")
+    cluster.do("abandon c s")
+    assert "it can be read" in cluster.effects("c", AbandonRefused)[0].reason

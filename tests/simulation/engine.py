@@ -23,7 +23,7 @@ from replicator.core.effects import (
     StoredLocally,
     Supersede,
 )
-from replicator.core.events import DeleteAsked, EngineReady, ResignAsked, Submitted
+from replicator.core.events import DeleteAsked, EngineReady, ResignAsked, StartedWithout, Submitted
 from replicator.model import Digest, Epoch, Head, NodeId, Sequence, StreamName
 from tests.simulation.checkers import Violation
 from tests.simulation.data import report_rot
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FILLERS = (b"", b"", b"x" * 96, b"x" * 96 + b"y" * 96, b"".join(bytes([letter]) * 96 for letter in b"uvwxyz"))
 STEPS = (1, 1, 1, 2, 2, 9)  # from one sequence to the next
 REREAD_S = 0.2
+MEND_TIMEOUT_S = 2.0  # as the worker's
 ROOM_CHANCE = 0.05  # of a deletion whenever the engine works on a stream while its disk is full
 SUBMIT_WITHIN_S = 5.0
 
@@ -58,6 +59,7 @@ class Engine:
         self.epoch = Epoch(0)  # of the running tenure; 0: none
         self.lease_words: dict[Epoch, float] = {}
         self.lines: dict[StreamName, Line] = {}
+        self.given_up: set[StreamName] = set()  # what the tenure began without for want of a readable head
         self.unreleased: set[int] = set()
         self.rests = False
         self._round = 0
@@ -154,6 +156,7 @@ class Engine:
                 line = Line(head.sequence, content, deleted=head.tombstone)
                 self.lines[StreamName(head.stream)] = line
         self.epoch = effect.epoch
+        self.given_up.clear()
         self._round += 1
         heads = {StreamName(head.stream): head for head in effect.heads}
         gone = {head.stream for head in effect.unavailable}
@@ -170,9 +173,9 @@ class Engine:
             if line is None or line.newest is None or not history.keeps(line.newest, content):
                 raise Violation("R11", f"{self.node.name}: unchanged, yet {stream} is not what it had")
 
-    def _read(self, round_: int, head: Head) -> None:
+    def _read(self, round_: int, head: Head, waited_s: float = 0.0) -> None:
         """Read a restored head as the link would, and go on from it. When it turns out rotten the replica
-        is told, and mends it from the others; it is read again a little later (R22)."""
+        is told, and mends it from the others; it is read again a little later (R22), and then given up."""
         node, stream = self.node, StreamName(head.stream)
         if round_ != self._round:
             return
@@ -183,8 +186,12 @@ class Engine:
         if payload is None and manifest is not None and not head.tombstone:
             bad = [digest for digest in chunk_digests(manifest) if digest in node.disk.image.damaged]
             node.later(0.0, report_rot, node, Digest(bad[0]))
-            node.later(REREAD_S, self._read, round_, head)
-            return
+            if waited_s < MEND_TIMEOUT_S:
+                node.later(REREAD_S, self._read, round_, head, waited_s + REREAD_S)
+                return
+            self.given_up.add(stream)
+            node.deliver(StartedWithout(self.epoch, stream, Digest(head.digest)))
+            self.lines[stream] = Line(head.sequence)  # what an engine begins anew, though it should not (R8)
         self._plan(stream)
 
     # ── what the engine does ──

@@ -2,6 +2,7 @@
 
 `usurp` takes a primary's hearing away while its lease still runs and names another (T22, the lease);
 `orphan` leaves a stream's newest checkpoint with one reachable holder, and lets it rot (T13, T26);
+`spoil` takes a primary down with the only good copy of a stream, which its successor finds out late (R8);
 `comeback` brings a deposed primary back with a head that never committed, when its successor goes (T1, T2);
 `lose_holder` destroys one of the few disks that hold what has committed, puts a new one in its place, and
 takes the primary down as soon as it counts (T11);
@@ -40,6 +41,7 @@ class Plots:
         return [
             (2.0, self.usurp), (0.7, self.orphan), (1.5, self.lag_behind), (1.0, self.duel),
             (1.0, self.comeback), (0.7, self.lose_holder), (0.5, self.begin_anew), (0.7, self.revert),
+            (0.5, self.spoil),
         ]  # fmt: skip
 
     def _primary(self) -> Node | None:
@@ -110,6 +112,24 @@ class Plots:
         if keeper.disk.damage(stream):
             self._faults.disks.scrub(keeper)
         return f"{stream} at {keeper.name}, of {' '.join(holders)}"
+
+    def spoil(self) -> str:
+        """All copies of a stream's newest checkpoint but the primary's rot, unseen, and it goes down."""
+        primary = self._primary()
+        streams = sorted(primary.disk.image.streams) if primary is not None else []
+        if primary is None or not streams or not self._faults.disks.may_rot():
+            return ""
+        stream = self._random.choice(streams)
+        newest = primary.disk.image.streams[stream][-1].manifest
+        rotten = []
+        for node in self._world.others(primary.name):
+            theirs = node.disk.image.newest(stream)
+            if theirs is not None and theirs.manifest == newest and node.disk.damage(stream):
+                rotten.append(node.name)
+        if not rotten:
+            return ""
+        self._faults.take_down(primary, power=False, mean_s=5.0)
+        return f"{stream} at {' '.join(rotten)}, not at {primary.name}"
 
     def comeback(self) -> str:
         """A primary goes down with what only it has, and is back when its successor goes down (T1, T2)."""

@@ -96,17 +96,29 @@ def test_a_rotten_head_is_mended_before_the_tenure_starts(bench: Bench) -> None:
 
 @pytest.mark.parametrize("how", ["rotten again", "too late"])
 def test_what_nobody_mends_does_not_hold_up_the_tenure(bench: Bench, how: str) -> None:
-    """The tenure starts with the others, and `restored` of that stream raises (R8)."""
+    """The tenure starts with the others, and `restored` of that stream raises; not before the core knows, so
+    that nothing is committed over what was given up (R8)."""
     bench.loader.rotten = {"orders"}
     bench.emit(start(head(), head("sensors", 2)), LENT)
     bench.load()
+    bench.turn()
+    began = []
+
+    def react(event: events.Event) -> list[effects.Effect]:
+        if not isinstance(event, events.AcceptRefused):
+            began.append((event, bool(bench.end.all(link.TenureStarted))))
+        return []
+
+    bench.core.react = react
     if how == "rotten again":
         bench.inbox.deliver(written(head()))
         bench.turn()
         bench.load()
     else:
         bench.clock.now += MEND_TIMEOUT_S
+        bench.turn()
     bench.turn()
+    assert began == [(events.StartedWithout(FOUR, ORDERS, Digest(head().digest)), False)]
     told = [type(message) for message in bench.end.told]
     assert told == [link.Restored, link.RestoredUnavailable, link.TenureStarted]
 

@@ -102,9 +102,10 @@ class Liveness:
             self._faults.disks.scrub(node)
 
     def _lost(self, primary: Node) -> frozenset[StreamName]:
-        """The streams whose newest checkpoint nobody can read: they wait, each alone (R8)."""
+        """The streams whose newest checkpoint nobody can read, or could when the tenure began: they wait,
+        each alone (R8)."""
         tenure = self._world.history.tenures.get(primary.engine.epoch)
-        return tenure.unavailable if tenure is not None else frozenset()
+        return tenure.unavailable | primary.engine.given_up if tenure is not None else frozenset()
 
     def _is_at_rest(self) -> bool:
         self._faults.replace_faulty()  # who could not be replaced before: a change was under way

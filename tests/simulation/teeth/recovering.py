@@ -17,6 +17,7 @@ from replicator.core.recovery import ANY_ORDER, Lack, Recovery
 from replicator.core.reign import Reign
 from replicator.core.report import Report
 from replicator.core.state import State
+from replicator.core.tenure import Tenure
 from replicator.core.window import Window
 from replicator.model import Digest, Epoch, Head, Manifest, StreamName
 
@@ -110,6 +111,16 @@ def heed_the_dropped(patch: Patch) -> None:
 def drain_what_comes(patch: Patch) -> None:
     """What is submitted while a tenure drains prolongs it."""
     patch.setattr(Window, "drain", lambda self: None)
+
+
+def commit_over_the_unread(patch: Patch) -> None:
+    """What a tenure could not be given when it began may be committed over."""
+    patch.setattr(Tenure, "without", lambda self, event: None)
+
+
+def bring_in_vain(patch: Patch) -> None:
+    """What was mended is brought at once, however often it was in vain."""
+    patch.setattr(Tenure, "may_have", lambda self, stream, head: head is None or head.readable)
 
 
 def bring_nothing(patch: Patch) -> None:

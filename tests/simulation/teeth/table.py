@@ -124,6 +124,8 @@ TEETH = (
     Tooth("R8", recovering.withhold_the_dropped, Guard(f"{GOING_ON}R8_what_is_dropped_while_serving_is_withheld_no_longer")),
     Tooth("R8", recovering.ask_the_whole_only, Guard(f"{GOING_ON}R8_what_has_rotted_is_put_together_from_what_is_left_of_it")),
     Tooth("R8", recovering.wait_for_rot, Guard(f"{ROT}R8_a_head_that_rots_after_its_adoption_is_dropped_in_the_next_epoch")),
+    Tooth("R8", recovering.commit_over_the_unread, Simulator(60, "spoil")),
+    Tooth("R8", recovering.bring_in_vain, Guard(f"{ROT}R8_a_head_that_is_mended_in_vain_is_brought_ever_more_seldom")),
     Tooth("R8", recovering.heed_the_dropped, Guard(f"{ROT}R8_a_dropped_head_is_no_ancestor_of_what_comes")),
     Tooth("R9", recovering.serve_at_once),
     Tooth("R9", room.refuse_what_is_here, Guard(f"{FULL}R8_a_full_recovery_waits_where_nobody_is_better_placed")),
