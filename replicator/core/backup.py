@@ -356,9 +356,10 @@ class Backup:
     # ── rot (R22) ──
 
     def on_rotten(self, event: HeadRotten) -> None:
-        """The head cannot be read here: say so in promises, and fetch what is rotten."""
+        """The head cannot be read here: say so in promises, and fetch what is rotten. Told again, as whenever
+        another asks for it who mends the same, it is no news: two would keep each other busy."""
         head = self._state.heads.get(event.stream)
-        if head is None or head.digest != event.digest:
+        if head is None or head.digest != event.digest or self._rotten.get(event.stream) == event.digest:
             return
         self._state.heads[event.stream] = structs.replace(head, readable=False)
         self._rotten[event.stream] = event.digest

@@ -213,7 +213,9 @@ def test_R22_another_rotten_head_is_tried_for_itself() -> None:
     """What found no room for one says nothing of the next."""
     cluster = serving().do("submit a s 1").live(0.5).do("full c", "rot c s").live(0.5)
     assert len(cluster.effects("c", Fetch)) == 1
-    cluster.node("c").deliver(HeadRotten(S, Digest(cluster.state("c").heads[S].digest)))
+    heads = cluster.state("c").heads
+    heads[S] = structs.replace(heads[S], digest=bytes(32))
+    cluster.node("c").deliver(HeadRotten(S, Digest(bytes(32))))
     assert len(cluster.effects("c", Fetch)) == 2
 
 

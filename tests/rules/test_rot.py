@@ -23,6 +23,7 @@ from replicator.model import Digest, Epoch, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
 from tests.rules.test_late_words import reign_of
+from tests.rules.test_publishing import serving
 
 S, T = StreamName("s"), StreamName("t")
 
@@ -114,6 +115,18 @@ def test_R22_rot_that_is_found_when_the_store_is_opened_is_mended() -> None:
     assert cluster.effects("b", Fetch)
     assert cluster.state("b").heads[S].readable
     assert not cluster.node("b").disk.image.damaged
+
+
+def test_R22_two_that_cannot_read_the_same_do_not_keep_each_other_busy() -> None:
+    """Each asks the other, too, which finds out once more what it knows; neither has room for what c has."""
+    cluster = serving().do("submit a s 1").live(0.3).do("cut a b", "rot a s", "rot b s", "full a", "full b")
+    cluster.do("mend a b")
+    for _ in range(100):
+        cluster.do("advance 0.01", "deliver", "fetch", "sync")
+    fetches = cluster.effects("a", Fetch) + cluster.effects("b", Fetch)
+    assert 2 <= len(fetches) <= 4
+    cluster.do("room a", "room b").live(2.0)
+    assert [cluster.state(name).heads[S].readable for name in "ab"] == [True, True]
 
 
 def test_R22_what_cannot_be_mended_leaves_its_place_to_others() -> None:
