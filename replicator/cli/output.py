@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
+from errno import EAGAIN, EBADF, EDQUOT, EFBIG, EIO, ENOSPC
 from typing import Self, TextIO
 
 from replicator.model import Buffer
@@ -57,7 +57,12 @@ def prepare() -> None:
 def write(content: Buffer) -> None:
     """Write bytes that no encoding changes: a program reads UTF-8 whatever people's terminals show."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(content)
+    rest = memoryview(content).cast("B")
+    while rest:  # without a buffer (PYTHONUNBUFFERED) a part is taken at a time, as the system likes
+        taken = sys.stdout.buffer.write(rest)
+        if taken is None:
+            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN), "standard output")
+        rest = rest[taken:]
     sys.stdout.buffer.flush()
 
 

@@ -125,7 +125,7 @@ class Follower:
             self.lacking.pop(stream, None)
         elif sequence > before and stream in self.lacking:
             self.lacking[stream] = now
-        if self.awaited and self.acked[stream] >= self.awaited.get(stream, math.inf):
+        if self.awaited and stream in self.awaited and self.acked[stream] >= self.awaited[stream]:
             del self.awaited[stream]
 
     def forget(self, stream: StreamName) -> None:

@@ -25,17 +25,7 @@ from replicator.core.promise import Promiser
 from replicator.core.quorum import ReplicaId
 from replicator.core.state import State
 from replicator.core.window import Flight
-from replicator.model import (
-    Generation,
-    Head,
-    Incarnation,
-    NodeId,
-    Owner,
-    Process,
-    Role,
-    Sequence,
-    StreamName,
-)
+from replicator.model import Generation, Head, Incarnation, NodeId, Owner, Process, Role, Sequence, StreamName
 
 
 class ReplicaStatus(TypedDict):

@@ -84,9 +84,10 @@ class Latch:
             self._open = True
         while self.waiters:  # one by one: a signal's handler may raise, and whoever sets it again goes on
             with self.lock:
-                future = self.waiters.pop() if self.waiters else None
-            if future is not None:
+                future = next(iter(self.waiters), None)
+            if future is not None and not future.done():
                 future.set_result(None)
+            self._leave(future)
 
     def is_set(self) -> bool:
         """Whether it is open."""
@@ -130,7 +131,7 @@ class Latch:
                 self.waiters.add(future)
         return future
 
-    def _leave(self, future: Future[None]) -> None:
+    def _leave(self, future: Future[None] | None) -> None:
         """That one waits no longer: it leaves nothing behind."""
         with self.lock:
             if self.waiters:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class _Job:
-    """What is being restored by itself: for the tenure of *epoch*, or (None) a warm standby."""
+    """What is to be restored for the tenure of *epoch*, or (None) a warm standby."""
 
     __slots__ = ("epoch", "head", "is_wanted")
 
@@ -41,7 +41,8 @@ class Loader:
         self._epoch: Epoch | None = None  # of the tenure whose heads are urgent
         self._urgent: deque[Head] = deque()
         self._leisurely: deque[Head] = deque()
-        self._job: _Job | None = None
+        self._large: deque[_Job] = deque()  # of those heads, what did not come with the small ones
+        self._jobs: list[_Job] = []  # under way: one, or some of a tenure's that may be small
         self._work = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="replicator-loader", daemon=True)
@@ -59,9 +60,9 @@ class Loader:
 
     def _not_under_way(self, epoch: Epoch, heads: Iterable[Head]) -> list[Head]:
         """All but the one that is being restored for a standby, which is the tenure's from now on."""
-        job, wanted = self._job, list(heads)
-        if job is not None and job.epoch is None and job.is_wanted:
-            for index, head in enumerate(wanted):
+        wanted = list(heads)
+        for job in self._jobs:
+            for index, head in enumerate(wanted if job.epoch is None and job.is_wanted else ()):
                 if head.same_as(job.head) and head.stream == job.head.stream:
                     job.epoch, job.head = epoch, wanted.pop(index)
                     break
@@ -71,15 +72,16 @@ class Loader:
         """Forget the heads of a tenure that has ended before they were restored."""
         with self._work:
             self._urgent.clear()
-            if self._job is not None and self._job.epoch is not None:
-                self._job.is_wanted = False
+            self._large.clear()
+            for job in self._jobs:
+                job.is_wanted &= job.epoch is None
 
     def drop_standbys(self) -> None:
         """Forget what was to be restored for standbys."""
         with self._work:
             self._leisurely.clear()
-            if self._job is not None and self._job.epoch is None:
-                self._job.is_wanted = False
+            for job in self._jobs:
+                job.is_wanted &= job.epoch is not None
 
     def close(self) -> None:
         """End the thread, and what it restores at its next chunk."""
@@ -89,16 +91,23 @@ class Loader:
         self._thread.join()
 
     def _run(self) -> None:
-        while (jobs := self._next()) is not None:
-            small = self._small([job.head for job in jobs]) if len(jobs) > 1 else {}
-            if small:
-                found = [job for job in jobs if job.head.stream in small]
-                self._deliver(
-                    tuple(Loaded(job.epoch, job.head, small[StreamName(job.head.stream)]) for job in found)
-                )
-            for job in jobs:
-                if job.head.stream not in small:
-                    self._restore(job)
+        while jobs := self._next():
+            if len(jobs) == 1:
+                self._restore(jobs[0])
+            else:
+                self._restore_small(jobs)
+
+    def _restore_small(self, jobs: list[_Job]) -> None:
+        """Restore those that are small at once; the others have their turn by themselves."""
+        small = self._small([job.head for job in jobs])
+        found = [job for job in jobs if job.head.stream in small and job.is_wanted]
+        if found:
+            self._deliver(
+                tuple(Loaded(job.epoch, job.head, small[StreamName(job.head.stream)]) for job in found)
+            )
+        with self._work:
+            self._large.extend(job for job in jobs if job.head.stream not in small and job.is_wanted)
+            self._jobs = []
 
     def _small(self, heads: list[Head]) -> dict[StreamName, Payload]:
         try:
@@ -109,11 +118,9 @@ class Loader:
 
     def _restore(self, job: _Job) -> None:
         """Restore one, and tell of it unless nobody wants it any longer."""
-        with self._work:
-            self._job = job
         payload, error = self._restored(job)
         with self._work:
-            self._job = None
+            self._jobs = []
         if job.is_wanted and not self._closed:
             self._deliver((Loaded(job.epoch, job.head, payload, error),))
 
@@ -127,13 +134,17 @@ class Loader:
             log.exception("restore failed stream=%s sequence=%d", head.stream, head.sequence)
             return None, f"{type(error).__name__}: {error}"
 
-    def _next(self) -> list[_Job] | None:
+    def _next(self) -> list[_Job]:
+        """What is to be restored now; nothing when it is time to end."""
         with self._work:
-            self._work.wait_for(lambda: self._closed or self._urgent or self._leisurely)
+            self._work.wait_for(lambda: self._closed or self._large or self._urgent or self._leisurely)
             if self._closed:
-                return None
-            if not self._urgent:
-                self._job = _Job(None, self._leisurely.popleft())
-                return [self._job]
-            count = min(len(self._urgent), HEADS_MAX)
-            return [_Job(self._epoch, self._urgent.popleft()) for _ in range(count)]
+                return []
+            if self._large:
+                self._jobs = [self._large.popleft()]
+            elif self._urgent:
+                count = min(len(self._urgent), HEADS_MAX)
+                self._jobs = [_Job(self._epoch, self._urgent.popleft()) for _ in range(count)]
+            else:
+                self._jobs = [_Job(None, self._leisurely.popleft())]
+            return self._jobs

@@ -111,11 +111,11 @@ class Standbys:
         self._offered.clear()
 
     def tenure_ended(self) -> None:
-        """One that follows on begins anew, but for what it still has if the tenure has never started."""
+        """One that follows begins anew; what it has still got, if the tenure never started, its end knows."""
         if self._is_tenured:
             self._is_tenured = False
             if self._following:
-                self._begin(self._offered)
+                self._begin({})
 
     def _begin(self, besides: Mapping[StreamName, Head | None]) -> None:
         """Everything that is known to be committed here waits, but what there is already."""

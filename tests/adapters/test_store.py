@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.adapters.store_payload import Payload
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
@@ -167,26 +166,6 @@ def test_r10_another_content_at_the_same_sequence_replaces_the_head(stores: Stor
         "streams": 1, "checkpoints": 1, "chunks": 1, "stored_bytes": 3, "queued_bytes": 0,
     }  # fmt: skip
     assert opened.is_readable(manifest)
-
-
-def test_the_size_of_a_head_is_known_without_a_look_at_the_disk(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Since it was accepted, or the store opened: the control thread asks for that of a thousand at once."""
-    opened = stores.open()
-    opened.promise(1)
-    opened.accept("s", 1, b"one")
-    opened.accept("s", 2, b"three", b"three", b"two")
-    opened.accept("gone", 1, tombstone=True)
-    opened.perform(ForgetTombstone(StreamName("gone"), Generation(0), Sequence(1)))
-    opened.barrier()
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(Payload, "reading", None)
-            patch.setattr(opened.store, "_reads", None)
-            sizes = [opened.store.head_bytes(stream) for stream in (S, StreamName("gone"))]
-        assert sizes == [len(b"threethreetwo"), 0]
-        opened = stores.reopen()
 
 
 # ── adoption in bulk ──

@@ -8,9 +8,10 @@ import time
 import pytest
 
 from replicator.adapters import store_writer
-from replicator.core.effects import WritePromise
+from replicator.adapters.store_payload import Payload
+from replicator.core.effects import ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, PromiseWritten
-from replicator.model import Digest, Epoch, Promise, Sequence, StreamName
+from replicator.model import Digest, Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
 
 S = StreamName("s")
@@ -142,3 +143,23 @@ def test_i12_a_full_queue_blocks_the_data_thread_only(stores: Stores) -> None:
     assert isinstance(opened.next(), PromiseWritten)
     assert isinstance(opened.ask(put[-1][0], 1), Accepted)
     assert isinstance(opened.ask(manifest, 1), Accepted)
+
+
+def test_the_size_of_a_head_is_known_without_a_look_at_the_disk(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since it was accepted, or the store opened: the control thread asks for that of a thousand at once."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1, b"one")
+    opened.accept("s", 2, b"three", b"three", b"two")
+    opened.accept("gone", 1, tombstone=True)
+    opened.perform(ForgetTombstone(StreamName("gone"), Generation(0), Sequence(1)))
+    opened.barrier()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Payload, "reading", None)
+            patch.setattr(opened.store, "_reads", None)
+            sizes = [opened.store.head_bytes(stream) for stream in (S, StreamName("gone"))]
+        assert sizes == [len(b"threethreetwo"), 0]
+        opened = stores.reopen()

@@ -40,8 +40,11 @@ class Data:
         names = [StreamName(head.stream) for head in heads]
         if "broken" in names:
             raise OSError("broken")
+        self.begun.set()
         self.gate.wait(DEADLINE_S)
-        return {s: Payload({"": s.encode()}) for s in names if not s.startswith(("large", "rotten"))}
+        return {
+            s: Payload({"": s.encode()}) for s in names if not s.startswith(("large", "rotten", "endless"))
+        }
 
 
 @pytest.fixture
@@ -142,3 +145,20 @@ def test_what_is_dropped_ends_at_its_next_chunk(
     loader.drop_standbys() if epoch is None else loader.drop()
     loader.load(FOUR, [head("next")])
     assert names(told.get(timeout=DEADLINE_S)) == ["next"]
+
+
+def test_nothing_of_a_batch_outlives_its_tenure(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]]
+) -> None:
+    """Neither what comes together nor what is restored by itself afterwards."""
+    loader.load(FOUR, [head("small"), head("large"), head("larger")])
+    assert data.begun.wait(DEADLINE_S)
+    loader.drop()
+    loader.load(Epoch(5), [head("next")])
+    data.gate.set()
+    assert names(told.get(timeout=DEADLINE_S)) == ["next"]
+    loader.load(Epoch(5), [head("a"), head("endless"), head("large")])
+    assert names(told.get(timeout=DEADLINE_S)) == ["a"]
+    loader.drop()
+    loader.load(Epoch(6), [head("last")])
+    assert names(told.get(timeout=DEADLINE_S)) == ["last"]

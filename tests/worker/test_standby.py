@@ -134,18 +134,21 @@ def test_a_follower_begins_with_what_the_core_knows_to_be_committed(bench: Bench
 
 
 def test_who_follows_on_begins_anew_after_a_tenure(bench: Bench) -> None:
-    """Whatever its engine made of the states meanwhile. If the tenure has never started, it still has what
-    it was offered, and gets what it was not."""
+    """Whatever its engine made of the states meanwhile. Also if the tenure has never started, for it may be
+    another one that follows now; the engine's end knows what this one has still got."""
     known(bench, head(), head("idle", 10))
     bench.standbys.follow(True)
     bench.standbys.loaded(next(bench.loader.results()))
-    bench.emit(start(head(), head("idle", 10)), effects.EndTenure(FOUR, ""))
+    bench.emit(start(head(), head("idle", 10)))
+    bench.standbys.follow(False)
+    bench.standbys.follow(True)
+    bench.emit(effects.EndTenure(FOUR, ""))
     bench.load()
-    assert offers(bench) == [("orders", 1), ("idle", 10)]
+    assert offers(bench) == [("orders", 1), ("orders", 1), ("idle", 10)]
     bench.emit(effects.StartTenure(Epoch(5), (), (), False), effects.SetLease(Epoch(5), 1010.0))
     bench.emit(effects.EndTenure(Epoch(5), ""))
     bench.load()
-    assert offers(bench)[2:] == [("orders", 1), ("idle", 10)]
+    assert offers(bench)[3:] == [("orders", 1), ("idle", 10)]
 
 
 def test_who_follows_anew_again_and_again_has_nothing_loaded_twice(bench: Bench) -> None:
