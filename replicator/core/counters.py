@@ -5,8 +5,9 @@ recipient, which is remembered on the disk too. Where last week's copy was put b
 incarnation tells less than an earlier one has told.
 
 A store that is older goes on counting, and could count past what is remembered of it before anybody compares.
-So nothing is taken of what a peer publishes until the peer has said what it remembers, however often this
-node is started; and until then the peer is told the counter that the store was opened with.
+So nothing is taken of what a peer publishes until the peer, having heard this very process, has said what it
+remembers, however often this node is started; and until then the peer is told the counter that the store was
+opened with. What it has said before may be late: it may have heard more of an earlier process since.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Counters:
         return self._state.remembered.get(node, (b"", 0))[0] == incarnation
 
     def has_compared(self, node: NodeId) -> bool:
-        """Whether that peer has said, since this process began, what it remembers of this store."""
+        """Whether that peer has said, since it has heard this process, what it remembers of this store."""
         return node in self._compared
 
     def condemn(self, counter: int) -> None:
@@ -62,11 +63,13 @@ class Counters:
         told = state.counter if to in self._compared else self._opened
         return told, *state.remembered.get(to, (Incarnation(b""), 0))
 
-    def compare(self, event: Received) -> bool:
-        """Take what a peer remembers of this store; whether that is more than this process has told it, and
-        more than any earlier one could if the store is as that left it. Exact, so it is a verdict."""
+    def compare(self, event: Received, has_heard: bool) -> bool:
+        """Take what a peer remembers of this store, which *has_heard* this very process; whether that is more
+        than this process has told it, and more than any earlier one could if the store is as that left it.
+        Exact, so it is a verdict."""
         told, _, _ = self.envelope(event.node)
-        self._compared.add(event.node)
+        if has_heard:
+            self._compared.add(event.node)
         return event.remembered > told
 
     def take(self, event: Received) -> bool:

@@ -362,7 +362,7 @@ class Primary:
     def _abandon_adopted(self, reign: Reign, stream: StreamName) -> Head | None:
         """What a majority has adopted, and the engine could not be given: only a deletion can follow it."""
         head = reign.head(stream) if stream in self.tenure.withheld - reign.withheld.keys() else None
-        if head is None or head.readable:
+        if head is None or (head.readable and not self.tenure.is_in_vain(head)):
             return None
         reign.recovery.chosen.pop(stream, None)
         return head

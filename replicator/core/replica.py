@@ -183,7 +183,7 @@ class Replica:
         is_past = self._counters.take(event)
         if state.role is Role.FAULTY:
             return
-        if self._counters.compare(event):
+        if self._counters.compare(event, self._has_been_heard(event.message)):
             self._counters.condemn(event.remembered)
             self._fail(*BEHIND)
             return
@@ -193,6 +193,14 @@ class Replica:
         handler = _MESSAGES.get(type(event.message))
         if handler is not None:
             handler(self, event, event.message)
+
+    def _has_been_heard(self, message: messages.Message) -> bool:
+        """Whether it speaks of something that this very process, and no earlier one, has said."""
+        if isinstance(message, messages.Heartbeat):
+            return message.echo is not None and message.echo.process == self._state.me.process
+        return isinstance(message, messages.Adopt) and self._promiser.has_reported(
+            message.epoch, message.digest
+        )
 
     def _on_hello(self, event: events.Received, message: messages.Hello) -> None:
         self._founding.on_hello(event.node, event.incarnation, message)

@@ -6,6 +6,8 @@ a stream whose head the engine was not given nothing is taken: it would commit o
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from replicator.core import effects
@@ -13,14 +15,15 @@ from replicator.core.events import StartedWithout
 from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, StreamName
 
-PAUSE_MIN_S, PAUSE_MAX_S = 1.0, 512.0
+PAUSE_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # after each time that a head was restored in vain
 
 
 class GivenUp(Struct, frozen=True):
-    """A head that could not be restored when a tenure was to start; no other starts for it until then."""
+    """A head that could not be restored when a tenure was to start, so often; no other starts for it until
+    then."""
 
     digest: Digest
-    pause_s: float
+    times: int
     until: float
 
 
@@ -50,27 +53,38 @@ class Tenure:
         self._deadline = 0.0
         self.lend(deadline)
         self.withheld = {StreamName(head.stream) for head in unavailable}
+        if self._given_up:
+            present = {(head.stream, head.digest) for head in (*heads, *unavailable)}
+            self._given_up = {s: each for s, each in self._given_up.items() if (s, each.digest) in present}
         self._state.emit(effects.StartTenure(epoch, heads, unavailable, unchanged))
 
     def without(self, event: StartedWithout) -> None:
         """It starts without that head after all. What is mended in vain, for want of memory perhaps, is given
-        up again and again: the pauses grow, for every new tenure is one of all streams."""
+        up again and again, after growing pauses; then no tenure starts for it any more, for each is one of
+        all streams, and an operator may abandon it."""
         if event.epoch != self.epoch:
             return
         stream, last = event.stream, self._given_up.get(event.stream)
-        again = last is not None and last.digest == event.digest
-        pause_s = min(2 * last.pause_s, PAUSE_MAX_S) if last is not None and again else PAUSE_MIN_S
-        self._given_up[stream] = GivenUp(event.digest, pause_s, self._state.now + pause_s)
+        times = last.times if last is not None and last.digest == event.digest else 0
+        pause_s = PAUSE_S[times] if times < len(PAUSE_S) else math.inf
+        self._given_up[stream] = GivenUp(event.digest, times + 1, self._state.now + pause_s)
         self.withheld.add(stream)
         self._state.notice(
             f"stream {stream}: its newest checkpoint could not be restored here; nothing is taken of the "
-            "stream until it can be read (R8)"
+            "stream until it can be read, or is abandoned (R8)"
         )
 
     def may_have(self, stream: StreamName, head: Head | None) -> bool:
         """Whether a stream that it was not given could be given now, in a new one; *head* is adopted."""
+        if head is None or not head.readable:
+            return head is None
         last = self._given_up.get(stream)
-        return head is None or (head.readable and (last is None or self._state.now >= last.until))
+        return last is None or last.digest != head.digest or self._state.now >= last.until
+
+    def is_in_vain(self, head: Head) -> bool:
+        """Whether every disk may well read that head and no node can restore it, as it has turned out."""
+        last = self._given_up.get(StreamName(head.stream))
+        return last is not None and last.digest == head.digest and last.times > 1
 
     def is_active(self, now: float) -> bool:
         return self.epoch is not None and now < self._deadline

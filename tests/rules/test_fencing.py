@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from replicator.core.effects import Accept, WritePromise, WriteRecord
 from replicator.core.events import Accepted, AcceptRefused, ManifestReceived, PromiseWritten, Why
-from replicator.core.messages import Ack, Adopt, Claim, Heartbeat, Members, Probe, Promised, Reason, Refusal
+from replicator.core.messages import (
+    Ack,
+    Adopt,
+    Claim,
+    Echo,
+    Heartbeat,
+    Members,
+    Probe,
+    Promised,
+    Reason,
+    Refusal,
+)
 from replicator.model import Epoch, Manifest, MemberRecord, Process, Promise
 from tests.rules.cluster import Cluster
 
@@ -80,7 +91,7 @@ def test_R3_the_past_is_refused_and_learns_what_is_promised() -> None:
     cluster.do("sync c").forget()
     before = cluster.state("c").promise
     cluster.hear("c", "a", Claim(6, 1))
-    cluster.hear("c", "a", Heartbeat(6, 1, 0.3, None, 0, ()))
+    cluster.hear("c", "a", Heartbeat(6, 1, 0.3, Echo(cluster.owner("c").process, cluster.now), 0, ()))
     me = cluster.owner("a")
     cluster.node("c").deliver(
         ManifestReceived(cluster.node("a").name, me.incarnation, Epoch(6), manifest(epoch=6))  # type: ignore[arg-type]

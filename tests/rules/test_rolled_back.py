@@ -60,6 +60,21 @@ def test_R21_an_old_copy_does_not_count_past_what_is_remembered() -> None:
     assert cluster.core("b").role is Role.FAULTY
 
 
+def test_R21_what_a_peer_has_said_before_it_heard_more_compares_nothing() -> None:
+    """A heartbeat was under way as b acknowledged more than its copy holds, and comes when that is started:
+    nothing is taken before the peer has heard the new process, and no commit is lost for it."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    old = copied(cluster, "b")
+    cluster.do("cut a c", "submit a s 2", "publish a", "drop a->b", "advance 0.07")
+    cluster.do("sync a b", "deliver b->a Ack")
+    put_back(cluster, "b", old).forget().do("deliver a->b Heartbeat")
+    for number in range(3):
+        cluster.do(f"submit a t{number} 1", "publish a", "sync a b", "drop a->b", "drop b->a")
+    cluster.live(1.0)
+    assert not cluster.effects("a", Commit)
+    assert cluster.core("b").role is Role.FAULTY
+
+
 def test_R21_an_old_copy_stays_faulty_until_it_is_emptied() -> None:
     """The verdict is on its disk: a process that hears nobody knows it, and says at once what helps."""
     cluster = went_back().live(0.3)

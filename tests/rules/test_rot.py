@@ -19,6 +19,7 @@ from replicator.core.events import HeadRotten, StartedWithout, StoreRoom, Tick
 from replicator.core.messages import Behind
 from replicator.core.phase import Phase
 from replicator.core.state import head_of
+from replicator.core.tenure import PAUSE_S
 from replicator.model import Digest, Epoch, StreamName
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
@@ -253,3 +254,23 @@ def test_R8_what_the_engine_could_not_be_given_may_be_abandoned() -> None:
     _started_without(cluster, "c")
     cluster.do("abandon c s")
     assert "it can be read" in cluster.effects("c", AbandonRefused)[0].reason
+
+
+def test_R8_what_all_can_read_and_nobody_can_restore_may_be_abandoned() -> None:
+    """Its bytes are what was written, and are not what was hashed. After some vain tenures there are no more
+    for its sake; abandoned, the stream begins anew in the next, whatever pause was on."""
+    cluster = serving().do("submit a s 1").live(0.5).forget()
+    for _ in range(9):
+        _started_without(cluster, "a")
+        cluster.live(20.0)
+    tenures = len(cluster.effects("a", StartTenure))
+    assert tenures == len(PAUSE_S)
+    cluster.live(600.0)
+    assert len(cluster.effects("a", StartTenure)) == tenures
+    assert not cluster.effects("a", AbandonRefused)
+    cluster.do("abandon a s").live(2.0)
+    assert [each.head.sequence for each in cluster.effects("a", Abandoned)] == [1]
+    assert len(cluster.effects("a", StartTenure)) == tenures + 1
+    cluster.do("submit a s 3").live(0.5)
+    assert [commit.position.sequence for commit in cluster.effects("a", Commit)][-1:] == [3]
+    assert not cluster.core("a")._primary.tenure._given_up

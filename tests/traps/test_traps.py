@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from replicator.core.effects import Abort, Accept, Commit, EndTenure, Fetch, StartTenure, WriteRecord
 from replicator.core.events import ManifestReceived
-from replicator.core.messages import Claim
+from replicator.core.messages import Claim, Echo, Heartbeat
 from replicator.model import Epoch, Incarnation, StreamName
 from tests.rules import test_claiming, test_disk, test_fencing, test_lease, test_publishing
 from tests.rules.cluster import Cluster
@@ -195,7 +195,9 @@ def test_t24_two_epochs_interleaved_at_one_backup() -> None:
     cluster = serving()
     cluster.now += 0.4
     cluster.hear("c", "b", Claim(5, 1))
-    cluster.do("sync c").forget()
+    cluster.do("sync c")
+    cluster.hear("c", "b", Heartbeat(5, 1, 0.3, Echo(cluster.owner("c").process, cluster.now), 0, ()))
+    cluster.forget()
     for sender, epoch, sequence in (("a", 1, 1), ("b", 5, 1), ("a", 1, 2), ("b", 5, 2)):
         me = cluster.owner(sender)
         published = manifest(epoch=epoch, sequence=sequence)
