@@ -82,11 +82,22 @@ class Counters:
         teller is unknown, since this process is new, it may have been sent before that. Nobody here can know
         which, and all of them may be lost, as any frame. Only the sender can tell that its store is behind,
         once it hears what is remembered.
+
+        What is remembered of a member's store gives way to no word of another that is none: that may be of
+        the one before it, and late. A new one is remembered when it has its place.
         """
         remembered, node = self._state.remembered, event.node
-        incarnation, newest = remembered.get(node, (b"", 0))
+        incarnation, newest = remembered.get(node, (Incarnation(b""), 0))
         if incarnation == event.incarnation and event.counter <= newest:
             return event.counter < newest and self._tellers.get(node) != event.process
+        if incarnation != event.incarnation and self._is_member_alone(node, incarnation, event.incarnation):
+            return False
         remembered[node], self._tellers[node] = (event.incarnation, event.counter), event.process
         self._has_news = True
         return False
+
+    def _is_member_alone(self, node: NodeId, one: Incarnation, other: Incarnation) -> bool:
+        """Whether of two incarnations of a node *one* is a member, and *other* is not."""
+        record = self._state.record
+        members = {(each.node, each.incarnation) for each in (*record.members, *record.old)} if record else ()
+        return (node, one) in members and (node, other) not in members

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from replicator.core.effects import Accept, Commit, Notice, RememberCounters, Send
-from replicator.core.messages import Ack, Acked, Hello
-from replicator.model import Process, Role, StreamName
+from replicator.core.messages import Ack, Acked, Hello, Probe
+from replicator.model import Incarnation, Process, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.simulation.image import Image
 
@@ -72,6 +72,23 @@ def test_R21_what_a_peer_has_said_before_it_heard_more_compares_nothing() -> Non
         cluster.do(f"submit a t{number} 1", "publish a", "sync a b", "drop a->b", "drop b->a")
     cluster.live(1.0)
     assert not cluster.effects("a", Commit)
+    assert cluster.core("b").role is Role.FAULTY
+
+
+def test_R21_a_late_word_of_the_store_before_it_makes_nobody_forget() -> None:
+    """b's disk was replaced, and a frame of the one before comes late: what is remembered of the new one,
+    which has its place, stays; an old copy of it is noticed."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    before = Incarnation(cluster.owner("b").incarnation)
+    cluster.do("crash b", "wipe b", "start b").live(4.0)
+    old = copied(cluster, "b")
+    cluster.do("submit a s 2").live(0.3)
+    newest = cluster.state("a").remembered[cluster.node("b").name]
+    assert newest[0] != before
+    for name in ("a", "c"):
+        cluster.hear(name, "b", Probe(1), process=OLD, incarnation=before, counter=99)
+    assert cluster.state("a").remembered[cluster.node("b").name] == newest
+    put_back(cluster, "b", old).live(0.5)
     assert cluster.core("b").role is Role.FAULTY
 
 
