@@ -18,7 +18,7 @@ from replicator.errors import ReplicatorError
 from replicator.model import Epoch, Head, Payload, StreamName
 from replicator.worker.inbox import Loaded
 
-HEADS_MAX = 64  # of small checkpoints that are restored at once
+HEADS_MAX = 256  # of small checkpoints that are restored at once
 
 log = logging.getLogger(__name__)
 
