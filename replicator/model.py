@@ -120,7 +120,7 @@ class Manifest(Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def raw_bytes(self) -> int:
-        return sum(chunk.raw_bytes for part in self.parts for chunk in part.chunks)
+        return sum([chunk.raw_bytes for part in self.parts for chunk in part.chunks])
 
     @property
     def stored_bytes(self) -> int:
