@@ -5,9 +5,9 @@ recipient, which is remembered on the disk too. Where last week's copy was put b
 incarnation tells less than an earlier one has told.
 
 A store that is older goes on counting, and could count past what is remembered of it before anybody compares.
-So nothing is taken of what a peer publishes until the peer, having heard this very process, has said what it
-remembers, however often this node is started; and until then the peer is told the counter that the store was
-opened with. What it has said before may be late: it may have heard more of an earlier process since.
+So nothing is taken of what a peer publishes, or tells that is lacking, until the peer, having heard this very
+process, has said what it remembers, however often this node is started: what it has said before may be late.
+And until it has said anything it is told the counter that the store was opened with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Counters:
     def __init__(self, state: State) -> None:
         self._state = state
         self._opened = state.counter
-        self._compared: set[NodeId] = set()  # with what these remember
+        self._heard: set[NodeId] = set()  # these have said what they remember
+        self._compared: set[NodeId] = set()  # and these since they have heard this process
         self._tellers: dict[NodeId, Process] = {}  # who has told what is remembered, since this process began
         self._has_news = False  # something is remembered that is not written yet
 
@@ -60,7 +61,7 @@ class Counters:
         """What the envelope to that peer says: the counter of this store, and the incarnation and newest
         counter heard of the peer; (b'', 0) if none."""
         state = self._state
-        told = state.counter if to in self._compared else self._opened
+        told = state.counter if to in self._heard else self._opened
         return told, *state.remembered.get(to, (Incarnation(b""), 0))
 
     def compare(self, event: Received, has_heard: bool) -> bool:
@@ -68,6 +69,7 @@ class Counters:
         than this process has told it, and more than any earlier one could if the store is as that left it.
         Exact, so it is a verdict."""
         told, _, _ = self.envelope(event.node)
+        self._heard.add(event.node)
         if has_heard:
             self._compared.add(event.node)
         return event.remembered > told
@@ -82,22 +84,11 @@ class Counters:
         teller is unknown, since this process is new, it may have been sent before that. Nobody here can know
         which, and all of them may be lost, as any frame. Only the sender can tell that its store is behind,
         once it hears what is remembered.
-
-        What is remembered of a member's store gives way to no word of another that is none: that may be of
-        the one before it, and late. A new one is remembered when it has its place.
         """
         remembered, node = self._state.remembered, event.node
-        incarnation, newest = remembered.get(node, (Incarnation(b""), 0))
+        incarnation, newest = remembered.get(node, (b"", 0))
         if incarnation == event.incarnation and event.counter <= newest:
             return event.counter < newest and self._tellers.get(node) != event.process
-        if incarnation != event.incarnation and self._is_member_alone(node, incarnation, event.incarnation):
-            return False
         remembered[node], self._tellers[node] = (event.incarnation, event.counter), event.process
         self._has_news = True
         return False
-
-    def _is_member_alone(self, node: NodeId, one: Incarnation, other: Incarnation) -> bool:
-        """Whether of two incarnations of a node *one* is a member, and *other* is not."""
-        record = self._state.record
-        members = {(each.node, each.incarnation) for each in (*record.members, *record.old)} if record else ()
-        return (node, one) in members and (node, other) not in members

@@ -196,11 +196,10 @@ class Replica:
 
     def _has_been_heard(self, message: messages.Message) -> bool:
         """Whether it speaks of something that this very process, and no earlier one, has said."""
-        if isinstance(message, messages.Heartbeat):
-            return message.echo is not None and message.echo.process == self._state.me.process
-        return isinstance(message, messages.Adopt) and self._promiser.has_reported(
-            message.epoch, message.digest
-        )
+        echo = message.echo if isinstance(message, messages.Heartbeat) else None
+        if isinstance(message, messages.Adopt):
+            return self._promiser.has_reported(message.epoch, message.digest)
+        return echo is not None and echo.process == self._state.me.process
 
     def _on_hello(self, event: events.Received, message: messages.Hello) -> None:
         self._founding.on_hello(event.node, event.incarnation, message)
@@ -387,7 +386,9 @@ _MESSAGES: dict[type, Callable[..., None]] = {
     messages.MembersAccepted: lambda self, event, message: self._primary.on_members_accepted(
         _replica(event), message
     ),
-    messages.Behind: lambda self, event, message: self._backup.on_behind(event.node, message),
+    messages.Behind: lambda self, event, message: (
+        self._backup.on_behind(event.node, message) if self._counters.has_compared(event.node) else None
+    ),
     messages.Ack: lambda self, event, message: self._primary.on_ack(_replica(event), message),
     messages.Progress: lambda self, event, message: self._primary.on_progress(_replica(event), message),
     messages.Heartbeat: lambda self, event, message: self._backup.on_heartbeat(

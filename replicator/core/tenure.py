@@ -6,8 +6,6 @@ a stream whose head the engine was not given nothing is taken: it would commit o
 
 from __future__ import annotations
 
-import math
-
 from msgspec import Struct
 
 from replicator.core import effects
@@ -15,7 +13,8 @@ from replicator.core.events import StartedWithout
 from replicator.core.state import State
 from replicator.model import Digest, Epoch, Head, StreamName
 
-PAUSE_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # after each time that a head was restored in vain
+PAUSE_S = (1.0, 2.0, 4.0, 8.0, 16.0, 512.0)  # after each time that a head was restored in vain
+LONG_AGO_S = 60.0  # since the last pause: it has been restored meanwhile, or nobody has tried
 
 
 class GivenUp(Struct, frozen=True):
@@ -60,13 +59,14 @@ class Tenure:
 
     def without(self, event: StartedWithout) -> None:
         """It starts without that head after all. What is mended in vain, for want of memory perhaps, is given
-        up again and again, after growing pauses; then no tenure starts for it any more, for each is one of
-        all streams, and an operator may abandon it."""
+        up again and again, after growing pauses, for every new tenure is one of all streams; and an operator
+        may abandon it."""
         if event.epoch != self.epoch:
             return
         stream, last = event.stream, self._given_up.get(event.stream)
-        times = last.times if last is not None and last.digest == event.digest else 0
-        pause_s = PAUSE_S[times] if times < len(PAUSE_S) else math.inf
+        is_again = last is not None and last.digest == event.digest
+        times = last.times if last and is_again and self._state.now < last.until + LONG_AGO_S else 0
+        pause_s = PAUSE_S[min(times, len(PAUSE_S) - 1)]
         self._given_up[stream] = GivenUp(event.digest, times + 1, self._state.now + pause_s)
         self.withheld.add(stream)
         self._state.notice(

@@ -31,7 +31,9 @@ from replicator.core.messages import (
     Adopt,
     Adopted,
     Behind,
+    Echo,
     Forget,
+    Heartbeat,
     LeaseReturned,
     Members,
     MembersAccepted,
@@ -92,7 +94,8 @@ def test_R3_nothing_is_forgotten_returned_or_adopted_on_the_word_of_another() ->
     cluster = serving().do("submit a s 1").live(0.3).do("cut a c", "delete a s 2").live(0.3).forget()
     head = cluster.state("b").heads[S]
     acked = Acked("s", head.generation, head.sequence, head.digest)
-    cluster.hear("b", "c", Forget(1, (acked,)))
+    cluster.hear("b", "c", Heartbeat(1, 1, 0.3, Echo(cluster.owner("b").process, cluster.now), 0, ()))
+    cluster.forget().hear("b", "c", Forget(1, (acked,)))
     cluster.hear("b", "c", Adopt(1, bytes(32), 0, 1, ()))
     cluster.hear("b", "c", Behind(1, (head_of(manifest(StreamName("unheard of")), Epoch(1)),)))
     cluster.hear("b", "c", LeaseReturned(1))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from replicator.core.effects import Accept, Commit, Notice, RememberCounters, Send
-from replicator.core.messages import Ack, Acked, Hello, Probe
-from replicator.model import Incarnation, Process, Role, StreamName
+from replicator.core.effects import Accept, Commit, Fetch, Notice, RememberCounters, Send
+from replicator.core.messages import Ack, Acked, Behind, Hello, Probe
+from replicator.model import Process, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.simulation.image import Image
 
@@ -75,20 +75,31 @@ def test_R21_what_a_peer_has_said_before_it_heard_more_compares_nothing() -> Non
     assert cluster.core("b").role is Role.FAULTY
 
 
-def test_R21_a_late_word_of_the_store_before_it_makes_nobody_forget() -> None:
-    """b's disk was replaced, and a frame of the one before comes late: what is remembered of the new one,
-    which has its place, stays; an old copy of it is noticed."""
+def test_R21_what_is_lacking_is_not_fetched_before_the_teller_is_heard() -> None:
+    """A late word of that would have an old copy count on, and the next start tell it."""
     cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
-    before = Incarnation(cluster.owner("b").incarnation)
-    cluster.do("crash b", "wipe b", "start b").live(4.0)
     old = copied(cluster, "b")
-    cluster.do("submit a s 2").live(0.3)
-    newest = cluster.state("a").remembered[cluster.node("b").name]
-    assert newest[0] != before
-    for name in ("a", "c"):
-        cluster.hear(name, "b", Probe(1), process=OLD, incarnation=before, counter=99)
-    assert cluster.state("a").remembered[cluster.node("b").name] == newest
-    put_back(cluster, "b", old).live(0.5)
+    cluster.do("submit a s 2").live(0.3).do("cut a c", "cut a b", "submit a t 1", "publish a", "sync a")
+    heads = (cluster.state("a").heads[StreamName("t")],)
+    put_back(cluster, "b", old).forget()
+    cluster.hear("b", "a", Behind(1, heads), counter=cluster.state("a").counter)
+    assert not cluster.effects("b", Fetch)
+    cluster.do("mend a b").live(1.0)
+    assert cluster.core("b").role is Role.FAULTY
+
+
+def test_R21_whoever_has_spoken_is_told_how_far_the_store_is() -> None:
+    """Not the primary alone: c has probed, and notices an old copy though it was never more than a backup."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    old = copied(cluster, "b")
+    cluster.do("cut a c", "submit a s 2").live(0.3)
+    assert cluster.state("b").counter > old.counter
+    cluster.hear("b", "c", Probe(1), counter=cluster.state("c").counter)
+    cluster.do("deliver b->c")
+    told = cluster.state("c").remembered[cluster.node("b").name][1]
+    assert told == cluster.state("b").counter
+    put_back(cluster.do("crash a"), "b", old)
+    cluster.hear("b", "c", Probe(2), counter=cluster.state("c").counter, remembered=told)
     assert cluster.core("b").role is Role.FAULTY
 
 

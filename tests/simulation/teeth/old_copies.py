@@ -39,11 +39,6 @@ def take_from_the_unheard(patch: Patch) -> None:
     patch.setattr(Counters, "has_compared", lambda self, node: True)
 
 
-def forget_by_late_words(patch: Patch) -> None:
-    """A word of a store that was replaced makes the peers forget what they know of its successor (T19)."""
-    patch.setattr(Counters, "_is_member_alone", lambda self, node, one, other: False)
-
-
 def compare_with_late_words(patch: Patch) -> None:
     """What a peer has said before it heard this process counts as what it remembers (T19)."""
     patch.setattr(Replica, "_has_been_heard", lambda self, message: True)
