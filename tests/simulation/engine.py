@@ -60,6 +60,7 @@ class Engine:
         self.lease_words: dict[Epoch, float] = {}
         self.lines: dict[StreamName, Line] = {}
         self.given_up: set[StreamName] = set()  # what the tenure began without for want of a readable head
+        self.unread: set[StreamName] = set()  # what it has not got yet of what the tenure restores
         self.unreleased: set[int] = set()
         self.rests = False
         self._round = 0
@@ -160,6 +161,7 @@ class Engine:
         self._round += 1
         heads = {StreamName(head.stream): head for head in effect.heads}
         gone = {head.stream for head in effect.unavailable}
+        self.unread = set(heads)
         for stream in world.streams:
             if stream in heads:
                 self._read(self._round, heads[stream])
@@ -192,6 +194,7 @@ class Engine:
             self.given_up.add(stream)
             node.deliver(StartedWithout(self.epoch, stream, Digest(head.digest)))
             self.lines[stream] = Line(head.sequence)  # what an engine begins anew, though it should not (R8)
+        self.unread.discard(stream)
         self._plan(stream)
 
     # ── what the engine does ──

@@ -228,6 +228,7 @@ class Plots:
             return ""
         lines = primary.engine.lines
         idle = [stream for stream, line in lines.items() if not (line.in_flight or line.deleted)]
+        idle = [stream for stream in idle if stream not in primary.engine.unread]
         if not idle:
             return ""
         stream, late = self._random.choice(sorted(idle)), self._random.choice(backups)
