@@ -63,9 +63,8 @@ class Tenure:
         may abandon it."""
         if event.epoch != self.epoch:
             return
-        stream, last = event.stream, self._given_up.get(event.stream)
-        is_again = last is not None and last.digest == event.digest
-        times = last.times if last and is_again and self._state.now < last.until + LONG_AGO_S else 0
+        stream, last = event.stream, self._last(event.stream, event.digest)
+        times = last.times if last is not None and self._state.now < last.until + LONG_AGO_S else 0
         pause_s = PAUSE_S[min(times, len(PAUSE_S) - 1)]
         self._given_up[stream] = GivenUp(event.digest, times + 1, self._state.now + pause_s)
         self.withheld.add(stream)
@@ -78,13 +77,15 @@ class Tenure:
         """Whether a stream that it was not given could be given now, in a new one; *head* is adopted."""
         if head is None or not head.readable:
             return head is None
-        last = self._given_up.get(stream)
-        return last is None or last.digest != head.digest or self._state.now >= last.until
+        last = self._last(stream, head.digest)
+        return last is None or self._state.now >= last.until
 
     def is_in_vain(self, head: Head) -> bool:
         """Whether every disk may well read that head and no node can restore it, as it has turned out."""
-        last = self._given_up.get(StreamName(head.stream))
-        return last is not None and last.digest == head.digest and last.times > 1
+        return (last := self._last(StreamName(head.stream), head.digest)) is not None and last.times > 1
+
+    def _last(self, stream: StreamName, digest: bytes) -> GivenUp | None:
+        return last if (last := self._given_up.get(stream)) and last.digest == digest else None
 
     def is_active(self, now: float) -> bool:
         return self.epoch is not None and now < self._deadline

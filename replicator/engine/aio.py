@@ -20,7 +20,7 @@ from replicator.engine.checkpoint import Checkpoint
 from replicator.engine.replicator import STATUS_TIMEOUT_S, FrontDoor, read_report
 from replicator.engine.session import Closed
 from replicator.engine.tenure import RESUME_POLL_S, BaseTenure
-from replicator.engine.ticket import Found, Latch, Signal, bounded
+from replicator.engine.ticket import Found, Latch, Signal, bounded, deadline_of
 from replicator.link import messages as link
 from replicator.settings import Settings
 
@@ -31,7 +31,7 @@ class AsyncTenure(BaseTenure):
     async def wait_active(self, timeout: float | None = None) -> bool:
         """As `Tenure.wait_active`."""
         self._session.check_process()
-        deadline = None if timeout is None else time.monotonic() + bounded(timeout)
+        deadline = deadline_of(timeout)
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return False
@@ -143,7 +143,7 @@ async def _found(
     signal: Signal, check: Callable[[], Found | None], timeout: float | None = None
 ) -> Found | None:
     """`Signal.wait_for`, awaited."""
-    deadline = None if timeout is None else time.monotonic() + bounded(timeout)
+    deadline = deadline_of(timeout)
     while True:
         latch = signal.next()
         if (found := check()) is not None:

@@ -164,6 +164,7 @@ class Session(Generic[TenureT]):
         return self.started or None
 
     def present_tenure(self) -> TenureT | None:
+        """The tenure that is on, if any."""
         return self._tenure
 
     def take_tenure(self) -> TenureT | None:
@@ -184,6 +185,7 @@ class Session(Generic[TenureT]):
             return self._shelf.take()
 
     def done_with_offer(self, checkpoint: Checkpoint) -> None:
+        """The engine has loaded what it took: a newer one may come."""
         self.check_process()
         with self._lock:
             self._shelf.done(checkpoint)
@@ -392,9 +394,6 @@ class Session(Generic[TenureT]):
 
     def _tell(self) -> None:
         for item in self._telling:
-            try:
-                item.tell()
-            except BaseException:  # of a callback: `Future` logs an Exception itself, this is SystemExit
-                log.exception("callback failed stream=%s", item.ticket.stream)
+            item.tell()
         self._telling = ()
         self.settled.fire()

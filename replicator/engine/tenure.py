@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.engine.checkpoint import Restored
 from replicator.engine.parcel import check_chunks, node_name, pack, stream_name
-from replicator.engine.ticket import Latch, Ticket, bounded
+from replicator.engine.ticket import Latch, Ticket, deadline_of
 from replicator.link.lease import LeaseSlot
 from replicator.model import Epoch, Position
 
@@ -142,7 +142,7 @@ class Tenure(BaseTenure):
         suspended after *timeout* seconds (``ended_reason`` tells which). Raises `WrongState` in a forked
         child, as `wait_ended` does, and nothing else."""
         self._session.check_process()
-        deadline = None if timeout is None else time.monotonic() + bounded(timeout)
+        deadline = deadline_of(timeout)
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return False

@@ -68,6 +68,11 @@ def bounded(timeout_s: float) -> float:
     return min(timeout_s, threading.TIMEOUT_MAX)
 
 
+def deadline_of(timeout_s: float | None) -> float | None:
+    """When a wait of so long that begins now is over, by the monotonic clock; None: never."""
+    return None if timeout_s is None else time.monotonic() + bounded(timeout_s)
+
+
 class Latch:
     """A door that opens once: ``is_set()``, ``wait(timeout)``, ``await``. Nearly free until someone waits."""
 
@@ -204,7 +209,7 @@ class Signal:
 
     def wait_for(self, check: Callable[[], Found | None], timeout: float | None = None) -> Found | None:
         """Wait until *check* finds something, at most *timeout* seconds; it is asked at every change."""
-        deadline = None if timeout is None else time.monotonic() + bounded(timeout)
+        deadline = deadline_of(timeout)
         while True:
             latch = self.next()
             if (found := check()) is not None:

@@ -63,7 +63,7 @@ class Loader:
         wanted = list(heads)
         for job in self._jobs:
             for index, head in enumerate(wanted if job.epoch is None and job.is_wanted else ()):
-                if head.same_as(job.head) and head.stream == job.head.stream:
+                if head.stream == job.head.stream and head.same_as(job.head):
                     job.epoch, job.head = epoch, wanted.pop(index)
                     break
         return wanted

@@ -12,7 +12,7 @@ anew, or a tenure of its own may have committed newer ones.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from replicator.core.effects import Standby
@@ -68,7 +68,7 @@ class Standbys:
         self._untaken.clear()
         self._waiting.clear()
         if on and not self._is_tenured:
-            self._begin(self._loading)
+            self._begin()
 
     def taken(self, stream: StreamName, position: Position) -> None:
         """The engine is done with what it was offered, unless it speaks of one before that."""
@@ -115,15 +115,15 @@ class Standbys:
         if self._is_tenured:
             self._is_tenured = False
             if self._following:
-                self._begin({})
+                self._begin()
 
-    def _begin(self, besides: Mapping[StreamName, Head | None]) -> None:
-        """Everything that is known to be committed here waits, but what there is already."""
+    def _begin(self) -> None:
+        """Everything that is known to be committed here waits, but what is being loaded already."""
         status = self._status()
         known = status["committed"]
         for stream, head in status["heads"].items():
             is_known = known.get(stream) == (head.generation, head.sequence)
-            if is_known and not head.tombstone and not head.same_as(besides.get(stream)):
+            if is_known and not head.tombstone and not head.same_as(self._loading.get(stream)):
                 self._waiting[stream] = head
         self._offer()
 
@@ -134,6 +134,6 @@ class Standbys:
             return
         free = (s for s in self._waiting if s not in self._loading and s not in self._untaken)
         places = OUT_MAX - len(self._loading) - len(self._untaken)
-        for stream in list(islice(free, places)) if places > 0 else ():
+        for stream in list(islice(free, places)):
             head = self._loading[stream] = self._waiting.pop(stream)
             self._loader.load(None, [head])

@@ -21,6 +21,11 @@ from tests.adapters.test_store_journal import no_file_grows_beyond
 from tests.adapters.test_store_room import offer
 
 
+def refuse(*_: object) -> None:
+    """In the place of what writes: there is no room for anything."""
+    raise StoreFull("no room")
+
+
 def test_r21_a_small_change_of_a_large_state_needs_little_room(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,11 +81,7 @@ def test_r23_a_tombstone_is_forgotten_when_there_is_room(
     opened.accept("s", 1)
     opened.accept("s", 2, tombstone=True)
     with monkeypatch.context() as patch:
-
-        def full(*_: object) -> None:
-            raise StoreFull("no room")
-
-        patch.setattr(Payload, "_commit", full)
+        patch.setattr(Payload, "_commit", refuse)
         patch.setattr(Payload, "has_room", lambda self, needed: False)
         opened.perform(ForgetTombstone(StreamName("s"), Generation(0), Sequence(2)))
         assert opened.next() == StoreRoom(True)
@@ -121,11 +122,7 @@ def test_r21_an_adoption_waits_for_room_after_that_is_told(
     opened.accept("s", 1)
     opened.promise(2)
     with monkeypatch.context() as patch:
-
-        def full(*_: object) -> None:
-            raise StoreFull("no room")
-
-        patch.setattr(Payload, "_commit", full)
+        patch.setattr(Payload, "_commit", refuse)
         patch.setattr(Payload, "has_room", lambda self, needed: not needed)
         opened.perform(AdoptHeads(Epoch(2), frozenset()))
         assert opened.next() == StoreRoom(True)

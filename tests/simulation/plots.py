@@ -227,8 +227,8 @@ class Plots:
         if primary is None or not primary.engine.epoch or len(backups) < 2:
             return ""
         lines = primary.engine.lines
-        idle = [stream for stream, line in lines.items() if not (line.in_flight or line.deleted)]
-        idle = [stream for stream in idle if stream not in primary.engine.unread]
+        unread = primary.engine.unread
+        idle = [s for s, line in lines.items() if not (line.in_flight or line.deleted or s in unread)]
         if not idle:
             return ""
         stream, late = self._random.choice(sorted(idle)), self._random.choice(backups)
