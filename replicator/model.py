@@ -25,6 +25,7 @@ Generation = NewType("Generation", int)
 Incarnation = NewType("Incarnation", bytes)
 Process = NewType("Process", bytes)
 Digest = NewType("Digest", bytes)
+Remembered = dict[NodeId, tuple[tuple[Incarnation, int], ...]]  # of peers' last stores, the newest counters
 
 NAME_BYTES_MAX = 255
 META_BYTES_MAX = 4096

@@ -61,10 +61,10 @@ class Meta:
         """Take into memory what the disk holds now; again for a reader beside a running node."""
         with lmdb_errors(self._path), self._environment.begin() as txn:
             version = load(int, txn, FORMAT_KEY) or 0
-            if version > FORMAT_VERSION:
+            if version not in (0, FORMAT_VERSION):
                 raise StoreError(
-                    f"store {self._path.parent} has format {version}, newer than this program's "
-                    f"{FORMAT_VERSION}; use the newer program"
+                    f"store {self._path.parent} has format {version}, this program has {FORMAT_VERSION}; "
+                    "use the program that made it"
                 )
             self.identity = load(Identity, txn, IDENTITY_KEY)
             self.promise = load(Promise, txn, PROMISE_KEY)

@@ -37,7 +37,7 @@ from replicator.adapters.store_record import (
 from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, Why
 from replicator.errors import StoreDamaged
-from replicator.model import Digest, Epoch, Generation, Incarnation, Manifest, NodeId, Sequence, StreamName
+from replicator.model import Digest, Epoch, Generation, Manifest, Remembered, Sequence, StreamName
 
 SWEEP_CHUNKS_MAX = 256
 
@@ -65,7 +65,7 @@ class Hints(Struct):
     """What is written along with the next transaction only: commit marks and the peers' counters."""
 
     marks: dict[StreamName, MarkCommitted] = {}
-    remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+    remembered: Remembered = {}
 
     def updated(self, newer: Hints) -> Hints:
         """These and *newer* ones."""

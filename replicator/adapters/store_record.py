@@ -42,6 +42,7 @@ from replicator.model import (
     MemberRecord,
     NodeId,
     Position,
+    Remembered,
     Sequence,
     StreamName,
 )
@@ -49,7 +50,7 @@ from replicator.model import (
 Durability = Literal["disk", "memory"]
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHECKSUM_BYTES = 8
 STREAMS_CACHED = 1024  # whose names are not hashed again
 BULK_KEY = b"bulk"
@@ -158,7 +159,7 @@ class State(Struct, frozen=True, gc=False, array_like=True):
     incarnation: Incarnation
     counter: int = 0
     fingerprint: int = 0
-    remembered: dict[NodeId, tuple[Incarnation, int]] = {}
+    remembered: Remembered = {}
     journaled: int = 0
 
 

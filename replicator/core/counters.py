@@ -8,6 +8,9 @@ A store that is older goes on counting, and could count past what is remembered 
 So nothing is taken of what a peer publishes, or tells that is lacking, until the peer, having heard this very
 process, has said what it remembers, however often this node is started: what it has said before may be late.
 And until it has said anything it is told the counter that the store was opened with.
+
+A node's disk may be replaced, and a frame from before may come long after: each of its last incarnations has
+its own counter, and the one that has spoken last is the last of them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from replicator.core.events import Received
 from replicator.core.state import State
 from replicator.model import Incarnation, NodeId, Process
 
+INCARNATIONS_MAX = 4  # remembered of each node
 BEHIND = (  # what is wrong with such a store, and what helps
     "a peer remembers a later state of this store than it holds (T19)",
     "empty the data directory, and this node joins anew: started again as it is, it stays faulty",
@@ -37,18 +41,11 @@ class Counters:
     @property
     def is_condemned(self) -> bool:
         """Whether an earlier process has found that this store went back in time, and has written it down."""
-        node, incarnation = self._state.id
-        return self._state.remembered.get(node, (b"", 0))[0] == incarnation
+        return self._state.me.node in self._state.remembered
 
     def has_compared(self, node: NodeId) -> bool:
         """Whether that peer has said, since it has heard this process, what it remembers of this store."""
         return node in self._compared
-
-    def condemn(self, counter: int) -> None:
-        """Write down that this store should be at *counter*, among what is remembered of the peers: with the
-        next durable write, or when the store is idle. A sound store has no word of itself there."""
-        node, incarnation = self._state.id
-        self._state.emit(RememberCounters({node: (incarnation, counter)}))
 
     def with_news(self, wanted: list[Effect]) -> list[Effect]:
         """What is wanted; what was heard of the peers rides on what of that is written durably anyhow."""
@@ -62,17 +59,23 @@ class Counters:
         counter heard of the peer; (b'', 0) if none."""
         state = self._state
         told = state.counter if to in self._heard else self._opened
-        return told, *state.remembered.get(to, (Incarnation(b""), 0))
+        return told, *state.remembered.get(to, ((Incarnation(b""), 0),))[-1]
 
     def compare(self, event: Received, has_heard: bool) -> bool:
         """Take what a peer remembers of this store, which *has_heard* this very process; whether that is more
         than this process has told it, and more than any earlier one could if the store is as that left it.
-        Exact, so it is a verdict."""
-        told, _, _ = self.envelope(event.node)
+        Exact, so it is a verdict, and is written down among what is remembered of the peers, with the next
+        durable write or when the store is idle: a sound store has no word of itself there."""
+        if event.remembered is None:
+            return False  # what it says is of another store, which was here before
+        is_older = event.remembered > self.envelope(event.node)[0]
         self._heard.add(event.node)
         if has_heard:
             self._compared.add(event.node)
-        return event.remembered > told
+        if is_older:
+            node, incarnation = self._state.id
+            self._state.emit(RememberCounters({node: ((incarnation, event.remembered),)}))
+        return is_older
 
     def take(self, event: Received) -> bool:
         """Take a peer's counter; whether what comes with it counts for nothing, as it is below what is
@@ -85,10 +88,12 @@ class Counters:
         which, and all of them may be lost, as any frame. Only the sender can tell that its store is behind,
         once it hears what is remembered.
         """
-        remembered, node = self._state.remembered, event.node
-        incarnation, newest = remembered.get(node, (b"", 0))
-        if incarnation == event.incarnation and event.counter <= newest:
-            return event.counter < newest and self._tellers.get(node) != event.process
-        remembered[node], self._tellers[node] = (event.incarnation, event.counter), event.process
+        known = dict(self._state.remembered.get(event.node, ()))
+        newest = known.pop(event.incarnation, -1)
+        known[event.incarnation] = max(newest, event.counter)
+        self._state.remembered[event.node] = tuple(known.items())[-INCARNATIONS_MAX:]
+        if event.counter <= newest:
+            return event.counter < newest and self._tellers.get(event.node) != event.process
+        self._tellers[event.node] = event.process
         self._has_news = True
         return False

@@ -13,12 +13,12 @@ from replicator.model import (
     Epoch,
     Generation,
     Head,
-    Incarnation,
     Manifest,
     MemberRecord,
     NodeId,
     Position,
     Promise,
+    Remembered,
     Role,
     Sequence,
     StreamName,
@@ -86,7 +86,7 @@ class ForgetTombstone(Struct, frozen=True, gc=False):
 class RememberCounters(Struct, frozen=True, gc=False):
     """Keep the newest counters heard of the peers with the next durable write (R21)."""
 
-    counters: dict[NodeId, tuple[Incarnation, int]]
+    counters: Remembered
 
 
 # ── data path ──

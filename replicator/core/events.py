@@ -22,6 +22,7 @@ from replicator.model import (
     NodeId,
     Process,
     Promise,
+    Remembered,
     Sequence,
     StreamName,
 )
@@ -47,7 +48,7 @@ class Received(Struct, frozen=True, gc=False):
     incarnation: Incarnation
     process: Process
     counter: int
-    remembered: int
+    remembered: int | None  # of the recipient's store; none if the sender has heard another of that node last
     message: Message
 
 
@@ -247,4 +248,4 @@ class Durable(Struct, frozen=True, gc=False):
     heads: tuple[Head, ...]
     committed: dict[StreamName, tuple[Generation, Sequence]]
     counter: int
-    remembered: dict[NodeId, tuple[Incarnation, int]]
+    remembered: Remembered

@@ -184,14 +184,10 @@ class Replica:
         if state.role is Role.FAULTY:
             return
         if self._counters.compare(event, self._has_been_heard(event.message)):
-            self._counters.condemn(event.remembered)
             self._fail(*BEHIND)
-            return
-        if is_past:
+        elif is_past:
             self._founding.greet(node)  # so that it hears what is remembered of it
-            return
-        handler = _MESSAGES.get(type(event.message))
-        if handler is not None:
+        elif (handler := _MESSAGES.get(type(event.message))) is not None:
             handler(self, event, event.message)
 
     def _has_been_heard(self, message: messages.Message) -> bool:

@@ -21,7 +21,6 @@ from replicator.model import (
     Epoch,
     Generation,
     Head,
-    Incarnation,
     Manifest,
     MemberRecord,
     NodeId,
@@ -77,7 +76,7 @@ class State:
         self.committed: dict[StreamName, tuple[Generation, Sequence]] = dict(durable.committed)
         self.forgotten: dict[StreamName, Sequence] = {}  # tombstones, since the newest promise
         self.counter = durable.counter
-        self.remembered: dict[NodeId, tuple[Incarnation, int]] = dict(durable.remembered)
+        self.remembered = dict(durable.remembered)
         self.epoch_seen = Epoch(durable.promise.epoch if durable.promise else 0)
         self.role = Role.BACKUP if self.is_member else Role.JOINING if self.founded else Role.FOUNDING
         self.full = False

@@ -35,8 +35,7 @@ _OFFSET = struct.Struct("<Q")
 
 def read_rows(count: int) -> tuple[Row, ...]:
     """The first *count* rows of the Shuttle set (49,097 of nine channels each), which river brings along."""
-    source = iter(datasets.Shuttle())
-    return tuple(row for row, _ in zip(source, range(count), strict=False))
+    return tuple(row for row, _ in zip(datasets.Shuttle(), range(count), strict=False))
 
 
 class Learner:

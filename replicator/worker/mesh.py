@@ -125,7 +125,7 @@ class Mesh:
         self.heard[node] = now
         incarnation = Incarnation(envelope.incarnation)
         # What is remembered of the store that was here before says nothing of this one (R20, R21).
-        remembered = envelope.remembered if envelope.recipient == self._me.incarnation else 0
+        remembered = envelope.remembered if envelope.recipient == self._me.incarnation else None
         return Received(node, incarnation, process, envelope.counter, remembered, envelope.message)
 
     @property

@@ -355,13 +355,13 @@ def test_durable_gives_back_what_was_written(stores: Stores) -> None:
     opened.promise(9)
     opened.store.perform(WriteRecord(record, Epoch(9), True))
     assert isinstance(opened.next(), RecordWritten)
-    opened.store.perform(RememberCounters({NodeId("edge-2"): (Incarnation(b"2" * 16), 41)}))
+    opened.store.perform(RememberCounters({NodeId("edge-2"): ((Incarnation(b"2" * 16), 41),)}))
     opened = stores.reopen()
     durable = opened.durable
     assert (durable.cluster, durable.node, durable.incarnation) == ("test", "edge-1", fresh.incarnation)
     assert (durable.promise, durable.record) == (Promise(9, OWNER), record)
     assert (durable.record_epoch, durable.founded, durable.counter) == (9, True, 2)
-    assert durable.remembered == {"edge-2": (b"2" * 16, 41)}
+    assert durable.remembered == {"edge-2": ((b"2" * 16, 41),)}
 
 
 def test_r21_the_counter_grows_with_every_durable_answer(stores: Stores) -> None:

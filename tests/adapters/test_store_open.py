@@ -14,7 +14,7 @@ import pytest
 from replicator.adapters import store as store_module, store_meta
 from replicator.adapters.store import LmdbStore
 from replicator.adapters.store_reader import StoreReader
-from replicator.adapters.store_record import seal
+from replicator.adapters.store_record import FORMAT_VERSION, seal
 from replicator.core.effects import AdoptHeads
 from replicator.core.events import HeadsAdopted
 from replicator.errors import StoreDamaged, StoreError, StoreInUse
@@ -63,11 +63,12 @@ def test_r20_a_store_keeps_its_incarnation_and_a_new_one_has_another(stores: Sto
         assert others.open().durable.incarnation != first
 
 
-def test_a_newer_format_is_refused(stores: Stores) -> None:
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
+def test_another_format_is_refused(version: int, stores: Stores) -> None:
     """Rather than misread."""
     stores.open().store.close()
-    write(stores.path / "meta", store_meta.FORMAT_KEY, seal(store_meta.FORMAT_KEY, 99))
-    with pytest.raises(StoreError, match="has format 99, newer than") as error:
+    write(stores.path / "meta", store_meta.FORMAT_KEY, seal(store_meta.FORMAT_KEY, version))
+    with pytest.raises(StoreError, match=f"has format {version}, .* use the program that made it") as error:
         stores.open()
     one_line(error)
 

@@ -21,6 +21,7 @@ from replicator.model import (
     Manifest,
     NodeId,
     Position,
+    Remembered,
     Sequence,
     StreamName,
 )
@@ -66,8 +67,8 @@ class World(Struct):
     acceptances: int = 0
     streams: dict[str, Twin] = field(default_factory=dict)
     marks: dict[str, MarkCommitted] = field(default_factory=dict)
-    remembered: dict[str, tuple[bytes, int]] = field(default_factory=dict)
-    heard: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    remembered: Remembered = field(default_factory=dict)
+    heard: Remembered = field(default_factory=dict)
 
     def copy(self) -> World:
         """As it is now, without the hints that nothing was written with yet."""
@@ -284,8 +285,8 @@ class StoreAndTwin(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(("edge-2", "edge-3")), counter=st.integers(0, 9))
     def remember(self, node: str, counter: int) -> None:
-        self.opened.perform(RememberCounters({NodeId(node): (Incarnation(b"2" * 16), counter)}))
-        self.world.heard[node] = (b"2" * 16, counter)
+        self.opened.perform(RememberCounters({NodeId(node): ((Incarnation(b"2" * 16), counter),)}))
+        self.world.heard[NodeId(node)] = ((Incarnation(b"2" * 16), counter),)
 
     @rule(crash=st.booleans())
     def reopen(self, crash: bool) -> None:

@@ -72,7 +72,7 @@ class World(Struct, frozen=True):
         image = disk.image
         members = tuple(Member(each, self.incarnation(each, 1)) for each in sorted(self.nodes))
         image.record, image.founded = MemberRecord(1, members), True
-        image.remembered = {peer: (self.incarnation(peer, 1), 0) for peer in config.peers}
+        image.remembered = {peer: ((self.incarnation(peer, 1), 0),) for peer in config.peers}
         return Machine(registry, config, disk, self.at_once, self.in_packets)
 
 

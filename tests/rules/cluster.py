@@ -115,7 +115,7 @@ class Cluster(Bench):
         process: Process | None = None,
         incarnation: Incarnation | None = None,
         counter: int = 0,
-        remembered: int = 0,
+        remembered: int | None = 0,
     ) -> None:
         """Hand a message to *name* as if *sender* had sent it, as its present process or as another."""
         me = self.owner(sender)

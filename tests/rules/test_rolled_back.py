@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from replicator.core.effects import Accept, Commit, Fetch, Notice, RememberCounters, Send
 from replicator.core.messages import Ack, Acked, Behind, Hello, Probe
-from replicator.model import Process, Role, StreamName
+from replicator.model import Incarnation, Process, Role, StreamName
 from tests.rules.cluster import Cluster
 from tests.simulation.image import Image
 
@@ -88,6 +88,31 @@ def test_R21_what_is_lacking_is_not_fetched_before_the_teller_is_heard() -> None
     assert cluster.core("b").role is Role.FAULTY
 
 
+def test_R21_a_late_frame_of_a_replaced_disk_has_nobody_forget_the_disk_in_its_place() -> None:
+    """R20: each incarnation of a node is remembered by itself, and none is told what is meant for another."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    replaced, counter = Incarnation(cluster.owner("b").incarnation), cluster.state("b").counter
+    cluster.do("crash b", "wipe b", "start b").live(4.0).do("submit a s 2").live(0.3)
+    old = copied(cluster, "b")
+    cluster.do("submit a s 3").live(0.3)
+    put_back(cluster.do("cut a c"), "b", old).forget()
+    cluster.hear("a", "b", Probe(1), incarnation=replaced, counter=counter)
+    cluster.do("submit a s 4", "publish a", "deliver a->b", "sync a b", "deliver b->a")
+    cluster.hear("a", "b", Probe(1), incarnation=replaced, counter=counter)
+    assert not cluster.effects("a", Commit)
+    cluster.live(1.0)
+    assert cluster.core("b").role is Role.FAULTY
+
+
+def test_R21_the_stores_of_a_node_that_are_remembered_are_few() -> None:
+    """However often its disk is replaced: those that have spoken last."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.3)
+    for number in range(9):
+        cluster.hear("a", "b", Probe(1), incarnation=Incarnation(b"disk no. %07d" % number), counter=number)
+    known = cluster.state("a").remembered[cluster.node("b").name]
+    assert [counter for _, counter in known] == [5, 6, 7, 8]
+
+
 def test_R21_whoever_has_spoken_is_told_how_far_the_store_is() -> None:
     """Not the primary alone: c has probed, and notices an old copy though it was never more than a backup."""
     cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
@@ -96,7 +121,7 @@ def test_R21_whoever_has_spoken_is_told_how_far_the_store_is() -> None:
     assert cluster.state("b").counter > old.counter
     cluster.hear("b", "c", Probe(1), counter=cluster.state("c").counter)
     cluster.do("deliver b->c")
-    told = cluster.state("c").remembered[cluster.node("b").name][1]
+    told = cluster.state("c").remembered[cluster.node("b").name][-1][1]
     assert told == cluster.state("b").counter
     put_back(cluster.do("crash a"), "b", old)
     cluster.hear("b", "c", Probe(2), counter=cluster.state("c").counter, remembered=told)
@@ -152,4 +177,6 @@ def test_R21_a_peer_that_hears_for_the_first_time_is_told_what_was_found_on_the_
     opened = cluster.core("b").counters(cluster.node("c").name)[0]
     cluster.do("submit a s 2").live(0.3)
     assert cluster.core("b").counters(cluster.node("a").name)[0] == cluster.state("b").counter > opened
+    assert cluster.core("b").counters(cluster.node("c").name)[0] == opened
+    cluster.hear("b", "c", Probe(1), remembered=None)  # it had another store of b's in mind
     assert cluster.core("b").counters(cluster.node("c").name)[0] == opened

@@ -206,10 +206,8 @@ class DiskFaults:
         Whoever claims must be one of those that know, and what the peers have heard and not yet written down
         goes with their processes: a copy that is older by no more than that would not be noticed (R21).
         """
-        remembered = (
-            other.disk.image.remembered.get(node.name, (b"", 0)) for other in self._world.others(node.name)
-        )
-        return all(known == copy.incarnation and counter > copy.counter for known, counter in remembered)
+        others = [other.disk.image.remembered for other in self._world.others(node.name)]
+        return all(dict(known.get(node.name, ())).get(copy.incarnation, 0) > copy.counter for known in others)
 
 
 def _may_lead(node: Node) -> bool:

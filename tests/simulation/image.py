@@ -15,8 +15,8 @@ from replicator.model import (
     Incarnation,
     Manifest,
     MemberRecord,
-    NodeId,
     Promise,
+    Remembered,
     StreamName,
 )
 
@@ -43,7 +43,7 @@ class Image(Struct):
     record_epoch: Epoch = Epoch(0)
     founded: bool = False
     counter: int = 0
-    remembered: dict[NodeId, tuple[Incarnation, int]] = field(default_factory=dict)
+    remembered: Remembered = field(default_factory=dict)
     streams: dict[StreamName, tuple[Retained, ...]] = field(default_factory=dict)
     committed: dict[StreamName, MarkCommitted] = field(default_factory=dict)
     chunks: dict[Digest, bytes] = field(default_factory=dict)

@@ -204,7 +204,7 @@ class Node:
                 incarnation=Incarnation(envelope.incarnation),
                 process=Process(envelope.process),
                 counter=envelope.counter,
-                remembered=envelope.remembered if envelope.recipient == self.disk.image.incarnation else 0,
+                remembered=envelope.remembered if envelope.recipient == self.disk.image.incarnation else None,
                 message=envelope.message,
             )
         )

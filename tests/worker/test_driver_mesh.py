@@ -38,7 +38,7 @@ def test_what_is_remembered_of_a_lost_store_says_nothing_of_this_one(bench: Benc
     bench.turn()
     (received,) = bench.core.events
     assert isinstance(received, Received)
-    assert received.remembered == 0
+    assert received.remembered is None
 
 
 @pytest.mark.parametrize(

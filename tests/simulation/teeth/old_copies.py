@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
+from replicator.core import counters
 from replicator.core.counters import Counters
 from replicator.core.events import Received
 from replicator.core.replica import _HANDLERS, Replica
@@ -53,10 +55,27 @@ def count_old_copies(patch: Patch) -> None:
 def count_past(patch: Patch) -> None:
     """An old copy tells how far it is by now, not how far it was when it was opened (T19)."""
 
+    honest = Counters.envelope
+
     def envelope(self: Counters, to: NodeId) -> tuple[int, Incarnation, int]:
-        return self._state.counter, *self._state.remembered.get(to, (Incarnation(b""), 0))
+        return self._state.counter, *honest(self, to)[1:]
 
     patch.setattr(Counters, "envelope", envelope)
+
+
+def remember_one_store(patch: Patch) -> None:
+    """Of each node only the store is remembered that has spoken last, be it one that was replaced (T19)."""
+    patch.setattr(counters, "INCARNATIONS_MAX", 1)
+
+
+def take_what_is_meant_for_another(patch: Patch) -> None:
+    """What a peer says of the store that was here before counts as said of this one (T19)."""
+    honest = Counters.compare
+
+    def compare(self: Counters, event: Received, has_heard: bool) -> bool:
+        return honest(self, structs.replace(event, remembered=event.remembered or 0), has_heard)
+
+    patch.setattr(Counters, "compare", compare)
 
 
 def forget_the_verdict(patch: Patch) -> None:
