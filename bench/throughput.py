@@ -64,11 +64,12 @@ def measure_one(cluster: Cluster, size: str, count: int, options: argparse.Names
             stream.submit()
         for _ in streams:
             done.get(timeout=TIMEOUT_S)
-    ends = [end for end in ends if end > options.seconds * WARM_UP_SHARE]
-    span_s = options.seconds * (1 - WARM_UP_SHARE) / SLICES
+    warm_up_s = options.seconds * WARM_UP_SHARE
+    span_s = (options.seconds - warm_up_s) / SLICES
+    ends = [end for end in ends if warm_up_s < end <= options.seconds]  # the last came after the time
     slices = [0] * SLICES
     for end in ends:
-        slices[min(SLICES - 1, int((end - options.seconds * WARM_UP_SHARE) / span_s))] += 1
+        slices[min(SLICES - 1, int((end - warm_up_s) / span_s))] += 1
     return {
         "size": size,
         "bytes": SIZES[size],
