@@ -33,6 +33,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import inf
 from pathlib import Path
+from statistics import median
 
 import msgspec
 from msgspec import Struct
@@ -161,14 +162,14 @@ def _row(key: Key, rounds: list[Round]) -> Row:
     totals = sorted(each.total_ms for each in rounds)
     commits = sorted(each.commit_ms for each in rounds)
     split = [each.total_ms for each in rounds if each.lost_elections]
-    spans = {name: sorted(e.stages[name] for e in rounds if name in e.stages) for name in STAGES}
+    spans = {name: [each.stages[name] for each in rounds if name in each.stages] for name in STAGES}
     figures: dict[str, float | None] = {
-        "p50_ms": percentile(totals, 0.5),
+        "p50_ms": median(totals),
         "p99_ms": percentile(totals, 0.99) if len(rounds) >= TAIL_COUNT else None,
         "max_ms": totals[-1],
-        "commit_p50_ms": percentile(commits, 0.5),
+        "commit_p50_ms": median(commits),
         "commit_max_ms": commits[-1],
-        **{f"{name}_ms": percentile(found, 0.5) if found else None for name, found in spans.items()},
+        **{f"{name}_ms": median(found) if found else None for name, found in spans.items()},
         "split_max_ms": max(split, default=None),
     }
     head: Row = {"profile": key.profile, "fault": key.fault, "variant": key.variant or "-"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 
 from msgspec import Struct
 
@@ -28,13 +29,13 @@ class Spread(Struct, frozen=True):
         ordered = sorted(samples)
         if not ordered:
             raise ValueError("no samples")
-        quartile = [percentile(ordered, fraction) for fraction in (0.5, 0.25, 0.75, 0.99)]
-        return cls(len(ordered), *(round(each, digits) for each in (*quartile, ordered[-1])))
+        ranks = [percentile(ordered, fraction) for fraction in (0.25, 0.75, 0.99, 1)]
+        return cls(len(ordered), *(round(each, digits) for each in (statistics.median(ordered), *ranks)))
 
 
 def percentile(ordered: Sequence[float], fraction: float) -> float:
-    """The sample of *ordered* (ascending) below or at which *fraction* of all lie."""
-    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+    """The least sample of *ordered* (ascending) below or at which *fraction* of all lie."""
+    return ordered[ceil(fraction * len(ordered)) - 1]
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:

@@ -33,8 +33,10 @@ from replicator import Committed
 
 
 def test_a_spread_is_its_quartiles_and_its_tail() -> None:
-    """Quartiles, p99 and maximum of samples in any order; of none there is no spread."""
-    assert Spread.of([float(n) for n in range(100, 0, -1)]) == Spread(100, 51, 26, 76, 100, 100)
+    """Median, quartiles, p99 and maximum of samples in any order; of none there is no spread. The median of
+    an even number lies between the two in the middle: of four the third is none."""
+    assert Spread.of([float(n) for n in range(100, 0, -1)]) == Spread(100, 50.5, 25, 75, 99, 100)
+    assert Spread.of([1, 2, 100, 101]) == Spread(4, 51, 1, 100, 101, 101)
     assert percentile([1.0], 0.99) == 1
     with pytest.raises(ValueError, match="no samples"):
         Spread.of([])
