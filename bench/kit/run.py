@@ -21,8 +21,9 @@ from bench.kit.report import Report
 from replicator import ReplicatorError
 from replicator.cli.output import drop, prepare, write
 from replicator.settings import PREFIX, SCRIPT_NAMES
-from replicator.signals import ending_signals, interrupt_each_time
+from replicator.signals import interrupt_each_time
 from tests.arguments import directory, writable
+from tests.chaos.network import inherited_signals
 
 Measure = Callable[[argparse.Namespace], Report]
 Draw = Callable[[Report, Path], None]
@@ -83,7 +84,7 @@ def run(
             plots.require()
         except plots.PlotsMissing as error:
             options_of.error(str(error))
-    for each in ending_signals():
+    for each in inherited_signals():
         signal.signal(each, interrupt_each_time)
     for name in unheeded(os.environ):
         print(f"{name} is not heeded: a measurement has its own settings", file=sys.stderr)

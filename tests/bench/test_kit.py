@@ -30,6 +30,7 @@ from bench.kit.wire import wire_bytes
 from bench.linearity import exponent
 from bench.steadiness import broken
 from replicator import Committed
+from tests.chaos.network import INSIDE
 
 
 def test_a_spread_is_its_quartiles_and_its_tail() -> None:
@@ -327,10 +328,13 @@ def test_a_report_is_printed_in_every_encoding(words: str) -> None:
         assert rb"How many \xb5s?" in said.stdout
 
 
-def test_a_closing_terminal_interrupts_too(tmp_path: Path) -> None:
-    """Also when it says so again while what was started is being stopped."""
+@pytest.mark.parametrize("inside", ["", "SIGINT SIGTERM SIGHUP"])
+def test_a_closing_terminal_interrupts_too(tmp_path: Path, inside: str) -> None:
+    """Also when it says so again while what was started is being stopped, and in namespaces of its own, where
+    a run begins with that signal ignored."""
     script = (
         "import os, pathlib, signal, sys, tempfile\n"
+        f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if inside else 'SIG_DFL'})\n"
         "from bench.kit.run import parser, run\n"
         "def measure(options):\n"
         "    with tempfile.TemporaryDirectory(dir=options.dir):\n"
@@ -339,7 +343,8 @@ def test_a_closing_terminal_interrupts_too(tmp_path: Path) -> None:
         "sys.exit(run(parser('Why?', 'why'), measure))\n"
     )
     words = [sys.executable, "-c", script, "--dir", str(tmp_path)]
-    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    environ = {**os.environ, **({INSIDE: inside} if inside else {})}
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environ)
     assert (said.returncode, said.stderr) == (130, "interrupted: nothing is written\n")
     assert list(tmp_path.iterdir()) == []
 
