@@ -88,6 +88,8 @@ class Engine:
                 next_at = max(next_at + self._interval_s, before)
                 self._submit(tenure)
             time.sleep(LOOK_S)
+        if 0.0 < since < until:  # the last one counts most: another tenure may begin in it
+            self.write("active", until, epoch=tenure.epoch, since=since)
 
     def _submit(self, tenure: Tenure) -> None:
         parent, position = self._digest, tenure.next_position(CHAIN)

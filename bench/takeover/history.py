@@ -59,9 +59,6 @@ class History:
     def lost(self) -> list[str]:
         """Commits that a later tenure has not restored, neither themselves nor as an ancestor (I3)."""
         self.poll()
-        depth = {"": 0}
-        for digest, parent in self._parents.items():  # a parent is logged before its child
-            depth[digest] = depth.get(parent, 0) + 1
         lost = []
         for tenure in self.tenures:
             line = set(self._line(self._restored.get(tenure["epoch"], "")))

@@ -20,7 +20,7 @@ def committed() -> Committed:
 def test_throughput_counts_what_committed_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for while the time runs out has committed after it, and is in no rate: of commits that
     end every 0.3 s those at 0.3, 0.6 and 0.9 s lie between the warm-up's end, 0.2 s, and 1 s."""
-    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    clock: Any = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
 
     class Ends(SimpleQueue[Any]):
         def get(self, *_: Any, **__: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from bench.failover import FULL, TAIL_COUNT, main, planned
 from bench.kit.measured import takeovers
 from bench.kit.report import Report
+from bench.takeover.engine import Engine, now
 from bench.takeover.history import History
 from bench.takeover.rounds import STAGES, Round
 from tests.integration.cluster import Cluster
@@ -66,6 +68,28 @@ def test_two_active_tenures_are_found(cluster: Cluster) -> None:
     assert History(cluster).overlaps() == []
     say(cluster, "n3", "active", 2.4, epoch=3, since=2.2)
     assert History(cluster).overlaps() == ["n2 and n3 for 400.0 ms"]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_an_engine_tells_of_its_tenure_to_the_end(tmp_path: Path, last: bool) -> None:
+    """The span in which it last saw the tenure active is written though the next line was not due: with a
+    checkpoint a second, and in the last moments before another's begins."""
+    looks = iter([True] * 4 + [last])
+    ends = iter([None] * 5)
+
+    class Tenure(SimpleNamespace):
+        active = property(lambda self: next(looks))
+        ended_reason = property(lambda self: next(ends, "lost"))
+
+    ticket = SimpleNamespace(add_done_callback=lambda note: None)
+    position = SimpleNamespace(epoch=1, sequence=1)
+    tenure: Any = Tenure(epoch=1, next_position=lambda _: position, submit=lambda *_: ticket)
+    engine = Engine(tmp_path / "log", 0, 10, 3600.0)
+    before = now()
+    engine._work(tenure, 1)
+    lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    (span,) = [line for line in lines if line["kind"] == "active"]
+    assert before < span["since"] < span["at"] < now()
 
 
 def rounds(count: int, profile: str, fault: str, variant: str = "", commit: str = "abc") -> list[Round]:
