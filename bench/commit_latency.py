@@ -84,20 +84,21 @@ def measure_size(cluster: Cluster, floors: dict[str, Floor], size: str, options:
         count_max=options.samples,
         warm_up=1 if SIZES[size] >= LARGE_BYTES else 10,
     )
-    stages = commits.stages.items()
     takers = {name: partial(take, floor) for name, floor in floors.items()}
     samples = take_in_turns({"commit": commits.take, **takers}, budget)
+    count = len(samples["commit"])
+    stages = {name: spans[-count:] for name, spans in commits.stages.items()}  # those of no warm-up
     return {
         "size": size,
         "bytes": SIZES[size],
-        "commits": len(samples["commit"]),
+        "commits": count,
         "commit_ms": Spread.of(samples["commit"]),
         "p99_ms": Spread.of(samples["commit"]).p99,
         "floor_ms": Spread.of(samples["tcp"]),
         "ratio": ratios(samples["commit"], samples["tcp"]),
         "zeromq_ms": Spread.of(samples["zeromq"]),
         "over_zeromq": ratios(samples["commit"], samples["zeromq"]),
-        **{f"stage_{name}_ms": round(statistics.median(spans), 3) for name, spans in stages},
+        **{f"stage_{name}_ms": round(statistics.median(spans), 3) for name, spans in stages.items()},
     }
 
 

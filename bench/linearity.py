@@ -81,13 +81,14 @@ class Cost:
         """The figures of this size, of commits that took *samples* milliseconds."""
         worker, *backups = self._pids
         megabytes = self.size_bytes / 1e6
-        cpu = {pid: statistics.median(spans) / megabytes for pid, spans in self._cpu_ms.items()}
+        count = len(samples)  # not those of the warm-up
+        cpu = {pid: statistics.median(spans[-count:]) / megabytes for pid, spans in self._cpu_ms.items()}
         more = {pid: self._own_mib[pid] - self._idle_mib[pid] for pid in self._pids}
         peaks = [self._peak_mib[pid] for pid in backups]
         return {
             "changed_mib": self.size_mib,
             "bytes": self.size_bytes,
-            "commits": len(samples),
+            "commits": count,
             "commit_ms": Spread.of(samples),
             "ms_per_mb": round(statistics.median(samples) / megabytes, 3),
             "worker_cpu_ms_per_mb": round(cpu[worker], 3),
