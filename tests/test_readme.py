@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.power import teeth as power
+from tests.exploration.mutants import MUTANTS
 from tests.simulation.batches import Sum, read_record
 from tests.simulation.teeth.table import TEETH
 
@@ -80,6 +82,9 @@ def test_the_proof_counts_what_there_is() -> None:
     for batch in read_record(README.parent / "tests" / "simulation" / "record.jsonl"):
         record.add(batch)
     assert f"| {len(TEETH)} of {len(TEETH)} | `scripts/test tests/simulation/test_teeth.py` |" in readme
+    ways = len(power.TEETH) + len(power.TEETH_AFTER_A_DEATH)
+    assert f"; {ways} of {ways} ways to lose what was answered for are found |" in readme
+    assert f"; {len(MUTANTS)} of {len(MUTANTS)} broken rules found |" in readme
     assert f"under {len(record.faults)} kinds of fault and {len(record.frames)} of what becomes" in readme
     assert f"| {record.seeds:,} seeds while it was built" in readme
     assert f"; {len(record.failures)} seeds failed at their commit" in readme
