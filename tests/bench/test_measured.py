@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -175,3 +176,26 @@ def test_what_is_interrupted_ends_with_all_that_it_has_started(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         play([sys.executable, "-c", script], 60)
     assert path.read_text() == "told\n"
+
+
+def test_ctrl_c_is_heard_by_whoever_measures_alone(tmp_path: Path) -> None:
+    """What keeps cores and disk busy beside it, and the terminal tells too, ends without a word."""
+    script = (
+        "import contextlib, multiprocessing, os, pathlib, signal, sys, time\n"
+        "from bench import steadiness, submit\n"
+        "from bench.kit.cluster import descendants\n"
+        "if __name__ == '__main__':\n"
+        "    place = pathlib.Path(sys.argv[1])\n"
+        "    with contextlib.ExitStack() as stack:\n"
+        "        stack.enter_context(submit.sleeper())\n"
+        "        steadiness._load(stack, place, 0)\n"
+        "        while not (place / 'scribble').exists(): time.sleep(0.01)\n"
+        "        for pid in descendants(os.getpid()): os.kill(pid, signal.SIGINT)\n"
+        "        for job in multiprocessing.active_children(): job.join()\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, str(program), str(tmp_path)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environ)
+    assert (said.returncode, said.stderr) == (0, "")
