@@ -51,12 +51,16 @@ def pin(pid: int, cores: Collection[int], *, but: Collection[int] = ()) -> None:
 
 
 class Usage:
-    """Processor share and peak memory of some processes while a ``with`` statement lasts."""
+    """Processor share and peak memory of some processes while a ``with`` statement lasts.
+
+    What watching takes, of this process, is not in its share.
+    """
 
     def __init__(self, pids: Collection[int]) -> None:
         self._pids = list(pids)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._watching_s = 0.0
         self.peak_mib = dict.fromkeys(self._pids, 0.0)
         self.cpu_share = dict.fromkeys(self._pids, 0.0)
 
@@ -71,6 +75,7 @@ class Usage:
         self._done.set()
         self._thread.join()
         spent_s = time.monotonic() - self._began
+        self._cpu[os.getpid()] = self._cpu.get(os.getpid(), 0.0) + self._watching_s
         self.cpu_share = {pid: (cpu_s([pid]) - self._cpu[pid]) / spent_s for pid in self._pids}
 
     def _watch(self) -> None:
@@ -78,4 +83,5 @@ class Usage:
             for pid in self._pids:
                 self.peak_mib[pid] = max(self.peak_mib[pid], memory_mib(pid))
             if self._done.wait(WATCH_INTERVAL_S):
+                self._watching_s = time.thread_time()
                 return

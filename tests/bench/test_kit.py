@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from lz4.block import compress
 
-from bench.kit import engine, machine
+from bench.kit import engine, machine, process
 from bench.kit.cluster import Cluster
 from bench.kit.floor import Floor
 from bench.kit.links import INLINE_BYTES, PIECE_BYTES
@@ -127,6 +127,15 @@ def test_what_a_process_uses_is_its_own() -> None:
     if forget_peak(os.getpid()):
         assert memory_mib(os.getpid(), "VmHWM") < peak - 32
     assert not forget_peak(other.pid)
+
+
+def test_what_watching_takes_is_nobody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that sleeps uses nothing, however often it is looked at from its own process."""
+    monkeypatch.setattr(process, "WATCH_INTERVAL_S", 0)
+    with process.Usage([os.getpid()]) as usage:
+        time.sleep(0.2)
+    assert 0 <= usage.cpu_share[os.getpid()] < 0.2
+    assert usage.peak_mib[os.getpid()] > 1
 
 
 def test_a_commit_is_dirty_by_what_is_measured_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
