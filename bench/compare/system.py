@@ -116,7 +116,7 @@ def program(*names: str) -> str:
         found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/bin:/usr/bin")
         if found:
             return found
-    raise Absent(f"{names[0]} is not installed; scripts/bench compare --install does it")
+    raise Absent(f"{' or '.join(names)} is not installed; scripts/bench compare --install does it")
 
 
 def free_ports(count: int) -> list[int]:

@@ -63,8 +63,10 @@ def test_what_fails_beside_others_is_told(tmp_path: Path) -> None:
 
 def test_what_is_absent_is_said() -> None:
     """A server that is not installed, or does not come, is left out with a word on what would help."""
-    with pytest.raises(Absent, match="scripts/bench compare --install"):
-        program("no-such-server")
+    with pytest.raises(
+        Absent, match="no-a or no-b is not installed; scripts/bench compare --install does it"
+    ):
+        program("no-a", "no-b")
     with pytest.raises(ValueError, match="other"):
         wait_until("x", lambda: int("other"), (OSError,))
 
