@@ -56,7 +56,7 @@ class Handover:
         if objection is None:
             return is_late or window.empty
         if is_late:
-            self._successor, self.deadline = None, math.inf
+            self._successor, self._if_able, self.deadline = None, False, math.inf
             self._state.emit(effects.HandoverRefused(objection))
             window.hold(False)
         return False
@@ -155,4 +155,4 @@ class Handover:
     def clear(self) -> None:
         """The reign is over, or a new one begins."""
         self._successor, self._revoked_at, self.deadline = None, None, math.inf
-        self._is_full = False
+        self._if_able = self._is_full = False

@@ -6,6 +6,7 @@ import pytest
 
 from replicator.core.effects import Abort, Commit, EndTenure, HandoverRefused, Publish, StartTenure, Transfer
 from replicator.core.events import Tick
+from replicator.model import Role
 from tests.rules.cluster import Cluster
 
 
@@ -177,3 +178,16 @@ def test_R26_who_has_not_told_what_it_holds_is_not_taken_for_one_that_holds_ever
     cluster = _unreported().do("handover a")
     _without_pages(cluster, 8)
     assert cluster.effects("a", Transfer) == [Transfer("c")]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("before", ["", "handover a x|live 0.6", "handover a b|grant b|revoke a|live 1.0"])
+def test_R26_what_a_handover_asked_for_ends_with_it(before: str) -> None:
+    """Refused or done, and whoever was primary since: to take over one must have been heard lately, and not
+    just at some time after the operator asked."""
+    cluster = _serving().do(*filter(None, before.split("|")))
+    if before.endswith("1.0"):
+        cluster.do("handover b a", "grant a", "revoke b").live(1.0)
+    assert cluster.core("a").role is Role.PRIMARY
+    cluster.do("crash b").live(1.0).forget()
+    cluster.do("engine a gone")
+    assert cluster.effects("a", Transfer)[0] == Transfer("c")  # type: ignore[arg-type]
