@@ -1,8 +1,9 @@
 """Membership: the member record adopted in each epoch, and one incarnation replaced in place (R20, R27).
 
 A change is a joint record with the old and the new set, from whose proposal on every quorum is a majority
-of both; then every stream's head accepted by a majority of both; then the final record. For now the only
-change is a wiped node's new incarnation in its old place; adding and removing nodes takes the same path.
+of both; then every stream's head accepted by a majority of both; then the final record: of the new set, or
+of the old one, which is as safe, if only that names the primary. For now the only change is a wiped node's
+new incarnation in its old place; adding and removing nodes takes the same path.
 
 A learner is not taken in while it holds a stream that the primary does not have. An old store that comes
 back after it was replaced does: of what was deleted since, every member has forgotten the tombstone, and
@@ -19,7 +20,7 @@ from msgspec import structs
 
 from replicator.core.messages import Members
 from replicator.core.progress import Follower, Progress
-from replicator.core.quorum import ReplicaId, is_quorum
+from replicator.core.quorum import ReplicaId, is_quorum, quorum_sets
 from replicator.core.state import State
 from replicator.model import Epoch, Incarnation, Member, MemberRecord
 
@@ -45,11 +46,7 @@ class Membership:
     def adopted(self) -> bool:
         """Whether the newest record is durable on a quorum of itself, in this epoch."""
         version = self.record.version
-        holders = {
-            follower.replica
-            for follower in self._progress.followers.values()
-            if follower.record_version >= version
-        }
+        holders = {f.replica for f in self._progress.followers.values() if f.record_version >= version}
         if self._stored_version >= version:
             holders.add(self._state.id)
         return is_quorum(holders, self.record)
@@ -81,8 +78,11 @@ class Membership:
         if not self.adopted:
             return
         if self.record.old:
+            # One whose old disk is back meanwhile, and who reigns by it, does not go: the change is undone.
+            keeps = self._state.id in quorum_sets(self.record)[0]
             if covered():
-                self._propose(MemberRecord(self.record.version + 1, self.record.members))
+                final = self.record.members if keeps else self.record.old
+                self._propose(MemberRecord(self.record.version + 1, final))
             return
         for follower in self._progress.followers.values():
             member = self.record.find(follower.node)
@@ -118,9 +118,7 @@ class Membership:
     def _replace(self, member: Member, incarnation: Incarnation) -> None:
         """Put a new incarnation into the old one's place: the joint record first."""
         old = self.record.members
-        new = tuple(
-            structs.replace(each, incarnation=incarnation) if each == member else each for each in old
-        )
+        new = tuple(structs.replace(m, incarnation=incarnation) if m == member else m for m in old)
         self._state.notice(f"{member.node}: its new store takes its old place (R20)")
         self._propose(MemberRecord(self.record.version + 1, new, old))
 

@@ -108,6 +108,26 @@ def test_R20_a_joining_replica_catches_up_and_is_put_in_its_old_place() -> None:
     assert len(cluster.effects("a", Commit)) == 1, "its acknowledgments count now"
 
 
+def test_R27_a_primary_that_a_change_would_leave_out_undoes_it() -> None:
+    """c's old disk is back before the record that names its new one alone, and c becomes primary by it: it
+    stays a member, so that any two of the three go on."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
+    old = cluster.node("c").disk.image
+    cluster.do("crash c", "wipe c", "start c")
+    while not (joint := cluster.state("a").record) or not joint.old:
+        cluster.do("settle", "advance 0.01")
+    cluster.do("deliver a->b Members", "sync a b", "drop", "crash a", "crash c")
+    cluster.node("c").disk.replace(old)
+    cluster.do("start c").live(1.2).do("grant c", "start a").live(3.0)
+    assert cluster.core("c").role is Role.PRIMARY
+    for name in "abc":
+        record = cluster.node(name).disk.image.record
+        assert record is not None
+        assert (record.version, record.members, record.old) == (joint.version + 1, joint.old, ())
+    cluster.forget().do("crash a", "submit c s 2").live(0.5)
+    assert len(cluster.effects("c", Commit)) == 1
+
+
 def test_R20_one_that_has_missed_a_change_of_members_promises_to_whom_it_does_not_know() -> None:
     """d was cut off while c's lost disk was replaced; with a and b gone the new c cannot do without it."""
     cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").do("submit a s 1").live(0.3)
