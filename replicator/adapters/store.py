@@ -147,6 +147,7 @@ class LmdbStore:
             },
             counter=meta.counter + memory.state.counter,
             remembered=dict(memory.state.remembered),
+            epoch_seen=Epoch(meta.epoch_seen),
         )
 
     def perform(self, effect: StoreEffect) -> None:

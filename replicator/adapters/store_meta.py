@@ -36,6 +36,7 @@ MEMBERSHIP_KEY = b"membership"
 SESSION_KEY = b"session"
 COUNTER_KEY = b"counter"
 RESET_KEY = b"reset"
+EPOCH_KEY = b"epoch"
 _BALLAST_KEY = b"ballast"
 
 
@@ -72,6 +73,7 @@ class Meta:
             self.session = load(Session, txn, SESSION_KEY)
             self.counter = load(int, txn, COUNTER_KEY) or 0
             self.is_resetting = load(bool, txn, RESET_KEY) or False
+            self.epoch_seen = load(int, txn, EPOCH_KEY) or 0
 
     @property
     def promised(self) -> int:
@@ -92,8 +94,13 @@ class Meta:
         return last is not None and last.durability == "memory" and not last.clean and last.boot_id != boot
 
     def reset(self) -> None:
-        """Forget everything, and remember that the payload has to be wiped, should we die before."""
+        """Forget everything, and remember that the payload has to be wiped, should we die before.
+
+        How high epochs had come stays known: where all machines went down, no other store would know it, and
+        a sink that has heard of an epoch refuses every lower one.
+        """
         with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
+            txn.put(EPOCH_KEY, seal(EPOCH_KEY, max(self.promised, self.epoch_seen)))
             for key in (IDENTITY_KEY, PROMISE_KEY, MEMBERSHIP_KEY, SESSION_KEY, COUNTER_KEY):
                 txn.delete(key)
             txn.put(RESET_KEY, seal(RESET_KEY, True))

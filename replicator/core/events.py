@@ -236,7 +236,10 @@ Event = (
 
 
 class Durable(Struct, frozen=True, gc=False):
-    """What the store held when it was opened: a replica's whole memory (section 3 of the protocol)."""
+    """What the store held when it was opened: a replica's whole memory (section 3 of the protocol).
+
+    *epoch_seen* is what it promised before it lost its memory: no word given, but epochs only grow (R13).
+    """
 
     cluster: str
     node: NodeId
@@ -249,3 +252,4 @@ class Durable(Struct, frozen=True, gc=False):
     committed: dict[StreamName, tuple[Generation, Sequence]]
     counter: int
     remembered: Remembered
+    epoch_seen: Epoch = Epoch(0)

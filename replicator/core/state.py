@@ -77,7 +77,7 @@ class State:
         self.forgotten: dict[StreamName, Sequence] = {}  # tombstones, since the newest promise
         self.counter = durable.counter
         self.remembered = dict(durable.remembered)
-        self.epoch_seen = Epoch(durable.promise.epoch if durable.promise else 0)
+        self.epoch_seen = Epoch(max(durable.epoch_seen, durable.promise.epoch if durable.promise else 0))
         self.role = Role.BACKUP if self.is_member else Role.JOINING if self.founded else Role.FOUNDING
         self.full = False
         self.has_engine = config.has_engine

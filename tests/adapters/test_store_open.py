@@ -203,18 +203,25 @@ def crash(stores: Stores, tmp_path: Path) -> Path:
 def test_r20_unsynced_payload_is_given_up_after_the_machine_went_down(
     stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The replica has amnesia: a new incarnation, no promise, nothing stored; and says so."""
+    """The replica has amnesia: a new incarnation, no promise, nothing stored; and says so. It knows how high
+    epochs had come, also if that happens again before it promises anything."""
     opened = stores.open(durability="memory")
-    opened.promise(1)
-    opened.accept("s", 1)
+    opened.promise(7)
+    opened.accept("s", 1, at=7)
     with Stores(crash(stores, tmp_path)) as copies:
         for module in (store_meta, store_module):
             monkeypatch.setattr(module, "boot_id", lambda: "another boot")
         durable = copies.open(durability="memory").durable
         assert (durable.heads, durable.promise, durable.counter) == ((), None, 0)
+        assert durable.epoch_seen == 7
         assert durable.incarnation != opened.durable.incarnation
         assert "was not synced" in caplog.text
         assert copies.reopen(durability="memory").durable.incarnation == durable.incarnation
+        (again := tmp_path / "again").mkdir()
+        with Stores(crash(copies, again)) as later:
+            monkeypatch.setattr(store_module, "boot_id", lambda: "a third boot")
+            new = later.open(durability="memory").durable
+            assert (new.incarnation != durable.incarnation, new.epoch_seen) == (True, 7)
 
 
 def test_r13_unsynced_payload_survives_the_death_of_the_process(stores: Stores, tmp_path: Path) -> None:

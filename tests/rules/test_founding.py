@@ -7,7 +7,7 @@ from msgspec import structs
 
 from replicator.core.config import Config
 from replicator.core.effects import Fetch, Notice, StartTenure, WriteRecord
-from replicator.core.events import HeadRotten
+from replicator.core.events import Durable, HeadRotten
 from replicator.core.founding import misfit
 from replicator.core.messages import Claim, Found, Founded, FoundStored, Hello, Promised
 from replicator.core.state import head_of
@@ -24,6 +24,7 @@ from replicator.model import (
 )
 from tests.rules.cluster import Cluster
 from tests.rules.test_fencing import manifest
+from tests.simulation.disk import Disk
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,22 @@ def test_R20_a_node_without_peers_founds_itself_once() -> None:
     assert [member.node for member in write.record.members] == ["a"]
     cluster.do("sync a")
     assert cluster.core("a").role is Role.BACKUP
+
+
+@pytest.mark.parametrize("knowing", ["a b c", "b c", "a c"])
+def test_R13_a_cluster_that_lost_its_memory_goes_on_above_its_epochs(
+    monkeypatch: pytest.MonkeyPatch, knowing: str
+) -> None:
+    """All machines went down, and durability was memory: it is founded anew, yet epochs only grow, for sinks
+    refuse whatever is below the highest that they have heard of. It is enough that a majority knows it."""
+    durable = Disk.durable
+
+    def after_amnesia(disk: Disk, cluster: str) -> Durable:
+        return structs.replace(durable(disk, cluster), epoch_seen=Epoch(7 if disk.node in knowing else 0))
+
+    monkeypatch.setattr(Disk, "durable", after_amnesia)
+    cluster = Cluster("a", "b", "c", founded=False).live(2.0).do("grant a").live(0.5)
+    assert [tenure.epoch for tenure in cluster.effects("a", StartTenure)] == [8]
 
 
 def test_R20_a_coordinator_that_is_restarted_goes_on_with_the_record_it_has() -> None:
