@@ -13,6 +13,7 @@ from replicator.errors import Unavailable
 from replicator.model import Role
 
 LEASE_S_MAX = 60  # more than any setting allows has only a node without peers
+_COUNTING = (Role.PRIMARY, Role.BACKUP, Role.CANDIDATE)  # one that founds, joins or is faulty does not (R20)
 
 
 class Place(Struct, frozen=True):
@@ -87,9 +88,9 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     for member in report.members:
         if unknown := [node for node, count in sorted(member.lacking.items()) if count is None]:
             print(f"\nunknown to {member.node} yet, what they lack: {', '.join(unknown)}")
-    reachable = sum(member.reachable for member in report.members)
-    if 2 * reachable <= len(report.members):
-        print(f"\nno majority: {reachable} of {len(report.members)} members can be reached; nothing commits")
+    counting = sum(member.role in _COUNTING for member in report.members)
+    if 2 * counting <= len(report.members):
+        print(f"\nno majority: {counting} of {len(report.members)} members are up and count; nothing commits")
 
 
 def _rows(member: Member) -> Iterator[tuple[str, ...]]:
@@ -99,8 +100,7 @@ def _rows(member: Member) -> Iterator[tuple[str, ...]]:
     lease = f"{member.lease_s:.2f} s" if member.lease_s else ""
     if member.lease_s > LEASE_S_MAX:
         lease = "unlimited"
-    epoch = str(member.epoch or "")
-    first = (member.node, _role(member), epoch, lease, member.durability)
+    first = (member.node, _role(member), str(member.epoch or ""), lease, member.durability)
     for stream in member.streams:
         yield (*first, stream.stream, str(stream.head or ""), str(stream.commit or ""), _behind(stream))
         first = ("",) * 5

@@ -69,8 +69,8 @@ class Founding:
 
     @property
     def waiting_for(self) -> str:
-        """Whom the founding waits for, for status."""
-        return self._waiting_for
+        """Whom the founding waits for, for status; who joins a cluster that exists waits for no founder."""
+        return self._waiting_for if self._state.role is Role.FOUNDING else ""
 
     def tick(self) -> None:
         state = self._state
@@ -224,8 +224,7 @@ class Founding:
             state.change_role(Role.JOINING, "the member record names another incarnation of this node (R20)")
             return
         if founded:
-            state.change_role(Role.BACKUP, "the cluster is founded")
-            self._waiting_for = ""
+            state.change_role(Role.BACKUP, "the member record names this store")
             if record == self._proposed and self._is_coordinator:
                 for peer in sorted(state.config.peers):
                     state.send(peer, Founded(record))

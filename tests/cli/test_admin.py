@@ -84,13 +84,18 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
 
 
 def test_status_says_when_there_is_no_majority(command: Command, fake_node: StartNode) -> None:
-    """Half of the members are none; and a node without peers has a lease without limit, however rounded."""
+    """Half of the members are none, nor are those that are there and do not count, their stores being new or
+    faulty; and a node without peers has a lease without limit, however rounded."""
     members = [{"node": "a", "reachable": True, "role": "primary", "active": True, "lease_s": 3599.9}]
     report = {"node": "a", "cluster": "plant", "members": [*members, {"node": "b", "reachable": False}]}
     _, data_dir = fake_node(report)
     out = command("status", "--data-dir", data_dir).out
-    assert out.endswith("\nno majority: 1 of 2 members can be reached; nothing commits\n")
+    assert out.endswith("\nno majority: 1 of 2 members are up and count; nothing commits\n")
     assert "unlimited" in out
+    members += [{"node": node, "reachable": True, "role": "joining"} for node in "bc"]
+    _, data_dir = fake_node({**report, "members": members})
+    out = command("status", "--data-dir", data_dir).out
+    assert out.endswith("\nno majority: 1 of 3 members are up and count; nothing commits\n")
 
 
 def test_status_as_json_is_the_node_s_own_answer(command: Command, fake_node: StartNode) -> None:
