@@ -73,7 +73,7 @@ class Commits:
         head = self._reign.roomless[stream] = recovery.chosen[stream]
         self._state.notice(
             f"stream {stream}: its newest checkpoint (epoch {head.epoch}, sequence {head.sequence}) finds no "
-            "room on a majority of disks; waiting for some (R21)"
+            "room on a majority of disks; waiting for some (R21), and nobody joins the members before (R27)"
         )
 
     def count_bulk(self) -> None:

@@ -209,7 +209,8 @@ class Recovery:
             head = self.unavailable[stream] = self.chosen[stream]
             self._state.notice(
                 f"stream {stream}: its newest checkpoint (epoch {head.epoch}, sequence {head.sequence}) "
-                "cannot be read on any reachable node; waiting for one that holds it (R8)"
+                "cannot be read on any reachable node; waiting for one that holds it (R8), and nobody joins "
+                "the members before that, or before it is abandoned (R27)"
             )
 
     def drop(self, stream: StreamName) -> bool:

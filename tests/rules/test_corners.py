@@ -6,7 +6,17 @@ import math
 
 from msgspec import structs
 
-from replicator.core.effects import AbandonRefused, Abort, Accept, Changed, Commit, Fetch, Notice, WriteRecord
+from replicator.core.effects import (
+    AbandonRefused,
+    Abort,
+    Accept,
+    Changed,
+    Commit,
+    Fetch,
+    Notice,
+    StartTenure,
+    WriteRecord,
+)
 from replicator.core.events import HeadRotten, ManifestReceived, RecordWritten
 from replicator.core.messages import (
     Ack,
@@ -179,6 +189,18 @@ def test_R21_what_found_no_room_is_accepted_when_there_is_room_again() -> None:
     assert not cluster.effects("a", Commit)
     cluster.do("room b", "room c", "room a").live(1.0)
     assert len(cluster.effects("a", Commit)) == 1
+
+
+def test_R27_who_joins_waits_for_what_nobody_can_read_and_the_operator_is_told() -> None:
+    """A member whose disk is lost may hold the only copy: its new store takes its place once the checkpoint
+    can be read, or is abandoned."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1", "submit a t 1").live(0.3)
+    cluster.do("crash a b c", "wipe c", "start a b", "rot a s", "rot b s").live(1.5)
+    cluster.forget().do("grant a").live(3.0).do("start c").live(5.0)
+    assert cluster.effects("a", StartTenure)
+    assert cluster.core("c").role is Role.JOINING
+    assert any("nobody joins the members before that" in note.text for note in cluster.effects("a", Notice))
+    assert cluster.do("abandon a s").live(3.0).core("c").role is Role.BACKUP
 
 
 def test_R27_a_majority_of_each_set() -> None:
