@@ -98,7 +98,7 @@ class Handover:
         if not self._is_up(follower):
             return f"{named} is not reachable"
         if not follower.can_lead:
-            return f"{named} cannot be primary: no engine is ready there"
+            return f"{named} cannot be primary: no engine is ready there, or it is joining"
         return None if self._is_no_worse(follower) else f"{named} has no room on its disk"
 
     def _lag(self, reign: Reign) -> str | None:

@@ -32,7 +32,7 @@ def test_R26_the_named_node_takes_over() -> None:
 @pytest.mark.parametrize(
     ("before", "successor", "reason"),
     [
-        ("engine c gone", "c", "c cannot be primary: no engine is ready there"),
+        ("engine c gone", "c", "c cannot be primary: no engine is ready there, or it is joining"),
         ("cut a c", "c", "c is not reachable"),
         ("crash c", "c", "c is not reachable"),
         ("advance 0.01", "a", "a is not another member of this cluster"),
