@@ -81,6 +81,7 @@ class LmdbStore:
         cluster: str,
         node: NodeId,
         durability: Durability = "disk",
+        lease_max_s: float = 0.0,
         keep: int = 1,
         map_bytes_initial: int = 64 * 2**20,
         writer_queue_bytes_max: int = 32 * 2**20,
@@ -120,7 +121,7 @@ class LmdbStore:
                 _sync_names(path)
                 meta.found(cluster, node, payload.memory.state.incarnation)
                 _end_founding(path)
-            meta.write_session(boot_id(), durability, clean=False)
+            meta.write_session(boot_id(), durability, lease_max_s, clean=False)
             undo.pop_all()
         return cls(lock, meta, payload, durability, writer_queue_bytes_max, transaction_bytes_max)
 
@@ -148,6 +149,7 @@ class LmdbStore:
             counter=meta.counter + memory.state.counter,
             remembered=dict(memory.state.remembered),
             epoch_seen=Epoch(meta.epoch_seen),
+            lent_max_s=meta.lent_max_s,
         )
 
     def perform(self, effect: StoreEffect) -> None:
@@ -239,7 +241,7 @@ class LmdbStore:
         try:
             if self._writer.close():
                 self._payload.sync()
-                self._meta.write_session(boot_id(), self._durability, clean=True)
+                self._meta.write_session(boot_id(), self._durability, self._meta.lease_max_s, clean=True)
         except StoreError as error:
             logger.error("store is not closed in order: %s", error)
         finally:

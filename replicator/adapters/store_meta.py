@@ -37,6 +37,7 @@ SESSION_KEY = b"session"
 COUNTER_KEY = b"counter"
 RESET_KEY = b"reset"
 EPOCH_KEY = b"epoch"
+LENT_KEY = b"lent"
 _BALLAST_KEY = b"ballast"
 
 
@@ -74,6 +75,7 @@ class Meta:
             self.counter = load(int, txn, COUNTER_KEY) or 0
             self.is_resetting = load(bool, txn, RESET_KEY) or False
             self.epoch_seen = load(int, txn, EPOCH_KEY) or 0
+            self.lent_max_s = load(float, txn, LENT_KEY) or 0.0
 
     @property
     def promised(self) -> int:
@@ -118,24 +120,29 @@ class Meta:
                 txn.put(IDENTITY_KEY, seal(IDENTITY_KEY, Identity(cluster, node, incarnation)))
         self.read()
 
-    def write_session(self, boot: str, durability: Durability, *, clean: bool) -> None:
-        """Note how the store is open, or that it was closed in order."""
+    def write_session(self, boot: str, durability: Durability, lease_max_s: float, *, clean: bool) -> None:
+        """Note how the store is open, or that it was closed in order; and for how long at most the promise's
+        owner may have been lent the lease, by this process or by earlier ones under other settings (R24)."""
         self.session = Session(boot, durability, clean)
+        self.lease_max_s, self.lent_max_s = lease_max_s, max(lease_max_s, self.lent_max_s)
         with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
             txn.put(SESSION_KEY, seal(SESSION_KEY, self.session))
+            txn.put(LENT_KEY, seal(LENT_KEY, self.lent_max_s))
 
     def write(self, effects: Iterable[WritePromise | WriteRecord], counter_base: int) -> list[Event]:
         """Make promises and records durable in one transaction; return their completions.
 
         *counter_base* is the payload's share in the counter. A promise that would fall is our bug (I1).
         """
-        promise, membership, counter = self.promise, self.membership, self.counter
+        promise, membership, counter, lent_s = self.promise, self.membership, self.counter, self.lent_max_s
         events: list[Event] = []
         for effect in effects:
             counter += 1
             if isinstance(effect, WritePromise):
                 asked = effect.promise
                 assert promise is None or asked == promise or asked.epoch > promise.epoch, (asked, promise)
+                if promise is None or asked.owner != promise.owner:  # what the one before was lent has passed
+                    lent_s = self.lease_max_s
                 promise = asked
                 events.append(PromiseWritten(asked, counter_base + counter))
             else:
@@ -151,7 +158,8 @@ class Meta:
             if membership is not None:
                 txn.put(MEMBERSHIP_KEY, seal(MEMBERSHIP_KEY, membership))
             txn.put(COUNTER_KEY, seal(COUNTER_KEY, counter))
-        self.promise, self.membership, self.counter = promise, membership, counter
+            txn.put(LENT_KEY, seal(LENT_KEY, lent_s))
+        self.promise, self.membership, self.counter, self.lent_max_s = promise, membership, counter, lent_s
         return events
 
     def close(self) -> None:

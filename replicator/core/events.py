@@ -253,3 +253,4 @@ class Durable(Struct, frozen=True, gc=False):
     counter: int
     remembered: Remembered
     epoch_seen: Epoch = Epoch(0)
+    lent_max_s: float = 0.0  # the longest lease that earlier processes may have lent to the promise's owner

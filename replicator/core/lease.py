@@ -27,14 +27,17 @@ QUESTIONS_MAX = 64
 class Lender:
     """One replica's word not to promise any other owner before an instant of its own clock."""
 
-    def __init__(self, config: Config, process: Process, promised_owner: Owner | None, now: float) -> None:
+    def __init__(
+        self, config: Config, process: Process, promised_owner: Owner | None, now: float, lent_s: float = 0.0
+    ) -> None:
         self._config = config
         self._process = process
         # What was lent before a restart is forgotten, and only the promised owner can have been lent to.
         # Without peers that was an earlier process of this node, which the store's lock shows to be gone.
+        # The maximum of then, *lent_s*, may have been another one than that of now.
         self.owner = promised_owner
         waits = promised_owner is not None and not config.standalone
-        self.until = now + config.lease_max_s if waits else -math.inf
+        self.until = now + max(lent_s, config.lease_max_s) if waits else -math.inf
 
     def blocks(self, owner: Owner, now: float) -> bool:
         """Whether a promise to *owner* must wait: the lease is lent to another one."""
@@ -49,9 +52,7 @@ class Lender:
         fresh = echo is not None and echo.process == self._process and 0 <= now - echo.at <= lease_s
         if not fresh or lease_s > self._config.lease_max_s or self.blocks(owner, now):
             return False
-        if self.owner != owner:
-            self.owner, self.until = owner, -math.inf
-        self.until = max(self.until, now + lease_s)
+        self.owner, self.until = owner, max(self.until, now + lease_s)  # another's has passed
         return True
 
     def take_back(self, owner: Owner) -> None:
@@ -69,8 +70,7 @@ class Holder:
 
     def __init__(self, config: Config, me: ReplicaId) -> None:
         self._config = config
-        self._me = me
-        self._lent: dict[ReplicaId, float] = {}
+        self._lent = {me: math.inf}  # oneself lends for as long as one promises nobody else
         self._asked: dict[int, float] = {}
         self.echoes: dict[NodeId, Echo] = {}
         self.question = 0
@@ -92,8 +92,5 @@ class Holder:
         self.count(record)
 
     def count(self, record: MemberRecord) -> None:
-        """The instant until which a majority lends; oneself lends for as long as one promises nobody else."""
-        lent = self._lent
-        self.deadline = quorum_value(
-            lambda replica: math.inf if replica == self._me else lent.get(replica, 0.0), record
-        )
+        """The instant until which a majority lends."""
+        self.deadline = quorum_value(lambda replica: self._lent.get(replica, 0.0), record)

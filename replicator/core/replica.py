@@ -58,7 +58,7 @@ class Replica:
     ) -> None:
         self._state = State(config, durable, process, now, draw)
         promised_owner = durable.promise.owner if durable.promise is not None else None
-        self._lender = Lender(config, process, promised_owner, now)
+        self._lender = Lender(config, process, promised_owner, now, durable.lent_max_s)
         self._primary = Primary(self._state)
         self._promiser = Promiser(self._state, self._lender, self._lease_until, self._give_way)
         self._backup = Backup(self._state, self._lender, self._promiser, self._lease_until)

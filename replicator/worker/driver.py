@@ -241,15 +241,14 @@ class Driver:
             events.Published: self._on_published,
             events.Fetched: self._on_fetched,
             events.Accepted: self._on_accepted,
-            events.AcceptRefused: self._on_refused,
+            events.AcceptRefused: self._on_written,
         }
 
     def _on_accepted(self, event: events.Accepted) -> None:
         self._parts.census.accepted(event, self._clock())
-        self._handle(event)
-        self._tenancy.written(event)
+        self._on_written(event)
 
-    def _on_refused(self, event: events.AcceptRefused) -> None:
+    def _on_written(self, event: events.Accepted | events.AcceptRefused) -> None:
         self._handle(event)
         self._tenancy.written(event)
 

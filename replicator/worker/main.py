@@ -257,6 +257,7 @@ def _open_store(settings: Settings) -> LmdbStore:
         cluster=settings.cluster,
         node=settings.node,
         durability=settings.durability,
+        lease_max_s=settings.lease_max_s,
         keep=settings.keep,
         map_bytes_initial=settings.map_bytes_initial,
         writer_queue_bytes_max=settings.writer_queue_bytes_max,

@@ -15,6 +15,13 @@ PATIENT: dict[str, Any] = {
 }
 SHORT_LEASE: dict[str, Any] = {"lease_s": "0.15", "heartbeat_interval_s": "0.05"}
 LONG_LEASE: dict[str, Any] = {"lease_s": "2.5", "lease_max_s": "2.5", "heartbeat_interval_s": "0.5"}
+LONGER_LEASE: dict[str, Any] = {
+    **LONG_LEASE,
+    "lease_s": "4",
+    "lease_max_s": "4",
+    "election_timeout_min_s": "4.5",
+    "election_timeout_max_s": "4.7",
+}
 
 
 def test_a_short_hiccup_suspends_and_resumes(tmp_path: Path) -> None:
@@ -76,3 +83,24 @@ def test_a_long_hiccup_ends_the_tenure_before_another_starts(tmp_path: Path) -> 
         assert ended["epoch"] == tenure["epoch"]
         cluster.wait_commits(10, taken["at"], taken["node"])
         assert cluster.lost() == []
+
+
+def test_a_lender_restarted_with_a_shorter_lease_waits_for_what_it_has_lent(tmp_path: Path) -> None:
+    """The primary's worker stands still while the others are started again with another profile: nobody else
+    is active before the engine, which still counts on the lease of before, has stopped (R24)."""
+    with Cluster(tmp_path, 3, **LONGER_LEASE) as cluster:
+        cluster.start()
+        tenure = cluster.wait_tenure()
+        node = cluster[tenure["node"]]
+        cluster.wait_commits(10)
+        stopped_at = now()
+        node.stop_worker()
+        for other in (each for each in cluster.nodes.values() if each is not node):
+            other.kill()
+            other.environ = {k: v for k, v in other.environ.items() if k[11:].lower() not in LONGER_LEASE}
+            other.start(profile="fast")
+        taken = cluster.wait_tenure(stopped_at)
+        cluster.wait(lambda: now() > stopped_at + 4, what="the end of the lease")
+        own = [entry for entry in cluster.entries("submitted", node.name) if entry["active"][1]]
+        assert own[-1]["active"][0] < taken["instants"]["adopted"]
+        node.cont()

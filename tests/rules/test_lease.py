@@ -67,6 +67,15 @@ def test_R24_a_restarted_lender_waits_the_maximum() -> None:
     assert not lender.blocks(OTHER, 11.0)
 
 
+def test_R24_a_lender_restarted_with_another_maximum_waits_the_longer_one() -> None:
+    """What was lent under the settings of then passes before anybody else is promised: another profile on a
+    restarted node makes no second active tenure."""
+    shorter = Lender(CONFIG, ME, PRIMARY, 10.0, lent_s=5.0)
+    assert shorter.blocks(OTHER, 14.9)
+    assert not shorter.blocks(OTHER, 15.0)
+    assert Lender(CONFIG, ME, PRIMARY, 10.0, lent_s=0.5).blocks(OTHER, 10.9)
+
+
 def test_R24_the_lease_counts_from_when_the_question_was_sent() -> None:
     """An answer that comes late prolongs from the sending, less the margin for clock rates."""
     cluster = Cluster("a", "b", "c").with_primary("a").live(0.3).do("cut a b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -235,7 +236,7 @@ def forget_leases(patch: Patch) -> None:
 
     def init(self: Lender, *args: Any) -> None:
         honest(self, *args)
-        self.owner = None
+        self.owner, self.until = None, -math.inf
 
     patch.setattr(Lender, "__init__", init)
 
