@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from replicator.core import effects
-from replicator.core.config import Config
+from replicator.core.config import EPOCH_JUMP_MAX, Config
 from replicator.core.effects import Effect
 from replicator.core.events import Durable
 from replicator.core.messages import Message
@@ -126,8 +126,9 @@ class State:
         return self.promise == Promise(epoch, self.me) and self.promising == self.promise
 
     def saw_epoch(self, epoch: int) -> None:
-        """An epoch exists somewhere: the next claim goes above it."""
-        self.epoch_seen = max(self.epoch_seen, Epoch(epoch))
+        """An epoch exists somewhere: the next claim goes above it, unless it is absurdly far away (T21)."""
+        if epoch <= self.epoch_seen + EPOCH_JUMP_MAX:
+            self.epoch_seen = max(self.epoch_seen, Epoch(epoch))
 
     # ── what is wanted ──
 

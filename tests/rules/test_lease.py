@@ -5,8 +5,17 @@ from __future__ import annotations
 from replicator.core.config import EPOCH_JUMP_MAX, Config
 from replicator.core.effects import Commit, EndTenure, Notice, SetLease, StartTenure, Transfer, WritePromise
 from replicator.core.lease import Lender
-from replicator.core.messages import Claim, Echo, Heartbeat, HeartbeatAnswer, LeaseReturned, Reason, Refusal
-from replicator.model import Owner, Process, Role
+from replicator.core.messages import (
+    Claim,
+    Echo,
+    Heartbeat,
+    HeartbeatAnswer,
+    LeaseReturned,
+    ProbeAnswer,
+    Reason,
+    Refusal,
+)
+from replicator.model import Owner, Process, Promise, Role
 from tests.rules.cluster import Cluster
 
 ME = Process(b"lender's process")
@@ -172,6 +181,8 @@ def test_R28_an_epoch_may_jump_by_a_bounded_step_only() -> None:
     assert [refusal.reason for refusal in cluster.sent("c", Refusal)] == [Reason.JUMP]
     cluster.hear("c", "b", Heartbeat(2**61, 1, 0.3, None, 0, ()))
     cluster.hear("c", "b", Refusal(1, None, Reason.PROMISED))
+    cluster.hear("c", "b", Refusal(1, Promise(2**61, OTHER), Reason.PROMISED))
+    cluster.hear("c", "b", ProbeAnswer(0, would=False, epoch=EPOCH_JUMP_MAX + 1, reason=Reason.PROMISED))
     assert not cluster.effects("c", WritePromise)
     assert cluster.state("c").epoch_seen == 0
 
