@@ -105,7 +105,6 @@ class Payload:
         self._journal: Journal | None = None
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
         try:
-            self._environment.reader_check()
             if new:
                 self._apply({STATE_KEY: seal(STATE_KEY, self.memory.state)})
             self._replay(incarnation)
@@ -286,6 +285,7 @@ class Payload:
             self._may_be_lost |= self._is_root_in_doubt
             with lmdb_errors(self._path):
                 try:
+                    self._environment.reader_check()  # one that died while it read would hold pages for ever
                     with self._environment.begin(write=True) as txn:
                         newer.applied.by = txn.id()
                         for key, value in writes.items():
@@ -299,10 +299,8 @@ class Payload:
                     self._may_be_lost = False  # it has a root page of its own
                     return
                 except lmdb.MapFullError:
-                    # One that died while it read holds pages for ever.
-                    if not self._environment.reader_check():
-                        with self._alone():
-                            self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+                    with self._alone():
+                        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
                 except lmdb.Error as error:
                     if error.code == EIO and self._was_cut_short(writes):
                         raise StoreFull(f"no room in {self._path}: {error}") from error

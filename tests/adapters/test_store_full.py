@@ -18,6 +18,7 @@ from replicator.errors import StoreError, StoreFull
 from replicator.model import Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import MIB, OWNER, Opened, Stores, checkpoint
 from tests.adapters.test_store_journal import no_file_grows_beyond
+from tests.adapters.test_store_open import python
 from tests.adapters.test_store_room import offer
 
 
@@ -69,6 +70,30 @@ def test_r21_a_large_checkpoint_keeps_no_small_one_out(
     assert opened.events.empty()
     opened.accept("large", 2, b"less")
     assert opened.next() == StoreRoom(False)
+
+
+READING = """
+import sys
+from pathlib import Path
+from replicator.adapters.store_reader import StoreReader
+with StoreReader(Path(sys.argv[1]))._reading():
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_i12_a_reader_that_was_killed_holds_no_pages(stores: Stores) -> None:
+    """A command that died while it read: the disk may be full long before the map is."""
+    opened = stores.open(keep=0, map_bytes_initial=64 * MIB)
+    opened.promise(1)
+    reader = python(READING, stores.path)
+    assert reader.stdout
+    reader.stdout.readline()
+    reader.kill()
+    reader.communicate()
+    for sequence in range(1, 20):
+        opened.mark(opened.accept("s", sequence, os.urandom(MIB)))
+    assert (stores.path / "payload" / DATA_NAME).stat().st_size < 8 * MIB
 
 
 def test_r23_a_tombstone_is_forgotten_when_there_is_room(
