@@ -18,7 +18,7 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from errno import EIO
 from pathlib import Path
@@ -209,7 +209,7 @@ class Payload:
 
     # ── from the writer's thread ──
 
-    def write(self, items: Iterable[Item], hints: Hints, fence: Fence) -> list[Event]:
+    def write(self, items: Collection[Item], hints: Hints, fence: Fence) -> list[Event]:
         """Write a batch in one transaction, durably if it acknowledges something; return its completions.
 
         Raises `StoreFull` with nothing changed; after any other error the store must not be written again

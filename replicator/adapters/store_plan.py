@@ -10,7 +10,7 @@ R19 (stale effects change nothing), R23 (retention).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from blake3 import blake3
 from msgspec import Struct, field, structs
@@ -39,7 +39,7 @@ from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, Why
 from replicator.errors import StoreDamaged
 from replicator.model import Digest, Epoch, Generation, Manifest, Remembered, Sequence, StreamName
 
-SWEEP_CHUNKS_MAX = 256
+SWEEP_CHUNKS_MAX = 256  # and as many as are brought: small ones would pile up
 
 
 class Put(Struct, frozen=True):
@@ -114,9 +114,10 @@ class Plan:
         self._fence = fence
         self._before: dict[StreamName, StreamRecord | None] = {}  # of the streams that have changed
 
-    def run(self, items: Iterable[Item], hints: Hints) -> None:
+    def run(self, items: Collection[Item], hints: Hints) -> None:
         """Decide the items in order; the hints come first."""
-        garbage = self._chunks.oldest_garbage(SWEEP_CHUNKS_MAX)
+        brought = sum(len(item.chunks) for item in items if isinstance(item, Put))
+        garbage = self._chunks.oldest_garbage(SWEEP_CHUNKS_MAX + brought)
         for mark in hints.marks.values():
             self._mark(mark)
         if hints.remembered:

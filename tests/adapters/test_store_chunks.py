@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from replicator.adapters import store_writer
+from replicator.adapters import store_plan, store_writer
 from replicator.adapters.store_payload import Payload
 from replicator.core.effects import ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, PromiseWritten
@@ -48,6 +48,20 @@ def test_a_chunk_that_is_needed_again_before_it_is_swept_stays(
     assert isinstance(opened.ask(manifest, 1), Accepted)
     opened.accept("t", 1)
     assert opened.is_readable(manifest)
+
+
+def test_i12_garbage_does_not_pile_up_while_the_store_is_never_idle(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch deletes as many as it brings, however small they are: as pages of a database, or parts."""
+    monkeypatch.setattr(store_plan, "SWEEP_CHUNKS_MAX", 4)
+    monkeypatch.setattr(store_writer, "IDLE_S", 60.0)
+    opened = stores.open(keep=0)
+    opened.promise(1)
+    for sequence in range(1, 30):
+        pieces = [f"{sequence} {number}".encode() for number in range(20)]
+        opened.mark(opened.accept("s", sequence, *pieces))
+    assert len(opened.store._payload.memory.chunks.garbage) <= 40
 
 
 def test_r23_a_running_transfer_keeps_its_chunks(stores: Stores) -> None:
