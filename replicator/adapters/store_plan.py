@@ -269,7 +269,7 @@ class Plan:
     def _discard(self, discard: Discard) -> None:
         key = chunk_key(discard.stored_digest)
         stored = self.change.writes.get(key) or self._txn.get(key)
-        if stored is not None and blake3(stored).digest() != discard.stored_digest:
+        if stored is None or blake3(stored).digest() != discard.stored_digest:
             self._chunks.discard(self.change, discard.stored_digest)
 
     # ── records ──

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from replicator.adapters import store_scrub, store_writer
 from replicator.adapters.store_payload import Payload
-from replicator.adapters.store_record import manifest_key
+from replicator.adapters.store_record import chunk_key, manifest_key
 from replicator.core.effects import Accept
 from replicator.core.events import Accepted, AcceptRefused, StoreRoom, Why
 from replicator.core.state import head_of
@@ -108,6 +108,26 @@ def test_r22_a_discarded_chunk_is_replaced(stores: Stores) -> None:
     assert isinstance(opened.ask(manifest, 2), Accepted)
     assert opened.is_readable(manifest)
     assert opened.store.scrub(2**30) == []
+
+
+def test_r22_a_chunk_that_nobody_finds_any_more_is_replaced(stores: Stores) -> None:
+    """What rots may be its name: no checkpoint is accepted that names it, until it has come again (I5)."""
+    opened = stores.open()
+    opened.promise(1)
+    same = b"same" * 2000
+    first = opened.accept("s", 1, same, b"one")
+    opened.settle()
+    name = chunk_key(Digest(blake3(same).digest()))
+    spoil(stores.path, name, name[:-1] + bytes([name[-1] ^ 1]))
+    assert opened.store.scrub(2**30) == [("s", first.digest)]
+    manifest, chunks = checkpoint("s", 2, same, b"two")
+    opened.put(manifest, chunks[1:], 1)
+    assert opened.refusal(manifest, 1) is Why.INCOMPLETE
+    assert opened.store.missing([chunk for chunk, _ in chunks]) == [chunks[0][0]]
+    opened.put(manifest, chunks, 1)
+    assert isinstance(opened.ask(manifest, 1), Accepted)
+    assert opened.is_readable(manifest)
+    assert opened.is_readable(first)
 
 
 def test_r22_a_sound_chunk_is_not_discarded(stores: Stores) -> None:
