@@ -89,5 +89,4 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _u64(data: bytes, offset: int) -> int:
-    (value,) = struct.unpack_from("<Q", data, offset)
-    return int(value)
+    return int(struct.unpack_from("<Q", data, offset)[0])

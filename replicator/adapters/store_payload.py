@@ -271,11 +271,6 @@ class Payload:
         if idle and self._is_in_doubt and self._synced and not self.memory.chunks.garbage:
             self.sync()  # while nobody waits for it
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether the journal has something that the environment lacks."""
-        return bool(self._newer.writes)
-
     def _apply(self, writes: dict[bytes, bytes | None]) -> None:
         """Write in one transaction, after all that only the journal had, with a larger map if need be."""
         newer = self._newer

@@ -7,7 +7,10 @@ at its end it starts anew.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
 
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_record import (
@@ -21,9 +24,12 @@ from replicator.adapters.store_record import (
     stream_key,
 )
 from replicator.errors import StoreDamaged
-from replicator.model import Digest, Manifest, StreamName
+from replicator.model import Digest, StreamName
 
 Damage = tuple[StreamName, Digest]
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 
 class Scrubber:
@@ -56,28 +62,31 @@ class Scrubber:
         for stream, record in list(self._payload.memory.streams.items()):
             for entry in record.entries:
                 damage = (stream, entry.digest)
-                with self._payload.reading() as view:
-                    manifest = _manifest(view, stream, entry)
-                    is_damaged = manifest is None and _is_retained(view, stream, entry)
+                manifest, is_damaged = self._look(stream, entry, read_manifest, stream, entry)
                 yield 0, damage if is_damaged else None
                 for digest, size in chunks_of(manifest).items() if manifest is not None else ():
                     if digest in sound:
                         continue
-                    with self._payload.reading() as view:
-                        is_sound = read_chunk(view, digest) is not None
-                        is_damaged = not is_sound and _is_retained(view, stream, entry)
-                    if is_sound:
+                    chunk, is_damaged = self._look(stream, entry, read_chunk, digest)
+                    if chunk is not None:
                         sound.add(digest)
                     elif is_damaged:
                         self._discard(digest)
                     yield size, damage if is_damaged else None
 
-
-def _manifest(view: Readable, stream: StreamName, entry: Entry) -> Manifest | None:
-    try:
-        return read_manifest(view, stream, entry)
-    except StoreDamaged:
-        return None
+    def _look(
+        self, stream: StreamName, entry: Entry, read: Callable[..., _T | None], *names: object
+    ) -> tuple[_T | None, bool]:
+        """What *read* finds, and whether the checkpoint lacks it."""
+        try:
+            with self._payload.reading() as view:
+                found = None
+                with suppress(StoreDamaged):
+                    found = read(view, *names)
+                return found, found is None and _is_retained(view, stream, entry)
+        except StoreDamaged as error:  # a page of LMDB's own, which nobody can write again: on with the rest
+            logger.error("scrub of stream=%s: %s", stream, error)
+            return None, False
 
 
 def _is_retained(view: Readable, stream: StreamName, entry: Entry) -> bool:

@@ -48,11 +48,8 @@ def expand(chunk: Chunk, stored: Buffer, *, verified: bool = False) -> Buffer:
     check_chunk(chunk)
     if not verified:
         verify(chunk, stored)
-    if chunk.codec is Codec.NONE:
-        raw = stored
-        if not verified:
-            return raw
-    else:
+    raw = stored
+    if chunk.codec is not Codec.NONE:
         try:
             raw = lz4.block.decompress(stored, uncompressed_size=chunk.raw_bytes)
         except (lz4.block.LZ4BlockError, ValueError) as error:

@@ -127,7 +127,7 @@ class Opened:
     def settle(self) -> None:
         """Return when the environment has what the journal has: the writer does that when it is idle."""
         deadline = time.monotonic() + DEADLINE_S
-        while self.store._payload.is_behind:
+        while self.store._payload._newer.writes:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 

@@ -40,7 +40,7 @@ def test_r13_what_was_accepted_is_there_after_a_crash(stores: Stores, tmp_path: 
     for sequence in range(2, 30):
         newest = opened.accept("c", sequence, os.urandom(500))
         opened.mark(newest)
-    assert opened.store._payload.is_behind, "only the journal has it"
+    assert opened.store._payload._newer.writes, "only the journal has it"
     with crashed(opened, tmp_path / "crashed") as found:
         again = found.open()
         assert {head.stream: head.sequence for head in again.durable.heads} == {"a": 1, "b": 1, "c": 29}
@@ -169,7 +169,7 @@ def test_r21_without_room_for_a_journal_the_store_works(
     opened = stores.open()
     opened.promise(1)
     manifest = opened.accept("s", 1)
-    assert not opened.store._payload.is_behind
+    assert not opened.store._payload._newer.writes
     assert stores.reopen().is_readable(manifest)
 
 
@@ -224,7 +224,7 @@ def test_r21_a_full_disk_does_not_keep_a_store_with_a_journal_ahead_from_opening
             assert all(head.readable for head in again.durable.heads)
             assert again.durable.counter == counter
             assert all(map(again.is_readable, kept))
-            assert again.store._payload.is_behind
+            assert again.store._payload._newer.writes
             manifest, chunks = checkpoint("c", 1, os.urandom(1000))
             again.put(manifest, chunks, 1)
             assert again.ask(manifest, 1) == StoreRoom(True)

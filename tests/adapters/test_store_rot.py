@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from blake3 import blake3
 from msgspec import structs
 
 from replicator.adapters import store_scrub, store_writer
 from replicator.adapters.store_payload import Payload
-from replicator.adapters.store_record import chunk_key, manifest_key
+from replicator.adapters.store_record import Readable, chunk_key, manifest_key, read_chunk
 from replicator.core.effects import Accept
 from replicator.core.events import Accepted, AcceptRefused, StoreRoom, Why
 from replicator.core.state import head_of
@@ -206,6 +207,28 @@ def noting(read: list[str], name: str) -> Any:
         return function(*arguments)
 
     return noted
+
+
+def test_r22_the_scrub_goes_on_behind_a_page_that_lmdb_cannot_read(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a page hides what it holds, and nothing of what lies behind it."""
+    opened = stores.open()
+    opened.promise(1)
+    hidden, rotten = [opened.accept(stream, 1, stream.encode() * 5000) for stream in "ab"]
+    opened.settle()
+    spoil(stores.path, b"b" * 5000, b"R")
+
+    def read(view: Readable, digest: Digest) -> bytes | None:
+        if digest == hidden.parts[0].chunks[0].stored_digest:
+            error = lmdb.CorruptedError("mdb_get")
+            error.code = -30796  # type: ignore[misc]
+            raise error
+        return read_chunk(view, digest)
+
+    monkeypatch.setattr(store_scrub, "read_chunk", read)
+    for _ in range(2):
+        assert opened.store.scrub(2**30) == [("b", rotten.digest)]
 
 
 def test_r22_what_is_being_written_is_not_rotten(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
