@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from replicator.adapters import store_plan
+from replicator.core import membership
 from replicator.core.backup import Backup
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
@@ -23,7 +23,7 @@ from replicator.core.messages import Claim, Echo, Hello, LeaseReturned, Message,
 from replicator.core.primary import Primary
 from replicator.core.progress import Follower, Progress
 from replicator.core.promise import Promiser
-from replicator.core.quorum import ReplicaId, is_named
+from replicator.core.quorum import ReplicaId, is_named, quorum_sets
 from replicator.core.reign import Reign
 from replicator.core.replica import _HANDLERS, Replica
 from replicator.core.report import Pages
@@ -230,17 +230,6 @@ def lend_twice(patch: Patch) -> None:
     patch.setattr(Lender, "blocks", lambda self, owner, now: False)
 
 
-def forget_leases(patch: Patch) -> None:
-    """A restarted lender does not wait for what it may have lent."""
-    honest = Lender.__init__
-
-    def init(self: Lender, *args: Any) -> None:
-        honest(self, *args)
-        self.owner, self.until = None, -math.inf
-
-    patch.setattr(Lender, "__init__", init)
-
-
 def lease_from_answer(patch: Patch) -> None:
     """The holder counts the lease from the answer's arrival, not from the question."""
     honest = Holder.answer
@@ -326,6 +315,11 @@ def take_any_record(patch: Patch) -> None:
     patch.setattr(Founding, "_settle", _settle)
 
 
+def leave_the_primary_out(patch: Patch) -> None:
+    """A change of members ends with the new set, though that does not name who reigns by the old one."""
+    patch.setattr(membership, "quorum_sets", lambda record: (frozenset().union(*quorum_sets(record)),))
+
+
 def cover_nothing(patch: Patch) -> None:
     """A change of members goes on before the new set holds every stream (T11)."""
     honest = Membership.step
@@ -346,6 +340,11 @@ def jump_anywhere(patch: Patch) -> None:
     """An epoch may jump by any step (T21)."""
     patch.setattr("replicator.core.promise.EPOCH_JUMP_MAX", 2**62)
     patch.setattr("replicator.core.backup.EPOCH_JUMP_MAX", 2**62)
+
+
+def see_any_epoch(patch: Patch) -> None:
+    """What a peer says of an epoch is taken as it comes, and claims go above it (T21)."""
+    patch.setattr("replicator.core.state.EPOCH_JUMP_MAX", 2**62)
 
 
 def hear_strangers(patch: Patch) -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.simulation.batches import ROOT
 from tests.simulation.disk import Disk
 from tests.simulation.run import run_seed
-from tests.simulation.teeth import fencing, keeping, marks, old_copies, publishing, recovering, room
+from tests.simulation.teeth import fencing, keeping, marks, old_copies, publishing, recovering, restarts, room
 
 Patch = pytest.MonkeyPatch
 RULES = (*(f"R{number}" for number in range(1, 29)), "R17a")
@@ -146,6 +146,7 @@ TEETH = (
     Tooth("R12", publishing.not_itself),
     Tooth("R12", publishing.publish_the_adopted, Guard(f"{ROT}R12_what_was_adopted_does_not_go_out_again_when_it_rots")),
     Tooth("R13", publishing.AcceptsEarly),
+    Tooth("R13", restarts.begin_epochs_anew, Process("tests/rules/test_founding.py::test_R13_a_cluster_that_lost_its_memory_goes_on_above_its_epochs")),
     Tooth("R14", publishing.commit_alone),
     Tooth("R14", publishing.commit_without_own),
     Tooth("R14", publishing.count_old_acks, Guard(f"{PUBLISHING}R14_acks_of_other_epochs_digests_and_incarnations_count_for_nothing")),
@@ -197,7 +198,8 @@ TEETH = (
     Tooth("R23", marks.ComparesSequencesAlone, Simulator(60, "begin_anew")),
     Tooth("R23", keeping.keep_the_newest_only, Process("tests/adapters/test_store.py::test_r23_the_newest_committed_and_all_newer_stay")),
     Tooth("R24", keeping.lend_twice, Simulator(60, "usurp")),
-    Tooth("R24", keeping.forget_leases, Simulator(60, "usurp")),
+    Tooth("R24", restarts.forget_leases, Simulator(60, "usurp")),
+    Tooth("R24", restarts.wait_by_the_present_settings, Guard(f"{LEASE}R24_a_lender_restarted_with_another_maximum_waits_the_longer_one")),
     Tooth("R24", keeping.lease_from_answer, Simulator(60, "usurp")),
     Tooth("R24", keeping.lend_unheard, Guard(f"{LEASE}R24_nothing_is_lent_without_a_fresh_echo")),
     Tooth("R24", keeping.no_margin, Simulator(60, "usurp", 0.1)),
@@ -210,8 +212,10 @@ TEETH = (
     Tooth("R26", keeping.hand_over_unheard, Guard("tests.rules.test_handover:test_R26_who_has_not_told_what_it_holds_is_not_taken_for_one_that_holds_everything")),
     Tooth("R27", keeping.change_at_once),
     Tooth("R27", keeping.take_any_record, Guard(f"{DISK}R27_a_founder_that_missed_the_declaration_never_goes_back_to_an_older_record")),
+    Tooth("R27", keeping.leave_the_primary_out, Guard(f"{DISK}R27_a_primary_that_a_change_would_leave_out_undoes_it")),
     Tooth("R27", keeping.cover_nothing, Simulator(280, "lose_holder")),
     Tooth("R28", keeping.jump_anywhere, Guard(f"{LEASE}R28_an_epoch_may_jump_by_a_bounded_step_only")),
+    Tooth("R28", keeping.see_any_epoch, Guard(f"{LEASE}R28_an_epoch_may_jump_by_a_bounded_step_only")),
     Tooth("R28", keeping.hear_strangers, Guard(f"{LEASE}R28_a_stranger_is_not_heard")),
     Tooth("R28", keeping.read_any_size, Guard("tests.codec.test_frames:test_oversized_frames_are_refused_unread")),
     Tooth("R28", keeping.hear_anybody, Process("tests/worker/test_driver_mesh.py::test_what_does_not_fit_is_refused_with_a_reason")),
