@@ -28,7 +28,7 @@ from replicator import stderr
 from replicator.descriptor import above_standard
 from replicator.engine.fork import guard
 from replicator.errors import WorkerFailed
-from replicator.link.endpoint import Context
+from replicator.link.endpoint import EngineEnd, WorkerEnd
 from replicator.link.lease import LeaseWords
 from replicator.link.line import EngineLine
 from replicator.settings import Settings
@@ -162,16 +162,20 @@ def _signal_name(number: int) -> str:
 
 
 class WorkerThread:
-    """A worker as a thread, in *context*; it stops when the link says `Close`, and cannot be killed."""
+    """A worker as a thread; it stops when the link says `Close`, and cannot be killed.
 
-    def __init__(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> None:
+    The link stands before the thread runs, and *engine_end* for as long as it does: it may be busy with its
+    imports when it is told to stop, and is to hear of it all the same.
+    """
+
+    def __init__(self, settings: Settings, address: str, words: LeaseWords, engine_end: EngineEnd) -> None:
         self.line: EngineLine | None = None
+        self._engine_end = engine_end
+        arguments = (settings, WorkerEnd(address, engine_end.context), words)
         (self._ended,) = above_standard(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._words = ""
-        arguments = (settings, address, words, context)
-        self._thread = threading.Thread(
-            target=self._run, args=arguments, name="replicator-worker", daemon=True
-        )
+        self._is_left = False  # it clears up after itself
+        self._thread = threading.Thread(None, self._run, "replicator-worker", arguments, daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -188,17 +192,21 @@ class WorkerThread:
         self._thread.join(END_TIMEOUT_S)
         if self._thread.is_alive():
             log.error("the worker's thread does not end; it is left behind")
+            self._is_left = True
             return False
         os.close(self._ended)
         return True
 
-    def _run(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> None:
+    def _run(self, settings: Settings, end: WorkerEnd, words: LeaseWords) -> None:
         try:
             from replicator.worker.main import run
 
-            status = run(settings, address, words, context)
+            status = run(settings, end, words)
             self._words = f"exit status {status}" if status else ""
         except BaseException:
             self._words = traceback.format_exc()
         finally:
             os.eventfd_write(self._ended, 1)
+            if self._is_left:
+                self._engine_end.close()
+                os.close(self._ended)

@@ -117,7 +117,7 @@ class Life:
             address = f"inproc://replicator-link-{number}"
             end = EngineEnd(address)
             undo.callback(end.close)
-            return end, WorkerThread(settings, address, words, end.context)
+            return end, WorkerThread(settings, address, words, end)
         directory = _own_directory(settings.data_dir)
         path = directory / f"link-{os.getpid()}-{number}.sock"
         keep_fds: tuple[int, ...] = ()

@@ -38,7 +38,7 @@ from replicator.core.founding import misfit
 from replicator.core.messages import Raft
 from replicator.core.replica import Replica
 from replicator.errors import ReplicatorError, StoreError
-from replicator.link.endpoint import WorkerEnd
+from replicator.link.endpoint import FAREWELL_S, WorkerEnd
 from replicator.link.lease import LeaseWords
 from replicator.link.line import WorkerLine
 from replicator.link.messages import Failed, Started
@@ -83,26 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not line.can_read():
             line.close()
             line = None
-    status = run(settings, options.link, words, context, options.engine_pid, line)
+    end = WorkerEnd(options.link, context, line)
+    status = run(settings, end, words, options.engine_pid, reads_memory=line is not None)
     context.term()
     return status
 
 
 def run(
     settings: Settings,
-    link_address: str,
+    end: WorkerEnd,
     lease_words: LeaseWords,
-    context: zmq.Context[zmq.Socket[bytes]],
     engine_pid: int | None = None,
-    line: WorkerLine | None = None,
+    reads_memory: bool = False,
 ) -> int:
     """Run a worker for the engine at the other end of the link until it says Close or is gone; 0 or 1.
+    Its own *end* is closed then.
 
     With *engine_pid* this is the main thread of a process of its own. Without, it is a thread of the
     engine's process, whose switch interval, limits and signals are left alone.
     """
-    end = WorkerEnd(link_address, context, line)
-    worker = Worker(settings, end, lease_words, reads_memory=line is not None)
+    worker = Worker(settings, end, lease_words, reads_memory=reads_memory)
     try:
         worker.run(engine_pid)
     except ReplicatorError as error:
@@ -113,10 +113,7 @@ def run(
         end.send(Failed("WorkerFailed", f"{type(error).__name__}: {error}"))
         return 1
     finally:
-        if worker.engine_gone:
-            end.close(0)
-        else:
-            end.close()
+        end.close(0 if worker.engine_gone else FAREWELL_S)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from replicator.bell import Bell
 from replicator.errors import ReplicatorError
 from replicator.link import messages as link
-from replicator.link.endpoint import Context, WorkerEnd
+from replicator.link.endpoint import WorkerEnd
 from replicator.link.lease import LeaseWords
 from replicator.model import Position
 from replicator.settings import Settings
@@ -33,6 +34,8 @@ class FakeWorker:
     def __init__(self) -> None:
         self.refuses: ReplicatorError | None = None  # told instead of Started
         self.releases = True  # says at once that it has let go of a payload
+        self.may_start = threading.Event()  # cleared: it is still busy with its imports
+        self.may_start.set()
         self.starts = 0
         self.words: LeaseWords | None = None
         self.epoch = 0
@@ -41,10 +44,10 @@ class FakeWorker:
         self._bell = Bell()
         self._alive = False
 
-    def run(self, settings: Settings, address: str, words: LeaseWords, context: Context) -> int:
+    def run(self, settings: Settings, end: WorkerEnd, words: LeaseWords) -> int:
         """The worker's thread: say what the test says, keep what the engine says."""
         self.words, refuses = words, self.refuses
-        end = WorkerEnd(address, context)
+        self.may_start.wait()
         if refuses is not None:
             end.send(link.Failed(type(refuses).__name__, str(refuses)))
         else:

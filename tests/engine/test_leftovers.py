@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 
 from replicator import Replicator, Settings
+from replicator.link import messages as link
 from tests.engine.fake_worker import FakeWorker, soon
 
 
@@ -34,3 +36,21 @@ def test_a_closed_replicator_leaves_nothing_to_the_collector(
         soon(lambda: session() is None)
     finally:
         gc.enable()
+
+
+def test_a_thread_that_is_late_hears_of_the_end(
+    worker: FakeWorker, make_settings: Callable[..., Settings]
+) -> None:
+    """Still busy with its imports when all was closed, it ends when it has them, and holds no store."""
+    worker.may_start.clear()
+    replicator = Replicator(make_settings())
+    soon(lambda: "replicator-worker" in _threads())
+    replicator.close(0)
+    assert "replicator-worker" in _threads()
+    worker.may_start.set()
+    worker.hear(link.Close)
+    soon(lambda: "replicator-worker" not in _threads())
+
+
+def _threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]

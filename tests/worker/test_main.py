@@ -17,7 +17,7 @@ import zmq
 from replicator.core.effects import Effect
 from replicator.core.replica import Replica
 from replicator.link import messages as link
-from replicator.link.endpoint import EngineEnd
+from replicator.link.endpoint import EngineEnd, WorkerEnd
 from replicator.link.lease import LeaseWords
 from replicator.model import NodeId, Position
 from replicator.settings import Settings
@@ -42,7 +42,7 @@ class Engine:
         self._thread.start()
 
     def _run(self) -> None:
-        self.status = run(self._settings, "inproc://test", self.words, self.context)
+        self.status = run(self._settings, WorkerEnd("inproc://test", self.context), self.words)
 
     def wait(self, kind: type[MessageT], count: int = 1) -> MessageT:
         """The *count*-th message of that kind."""
