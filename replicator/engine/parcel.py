@@ -111,10 +111,8 @@ def _bytes(meta: Buffer) -> bytes:
 
 
 def _view(part: Buffer, what: str) -> View:
-    if type(part) is bytes:
-        return part
-    if type(part) is bytearray:
-        return memoryview(part)
+    if type(part) is bytes or type(part) is bytearray:
+        return part if type(part) is bytes else memoryview(part)
     try:
         view = memoryview(part)
     except TypeError:
@@ -123,4 +121,6 @@ def _view(part: Buffer, what: str) -> View:
         ) from None
     if not view.c_contiguous:
         raise ValueError(f"{what} is not C-contiguous; give a contiguous copy of it")
+    if "O" in view.format and "O" in "".join(view.format.split(":")[::2]):  # names are between colons
+        raise TypeError(f"{what} holds references to objects, not their bytes; serialise them first")
     return view.cast("B") if view.nbytes else b""

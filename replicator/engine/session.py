@@ -100,12 +100,8 @@ class Session(Generic[TenureT]):
         try:
             with self._lock:
                 tenure = self._tenure
-                if (
-                    tenure is None
-                    or tenure.epoch != epoch
-                    or self._resignation.epoch == epoch
-                    or self.closing
-                ):
+                is_ending = self._resignation.epoch == epoch or self.closing
+                if is_ending or tenure is None or tenure.epoch != epoch:
                     raise self._refusal(epoch)
                 ticket = backlog.offer(epoch, stream, parcel, now)
                 if len(backlog.outbox) == 1:

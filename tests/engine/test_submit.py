@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import os
 import threading
 import weakref
@@ -42,6 +43,8 @@ LARGE = 1 << 20  # sent from where it lies; small payloads are copied by ZeroMQ
         (("s", {"é" * 128: b""}), ValueError, "at most 255 bytes"),
         (("s", dict.fromkeys(map(str, range(4097)), b"")), ValueError, "4097 parts"),
         (("s", memoryview(bytes(8))[::2]), ValueError, "not C-contiguous"),
+        (("s", (ctypes.py_object * 1)()), TypeError, "the payload holds references to objects"),
+        (("s", {"p": (ctypes.py_object * 1)()}), TypeError, "part 'p' holds references to objects"),
         (("s", b"", b"m" * 4097), ValueError, "meta has 4097 bytes"),
         (("s", b"", 7), TypeError, "meta must be bytes-like, not int"),
         (("s", b"", 1 << 62), TypeError, "meta must be bytes-like, not int"),
@@ -98,7 +101,8 @@ def test_any_contiguous_buffer_is_taken(tenure: Tenure, worker: FakeWorker, payl
 
 
 def test_numpy_arrays_are_taken(tenure: Tenure, worker: FakeWorker) -> None:
-    """Through the buffer protocol, not copied; a view with gaps is refused."""
+    """Through the buffer protocol, not copied; a view with gaps is refused, as are references to objects,
+    whatever the fields are called."""
     numpy = pytest.importorskip("numpy")
     state = numpy.arange(6.0).reshape(2, 3)
     tenure.submit("s", state)
@@ -107,6 +111,10 @@ def test_numpy_arrays_are_taken(tenure: Tenure, worker: FakeWorker) -> None:
     assert worker.hear(link.Submit)[1] == [b""]
     with pytest.raises(ValueError, match="not C-contiguous"):
         tenure.submit("s", state.T)
+    tenure.submit("s", numpy.zeros(1, [("Offset", "i4"), ("O", "f8", (2, 2))]))
+    for kind in (object, [("offset", "i4"), ("model", object)]):
+        with pytest.raises(TypeError, match="serialise them first"):
+            tenure.submit("s", numpy.zeros(1, kind))
 
 
 @pytest.mark.parametrize("meta", [b"offset 7", bytearray(b"offset 7"), memoryview(b"offset 7")])
