@@ -20,8 +20,11 @@ class SettingsError(ReplicatorError):
     """One or more ``REPLICATOR_*`` values are wrong; *problems* has one line per wrong variable."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+        super().__init__(problems)  # as it is, or it would not come whole out of another process
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class StoreError(ReplicatorError):
