@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from errno import EACCES
+from errno import EACCES, EROFS
 from itertools import count, islice
 from math import ceil, inf
 from pathlib import Path
@@ -233,7 +233,8 @@ def _own_directory(data_dir: Path) -> Path:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(data_dir, os.W_OK | os.X_OK):
-            raise PermissionError(EACCES, os.strerror(EACCES))
+            number = EROFS if os.statvfs(data_dir).f_flag & os.ST_RDONLY else EACCES
+            raise OSError(number, os.strerror(number))
         for path in data_dir.glob("link-*-*.sock"):
             pid = path.name.split("-")[1]
             if not (pid.isdecimal() and Path("/proc", pid).exists()):

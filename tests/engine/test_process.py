@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -268,13 +269,17 @@ def test_a_data_directory_that_is_a_file_is_said(child: Callable[..., Settings],
         pass
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"), [(0, "Permission denied"), (os.ST_RDONLY, "Read-only file system")]
+)
 def test_a_data_directory_that_may_not_be_written_is_said(
-    child: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    child: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, reason: str
 ) -> None:
     """As what it is, not as an address that cannot be used."""
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flags))
     with (
-        pytest.raises(StoreError, match=f"data directory {tmp_path} cannot be used: Permission denied"),
+        pytest.raises(StoreError, match=f"data directory {tmp_path} cannot be used: {reason}"),
         Replicator(child("serve", data_dir=tmp_path)),
     ):
         pass
