@@ -69,10 +69,14 @@ class FrontDoor(Generic[TenureT]):
 
     def _open_tickets(self) -> list[Ticket]:
         """What `flush` waits for."""
+        self._check_may_wait("flush()")
+        return self._session.open_tickets()
+
+    def _check_may_wait(self, call: str) -> None:
+        """Raise `WrongState` in a forked child, and in a ticket's callback, for whose end all wait."""
         self._session.check_process()
         if self._keeper.is_own_thread:
-            raise WrongState("flush() waits for tickets, so no ticket's callback may call it")
-        return self._session.open_tickets()
+            raise WrongState(f"{call} waits for the link's thread, so no ticket's callback may call it")
 
     def _shut(self, timeout_s: float) -> None:
         """Last commit, handover, end: what `close` does, on the caller's thread.
@@ -80,15 +84,13 @@ class FrontDoor(Generic[TenureT]):
         Nobody does it for another: whoever comes while one is at it, or after one whom a signal's handler
         interrupted, waits for the same and returns when all has ended, at most the limit of the shortest.
         """
-        session, timeout_s = self._session, bounded(timeout_s)
-        until = time.monotonic() + timeout_s
+        session, until = self._session, time.monotonic() + bounded(timeout_s)
         if session.is_forked:
             return  # nothing here is this process's
-        if self._keeper.is_own_thread:
-            raise WrongState("close() waits for tickets, so no ticket's callback may call it")
+        self._check_may_wait("close()")
         session.close_up()
         try:
-            session.settled.wait_for(lambda: not session.open_tickets() or None, timeout_s)
+            session.settled.wait_for(lambda: not session.open_tickets() or None, until - time.monotonic())
             if (tenure := session.present_tenure()) is not None:
                 epoch = tenure.epoch
 
@@ -132,8 +134,10 @@ class Replicator(FrontDoor[Tenure]):
         first call on, this node may become primary.
 
         To ask for the next one is to be done with the present one: if it has not ended, it is handed over.
-        Ends when the replicator is closed, or when no tenure has come for *timeout* seconds.
+        Ends when the replicator is closed, or when no tenure has come for *timeout* seconds. Raises
+        `WrongState` in a ticket's callback, as `status` does, and in a forked child.
         """
+        self._check_may_wait("tenures()")
         return Tenures(self._session, timeout)
 
     def follow(self, timeout: float | None = None) -> Iterator[Checkpoint]:
@@ -168,6 +172,7 @@ class Replicator(FrontDoor[Tenure]):
           not known: also of a stream that some member's report leaves out, as it may have the newest;
         - ``usage``: bytes, messages and other counts since the worker's start, for display.
         """
+        self._check_may_wait("status()")
         session, until = self._session, time.monotonic() + bounded(timeout)
         session.changed.wait_for(session.is_started, timeout)
         with session.asking_status() as nonce:

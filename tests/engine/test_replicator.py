@@ -364,11 +364,13 @@ def test_close_ends_in_time_without_a_quorum(
     assert not tenure.active
 
 
-@pytest.mark.parametrize("call", [Replicator.close, Replicator.flush])
-def test_no_callback_may_close_or_flush(
+@pytest.mark.parametrize(
+    "call", [Replicator.close, Replicator.flush, Replicator.status, lambda opened: next(opened.tenures(0.1))]
+)
+def test_no_callback_may_wait_for_the_thread_it_runs_on(
     replicator: Replicator, tenure: Tenure, worker: FakeWorker, call: Callable[[Replicator], object]
 ) -> None:
-    """It would wait for itself: it is told so."""
+    """Nothing would come, and no other ticket would end meanwhile: it is told so."""
     errors: list[BaseException] = []
 
     def wait(_: object) -> None:
