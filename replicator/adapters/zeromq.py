@@ -49,6 +49,7 @@ HANDSHAKE_TIMEOUT_MS = 3000
 RENEW_S = 5.0  # an attempt to connect has ended by then, one way or the other
 BACKLOG = 128
 ENCRYPTION_BYTES = 64  # what CURVE adds to a frame, rounded up
+SUBSCRIPTION_BYTES_MAX = 4096  # a PUB hears nothing else; a stranger's greeting counts as a frame
 # How long a dead connection lives. On control ZeroMQ's own pings find out. They queue behind the payload that
 # is under way, and whole frames alone count: on a slow link they would cut a data channel in the middle of a
 # frame, again and again. There the kernel watches, for which every byte counts that the other end takes.
@@ -164,7 +165,8 @@ class Transport:
 
     def _socket(self, kind: int, channel: int, queue_messages: int) -> _Socket:
         socket = self._context.socket(kind)
-        frame_bytes_max = ENVELOPE_BYTES_MAX if channel == CONTROL else CHUNK_BYTES_MAX
+        payload_bytes_max = SUBSCRIPTION_BYTES_MAX if kind == zmq.PUB else CHUNK_BYTES_MAX
+        frame_bytes_max = ENVELOPE_BYTES_MAX if channel == CONTROL else payload_bytes_max
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.AFFINITY, 1 if channel == CONTROL else 2),

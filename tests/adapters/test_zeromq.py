@@ -17,6 +17,7 @@ from replicator.adapters.zeromq import (
     MESSAGES_PER_TURN,
     PUBLISH,
     RENEW_S,
+    SUBSCRIPTION_BYTES_MAX,
     Control,
     PublishSocket,
     SubscribeSockets,
@@ -113,6 +114,24 @@ def test_restarted_peers_are_heard_at_once() -> None:
                 send(one, N2, b"answer %d" % round_)
                 fresh = b"answer %d" % round_
                 assert receive(two, want=fresh.__eq__) == [(None, fresh)]
+
+
+def test_whoever_subscribes_may_not_send_much() -> None:
+    """A frame is gathered before anybody looks at it: many connections would fill the memory (R28)."""
+    settings = make_settings(2)[0]
+    transport = Transport(settings)
+    publisher = PublishSocket(transport)
+    with zmq.Context() as context, context.socket(zmq.XSUB) as stranger:
+        gone = stranger.get_monitor_socket(zmq.Event.DISCONNECTED)
+        stranger.connect(f"tcp://127.0.0.1:{settings.peers[N1][1] + PUBLISH}")
+        stranger.send(b"\1" + bytes(SUBSCRIPTION_BYTES_MAX // 2))
+        assert not gone.poll(200)
+        stranger.send(b"\1" + bytes(SUBSCRIPTION_BYTES_MAX))
+        assert gone.poll(int(DEADLINE_S * 1000)), "it is not cut off"
+        stranger.disable_monitor()
+        gone.close()
+    publisher.close()
+    transport.close()
 
 
 def test_what_met_a_stranger_once_is_connected_again() -> None:
