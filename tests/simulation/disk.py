@@ -237,7 +237,10 @@ class Disk:
             deliver(StoreFailed("the sync has failed"))
             return
         batch, self._batch = self._batch, None
-        for event in [self._write(operation) for operation in batch]:
+        found = [self._write(operation) for operation in batch]
+        if self.is_brimful and _needs_room(batch[0]):
+            self._say(True)  # when all is parked: whoever hears it may die
+        for event in found:
             if event is not None:
                 self._hand_in(life, event)
         self._start_batch()
@@ -247,11 +250,9 @@ class Disk:
             self._deliver(event)
 
     def _write(self, operation: Operation) -> Event | None:
-        if self.is_brimful and not isinstance(operation, WritePromise | WriteRecord):  # they have their room
-            self._say(True)
-            if not isinstance(operation, Accept | PutChunks):
-                self._parked.append(operation)
-                return None
+        if self.is_brimful and _needs_room(operation) and not isinstance(operation, Accept | PutChunks):
+            self._parked.append(operation)
+            return None
         event = self._apply(operation)
         self.wrote(self, operation, event)
         return event
@@ -374,3 +375,8 @@ class Disk:
 def _covers(mark: MarkCommitted, manifest: Manifest) -> bool:
     """Whether a checkpoint is known committed by that mark: it is of the same line, and not newer (R14)."""
     return manifest.epoch == mark.position.epoch and manifest.sequence <= mark.position.sequence
+
+
+def _needs_room(operation: Operation) -> bool:
+    """Whether it is none of those for which room is kept (R21)."""
+    return not isinstance(operation, WritePromise | WriteRecord)
