@@ -169,12 +169,29 @@ class DiskFaults:
         """The disk that an empty one has taken the place of is there again: it was away for a while."""
         if not self.may_lose(node):
             return ""
-        self._faults.take_down(node, power=True)
+        self._swap_back(node)
+        return f"{node.name}, its old disk is back"
+
+    def put_back_within_a_change(self, node: Node) -> bool:
+        """The same while the members change from that disk to the one in its place, and all others are good:
+        whichever of the two is there, both sets have a majority left (R27)."""
+        record, old = self._world.newest_record(), self._shelf.get(node.name)
+        if record is None or old is None or self._bad_disks() - {node.name}:
+            return False
+        leaves = {member.incarnation for member in record.old} - {
+            member.incarnation for member in record.members
+        }
+        if leaves != {old.incarnation}:
+            return False
+        self._swap_back(node, mean_s=0.1)
+        return True
+
+    def _swap_back(self, node: Node, mean_s: float | None = None) -> None:
+        self._faults.take_down(node, power=True, mean_s=mean_s)
         self._replaced.add(node.name)
         self._rolled_back.discard(node.name)
         self._copies.pop(node.name, None)
         node.disk.replace(self._shelf.pop(node.name))
-        return f"{node.name}, its old disk is back"
 
     def roll_back(self) -> str:
         """Somebody takes a copy of a disk; one day it is put back in the place of the disk (T19)."""

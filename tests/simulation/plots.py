@@ -6,6 +6,8 @@
 `comeback` brings a deposed primary back with a head that never committed, when its successor goes (T1, T2);
 `lose_holder` destroys one of the few disks that hold what has committed, puts a new one in its place, and
 takes the primary down as soon as it counts (T11);
+`swap_back` has a backup's lost disk come back within the change of members that takes an empty one in, and
+names its node (R27);
 `revert` puts a backup's disk back to what it was a moment ago, and lets it speak before it hears, while the
 primary waits for the others (T19);
 `duel` names two claimants at once and cuts them off from each other (equal epochs, T28);
@@ -41,7 +43,7 @@ class Plots:
         return [
             (2.0, self.usurp), (0.7, self.orphan), (1.5, self.lag_behind), (1.0, self.duel),
             (1.0, self.comeback), (0.7, self.lose_holder), (0.5, self.begin_anew), (0.7, self.revert),
-            (0.5, self.spoil),
+            (0.5, self.spoil), (0.5, self.swap_back),
         ]  # fmt: skip
 
     def _primary(self) -> Node | None:
@@ -191,6 +193,26 @@ class Plots:
             self._faults.take_down(primary, power=False, mean_s=3.0)
         elif self._world.now < until:
             self._world.schedule(LOOK_S / 4, self._look_for_change, loser, until)
+
+    def swap_back(self) -> str:
+        """A backup's disk is lost, and back while the members change to the one in its place (R27)."""
+        backups = [node for node in self._world.nodes.values() if node.role is Role.BACKUP]
+        node = self._random.choice(backups) if backups else None
+        if node is None or not self._faults.disks.lose(node, mean_s=0.1):
+            return ""
+        self._look_for_joint(node, self._world.now + 6.0)
+        return node.name
+
+    def _look_for_joint(self, node: Node, until: float) -> None:
+        if not self._faults.is_on or self._world.now > until:
+            return
+        if not self._faults.disks.put_back_within_a_change(node):
+            self._world.schedule(LOOK_S / 100, self._look_for_joint, node, until)
+            return
+        primary = self._primary()
+        if primary is not None and self._random.random() < 0.7:
+            self._faults.take_down(primary, power=False, mean_s=1.0)
+        self._faults.for_a_while(self._world.elector.name, node.name, mean_s=0.5)
 
     def lag_behind(self) -> str:
         """A backup gets no publications and hears little for a while: it is behind when it matters."""

@@ -289,6 +289,15 @@ def test_I10_quorums_need_not_meet(world: Doctored) -> None:
         world.do(world.a, WriteRecord(MemberRecord(2, (*others, third)), Epoch(1), True))
 
 
+def test_I10_a_primary_leaves_itself_out(world: Doctored) -> None:
+    """By a joint record, as it should be, yet to members that do not name it."""
+    world.a.reign, old = Epoch(1), world.record.members
+    new = (structs.replace(old[0], incarnation=bytes(16)), *old[1:])
+    world.do(world.a, WriteRecord(MemberRecord(2, new, old), Epoch(1), True))
+    with breaks("I10"):
+        world.do(world.a, WriteRecord(MemberRecord(3, new), Epoch(1), True))
+
+
 def test_I10_a_record_goes_back(world: Doctored) -> None:
     """An older version over a newer one, on one disk."""
     world.b.disk._write(WriteRecord(structs.replace(world.record, version=3), Epoch(0), True))

@@ -1,4 +1,4 @@
-"""I10: quorums of adjacent member records intersect; records do not go back."""
+"""I10: quorums of adjacent member records intersect; records do not go back, and name who proposes them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ class Members(Checker):
         if (before, effect.record) not in self._fine and not quorums_intersect(before, effect.record):
             raise Violation("I10", f"quorums of {show(before)} and {show(effect.record)} need not meet")
         self._fine.add((before, effect.record))
+        named = {member.incarnation for member in effect.record.members + effect.record.old}
+        if node.disk.image.incarnation not in named:
+            raise Violation(
+                "I10", f"{node.name} reigns and proposes {show(effect.record)}, which leaves it out"
+            )
 
     def wrote(self, disk: Disk, operation: Operation, event: Event | None) -> None:
         if not isinstance(operation, WriteRecord):
