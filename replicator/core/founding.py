@@ -40,8 +40,8 @@ def misfit(durable: Durable, config: Config) -> str | None:
         )
     if len(members) == 1:
         return (
-            "the data directory holds standalone checkpoints, which a new cluster cannot adopt: "
-            "export them, or choose an empty REPLICATOR_DATA_DIR"
+            "the data directory is that of a standalone node, whose checkpoints a new cluster cannot adopt: "
+            "export what it holds, or choose an empty REPLICATOR_DATA_DIR"
         )
     return (
         f"the data directory belongs to the cluster of {', '.join(sorted(members))}, but REPLICATOR_PEERS "

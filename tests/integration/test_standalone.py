@@ -39,7 +39,7 @@ def test_a_standalone_store_is_refused_with_peers_and_stays_as_it_is(tmp_path: P
         peers = ",".join(f"n{index}=127.0.0.1:{port}" for index, port in enumerate(ports, 1))
         node.start(peers=peers)
         assert node.wait() != 0
-        assert "the data directory holds standalone checkpoints" in node.output()
+        assert "the data directory is that of a standalone node" in node.output()
         since = now()
         node.start()
         cluster.wait_tenure(since)

@@ -32,7 +32,7 @@ from tests.simulation.disk import Disk
     [
         ("a b c", "a b c", None),
         ("a b c", "a", "belongs to the cluster of a, b, c: set REPLICATOR_PEERS as before"),
-        ("a", "a b c", "holds standalone checkpoints"),
+        ("a", "a b c", "is that of a standalone node"),
         ("a b c", "a b d", "REPLICATOR_PEERS names a, b, d"),
     ],
 )
