@@ -134,9 +134,10 @@ class Backup:
     def _follow(self, promise: Promise) -> None:
         """A heartbeat of a higher epoch proves that a majority has promised it."""
         state = self._state
-        if promise.epoch > state.epoch_seen + EPOCH_JUMP_MAX or state.now < self._lease_until(promise.owner):
-            return
-        self._promiser.promise(promise.epoch, promise.owner)
+        if promise.epoch > state.epoch_seen + EPOCH_JUMP_MAX:
+            state.saw_epoch(promise.epoch)  # it may be near enough with the next heartbeat
+        elif state.now >= self._lease_until(promise.owner):
+            self._promiser.promise(promise.epoch, promise.owner)
 
     def _answer(self, node: NodeId, owner: Owner, message: Heartbeat) -> None:
         state = self._state
@@ -148,12 +149,8 @@ class Backup:
                 f"{node} asks for a lease of {message.lease_s} s and is lent none: at most "
                 f"{state.config.lease_max_s} s here (REPLICATOR_LEASE_MAX_S, the same on all nodes) (R24)"
             )
-        echo = self._lender.echo(state.now)
-        able = (state.full, state.can_lead)
-        state.send(
-            node,
-            HeartbeatAnswer(message.epoch, message.question, lends, echo, *able, self._arrivals.seen_index),
-        )
+        what = (self._lender.echo(state.now), state.full, state.can_lead, self._arrivals.seen_index)
+        state.send(node, HeartbeatAnswer(message.epoch, message.question, lends, *what))
         for point in message.commits:
             self._points.take(point)
         if self._arrivals.told(message.publish_index):

@@ -86,6 +86,7 @@ class Promiser:
         if held is not None and epoch <= held.epoch:
             return Reason.PROMISED
         if epoch > state.epoch_seen + EPOCH_JUMP_MAX:
+            state.saw_epoch(epoch)  # it may be near enough when it is told again
             return Reason.JUMP
         if state.now < self._lease_until(owner):
             return Reason.LEASE

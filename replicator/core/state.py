@@ -126,9 +126,9 @@ class State:
         return self.promise == Promise(epoch, self.me) and self.promising == self.promise
 
     def saw_epoch(self, epoch: int) -> None:
-        """An epoch exists somewhere: the next claim goes above it, unless it is absurdly far away (T21)."""
-        if epoch <= self.epoch_seen + EPOCH_JUMP_MAX:
-            self.epoch_seen = max(self.epoch_seen, Epoch(epoch))
+        """An epoch exists somewhere: the next claim goes above it. It is come near to in steps as long as an
+        epoch may jump: no word uses epochs up, and who was away for very long follows in the end (T21)."""
+        self.epoch_seen = Epoch(max(self.epoch_seen, min(epoch, self.epoch_seen + EPOCH_JUMP_MAX)))
 
     # ── what is wanted ──
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from replicator.core.config import EPOCH_JUMP_MAX, Config
 from replicator.core.effects import Commit, EndTenure, Notice, SetLease, StartTenure, Transfer, WritePromise
 from replicator.core.lease import Lender
@@ -15,7 +17,7 @@ from replicator.core.messages import (
     Reason,
     Refusal,
 )
-from replicator.model import Owner, Process, Promise, Role
+from replicator.model import Epoch, NodeId, Owner, Process, Promise, Role
 from tests.rules.cluster import Cluster
 
 ME = Process(b"lender's process")
@@ -175,7 +177,7 @@ def test_R26_a_primary_that_resigns_gives_the_lease_back_at_once() -> None:
 
 
 def test_R28_an_epoch_may_jump_by_a_bounded_step_only() -> None:
-    """T21: an absurd epoch is refused, is not remembered, and does not poison the next claim."""
+    """T21: an absurd epoch is refused, and no word brings the next claim nearer to it than by one step."""
     cluster = Cluster("a", "b", "c")
     cluster.hear("c", "b", Claim(EPOCH_JUMP_MAX + 2, 1))
     assert [refusal.reason for refusal in cluster.sent("c", Refusal)] == [Reason.JUMP]
@@ -184,7 +186,30 @@ def test_R28_an_epoch_may_jump_by_a_bounded_step_only() -> None:
     cluster.hear("c", "b", Refusal(1, Promise(2**61, OTHER), Reason.PROMISED))
     cluster.hear("c", "b", ProbeAnswer(0, would=False, epoch=EPOCH_JUMP_MAX + 1, reason=Reason.PROMISED))
     assert not cluster.effects("c", WritePromise)
-    assert cluster.state("c").epoch_seen == 0
+    assert cluster.state("c").epoch_seen <= 5 * EPOCH_JUMP_MAX
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_R28_who_was_away_for_very_many_epochs_follows(is_lost: bool) -> None:
+    """A node that knows of no epoch of a cluster that has had more of them than one may jump, as its disk is
+    new or it was never there."""
+    cluster = Cluster("a", "b", "c").do("crash a b c", *["wipe c"] * is_lost)
+    owner = Owner(NodeId("b"), cluster.node("b").disk.image.incarnation, Process(bytes(16)))
+    for name in "ab":
+        cluster.node(name).disk.image.promise = Promise(Epoch(2 * EPOCH_JUMP_MAX), owner)
+    cluster.do("start a b").live(1.2).with_primary("a").do("submit a s 1", "start c").live(3.0)
+    assert cluster.core("c").role is Role.BACKUP
+    assert len(cluster.state("c").heads) == 1
+
+
+def test_R28_a_claim_that_jumped_too_far_for_one_peer_leaves_nobody_behind() -> None:
+    """One word brings a node as near to an absurd epoch as it may jump; what it claims above that, and has
+    promised itself, is too far for the others until they have heard of it."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.3)
+    cluster.hear("c", "b", ProbeAnswer(0, would=False, epoch=2**61, reason=Reason.PROMISED))
+    cluster.do("crash a", "grant c").live(3.0)
+    assert cluster.core("c").role is Role.PRIMARY
+    assert cluster.state("b").promise == cluster.state("c").promise
 
 
 def test_R28_a_stranger_is_not_heard() -> None:
