@@ -38,12 +38,8 @@ class Keeper:
         self._failures = 0  # in a row
         self._ended = Latch()  # a thread whose join was interrupted may be taken for one that has ended
         self._thread = threading.Thread(target=self._run, name="replicator-link", daemon=True)
+        session.link_thread = self._thread
         self._thread.start()
-
-    @property
-    def is_own_thread(self) -> bool:
-        """Whether the caller is a ticket's callback."""
-        return threading.current_thread() is self._thread
 
     def stop(self, timeout_s: float) -> None:
         """Have the worker close, and the thread then close the session, and wait for it; the worker is killed

@@ -20,7 +20,7 @@ from replicator.engine.keeper import EXIT_TIMEOUT_S, Keeper
 from replicator.engine.session import Closed, Session, TenureT
 from replicator.engine.tenure import Tenure
 from replicator.engine.ticket import Ticket, bounded
-from replicator.errors import TenureEnded, Unavailable, WrongState
+from replicator.errors import TenureEnded, Unavailable
 from replicator.link import messages as link
 from replicator.link.endpoint import EngineEnd
 from replicator.model import NodeId
@@ -69,14 +69,8 @@ class FrontDoor(Generic[TenureT]):
 
     def _open_tickets(self) -> list[Ticket]:
         """What `flush` waits for."""
-        self._check_may_wait("flush()")
+        self._session.check_process(waits="flush()")
         return self._session.open_tickets()
-
-    def _check_may_wait(self, call: str) -> None:
-        """Raise `WrongState` in a forked child, and in a ticket's callback, for whose end all wait."""
-        self._session.check_process()
-        if self._keeper.is_own_thread:
-            raise WrongState(f"{call} waits for the link's thread, so no ticket's callback may call it")
 
     def _shut(self, timeout_s: float) -> None:
         """Last commit, handover, end: what `close` does, on the caller's thread.
@@ -87,7 +81,7 @@ class FrontDoor(Generic[TenureT]):
         session, until = self._session, time.monotonic() + bounded(timeout_s)
         if session.is_forked:
             return  # nothing here is this process's
-        self._check_may_wait("close()")
+        session.check_process(waits="close()")
         session.close_up()
         try:
             session.settled.wait_for(lambda: not session.open_tickets() or None, until - time.monotonic())
@@ -134,10 +128,9 @@ class Replicator(FrontDoor[Tenure]):
         first call on, this node may become primary.
 
         To ask for the next one is to be done with the present one: if it has not ended, it is handed over.
-        Ends when the replicator is closed, or when no tenure has come for *timeout* seconds. Raises
-        `WrongState` in a ticket's callback, as `status` does, and in a forked child.
+        Ends when the replicator is closed, or when no tenure has come for *timeout* seconds. To ask for one
+        raises `WrongState` in a ticket's callback, as every call does that waits, and in a forked child.
         """
-        self._check_may_wait("tenures()")
         return Tenures(self._session, timeout)
 
     def follow(self, timeout: float | None = None) -> Iterator[Checkpoint]:
@@ -172,8 +165,8 @@ class Replicator(FrontDoor[Tenure]):
           not known: also of a stream that some member's report leaves out, as it may have the newest;
         - ``usage``: bytes, messages and other counts since the worker's start, for display.
         """
-        self._check_may_wait("status()")
         session, until = self._session, time.monotonic() + bounded(timeout)
+        session.check_process(waits="status()")
         session.changed.wait_for(session.is_started, timeout)
         with session.asking_status() as nonce:
             report = session.changed.wait_for(lambda: session.report(nonce), until - time.monotonic())

@@ -74,19 +74,22 @@ class Session(Generic[TenureT]):
         self._follower = 0  # the number of the newest
         self._nonces = count(1)
         self._reports: dict[int, bytes | None] = {}  # by number, those that somebody waits for
+        self.link_thread: threading.Thread | None = None
         self.is_forked = False
         guard(self)
 
     # ── the engine's threads ──
 
-    def check_process(self) -> None:
-        """Raise `WrongState` in a forked child."""
+    def check_process(self, waits: str = "") -> None:
+        """Raise `WrongState` in a forked child, and of a call that *waits* in a ticket's callback, too."""
         if self.is_forked:
             raise WrongState("a Replicator cannot be used in a forked child; make one in the child itself")
+        if waits and threading.current_thread() is self.link_thread:
+            raise WrongState(f"{waits} waits for the link's thread, so no ticket's callback may call it")
 
-    def check_usable(self) -> None:
-        """Raise `WrongState` in a forked child, `Closed` after close(), or what the worker failed of."""
-        self.check_process()
+    def check_usable(self, waits: str = "") -> None:
+        """As `check_process`; raises `Closed` after close(), or what the worker failed of, as well."""
+        self.check_process(waits)
         if self.closing:
             raise Closed("the Replicator is closed")
         if self.failure is not None:
@@ -165,7 +168,7 @@ class Session(Generic[TenureT]):
 
     def take_tenure(self) -> TenureT | None:
         """The tenure that is on, once. Whoever asks again gives it back: it is resigned."""
-        self.check_usable()
+        self.check_usable(waits="tenures()")
         with self._lock:
             tenure = self._tenure
             if tenure is None or not self._taken:
@@ -176,7 +179,7 @@ class Session(Generic[TenureT]):
 
     def take_offer(self) -> Checkpoint | None:
         """The committed checkpoint that has waited longest for a warm standby."""
-        self.check_usable()
+        self.check_usable(waits="follow()")
         with self._lock:
             return self._shelf.take()
 

@@ -140,8 +140,8 @@ class Tenure(BaseTenure):
     def wait_active(self, timeout: float | None = None) -> bool:
         """Wait while the tenure is suspended: true when it is active, false when it is over or still
         suspended after *timeout* seconds (``ended_reason`` tells which). Raises `WrongState` in a forked
-        child, as `wait_ended` does, and nothing else."""
-        self._session.check_process()
+        child and in a ticket's callback, as `wait_ended` does, and nothing else."""
+        self._session.check_process(waits="wait_active()")
         deadline = deadline_of(timeout)
         while not self.active:
             if self._ended.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -151,5 +151,5 @@ class Tenure(BaseTenure):
 
     def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait for the end, at most *timeout* seconds; whether it has come."""
-        self._session.check_process()
+        self._session.check_process(waits="wait_ended()")
         return self._ended.wait(timeout)

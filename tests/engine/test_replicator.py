@@ -365,17 +365,30 @@ def test_close_ends_in_time_without_a_quorum(
 
 
 @pytest.mark.parametrize(
-    "call", [Replicator.close, Replicator.flush, Replicator.status, lambda opened: next(opened.tenures(0.1))]
+    "call",
+    [
+        lambda opened, *_: opened.close(),
+        lambda opened, *_: opened.flush(),
+        lambda opened, *_: opened.status(),
+        lambda opened, tenures, _: next(tenures),  # begun elsewhere, as an engine has it in hand
+        lambda opened, *_: next(opened.follow(0.1)),
+        lambda opened, tenures, tenure: tenure.wait_ended(0.1),
+        lambda opened, tenures, tenure: tenure.wait_active(0.1),
+    ],
 )
 def test_no_callback_may_wait_for_the_thread_it_runs_on(
-    replicator: Replicator, tenure: Tenure, worker: FakeWorker, call: Callable[[Replicator], object]
+    replicator: Replicator,
+    tenure: Tenure,
+    worker: FakeWorker,
+    call: Callable[[Replicator, Iterator[Tenure], Tenure], object],
 ) -> None:
     """Nothing would come, and no other ticket would end meanwhile: it is told so."""
     errors: list[BaseException] = []
+    tenures = replicator.tenures(0.1)
 
     def wait(_: object) -> None:
         try:
-            call(replicator)
+            call(replicator, tenures, tenure)
         except WrongState as error:
             errors.append(error)
 
