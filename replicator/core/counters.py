@@ -10,17 +10,19 @@ process, has said what it remembers, however often this node is started: what it
 And until it has said anything it is told the counter that the store was opened with.
 
 A node's disk may be replaced, and a frame from before may come long after: each of its last incarnations has
-its own counter, and the one that has spoken last is the last of them.
+its own counter, and the one that has spoken last is the last of them. A member's stays however many others
+come and go in its place, for its disk may be back.
 """
 
 from __future__ import annotations
 
 from replicator.core.effects import DURABLE, Effect, RememberCounters
 from replicator.core.events import Received
+from replicator.core.quorum import is_named
 from replicator.core.state import State
 from replicator.model import Incarnation, NodeId, Process
 
-INCARNATIONS_MAX = 4  # remembered of each node
+INCARNATIONS_MAX = 4  # remembered of each node; no record names more than two of them
 BEHIND = (  # what is wrong with such a store, and what helps
     "a peer remembers a later state of this store than it holds (T19)",
     "empty the data directory, and this node joins anew: started again as it is, it stays faulty",
@@ -91,7 +93,10 @@ class Counters:
         known = dict(self._state.remembered.get(event.node, ()))
         newest = known.pop(event.incarnation, -1)
         known[event.incarnation] = max(newest, event.counter)
-        self._state.remembered[event.node] = tuple(known.items())[-INCARNATIONS_MAX:]
+        if len(known) > INCARNATIONS_MAX:
+            oldest, *_ = (each for each in known if not is_named((event.node, each), self._state.record))
+            del known[oldest]
+        self._state.remembered[event.node] = tuple(known.items())
         if event.counter <= newest:
             return event.counter < newest and self._tellers.get(event.node) != event.process
         self._tellers[event.node] = event.process

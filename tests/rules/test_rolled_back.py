@@ -105,12 +105,17 @@ def test_R21_a_late_frame_of_a_replaced_disk_has_nobody_forget_the_disk_in_its_p
 
 
 def test_R21_the_stores_of_a_node_that_are_remembered_are_few() -> None:
-    """However often its disk is replaced: those that have spoken last."""
+    """However often its disk is replaced: the last that have spoken, and the member's, which may be back."""
     cluster = Cluster("a", "b", "c").with_primary("a").live(0.3)
+    old = copied(cluster, "b")
+    cluster.do("submit a s 1").live(0.3)
+    counter = cluster.state("b").counter
     for number in range(9):
         cluster.hear("a", "b", Probe(1), incarnation=Incarnation(b"disk no. %07d" % number), counter=number)
     known = cluster.state("a").remembered[cluster.node("b").name]
-    assert [counter for _, counter in known] == [5, 6, 7, 8]
+    assert [each for _, each in known] == [counter, 6, 7, 8]
+    put_back(cluster, "b", old).live(1.0)
+    assert cluster.core("b").role is Role.FAULTY
 
 
 def test_R21_whoever_has_spoken_is_told_how_far_the_store_is() -> None:

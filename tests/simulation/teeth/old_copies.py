@@ -65,7 +65,13 @@ def count_past(patch: Patch) -> None:
 
 def remember_one_store(patch: Patch) -> None:
     """Of each node only the store is remembered that has spoken last, be it one that was replaced (T19)."""
+    forget_members(patch)
     patch.setattr(counters, "INCARNATIONS_MAX", 1)
+
+
+def forget_members(patch: Patch) -> None:
+    """A member's store is forgotten like any other when others have come and gone in its place (T19)."""
+    patch.setattr(counters, "is_named", lambda *_: False)
 
 
 def take_what_is_meant_for_another(patch: Patch) -> None:

@@ -178,6 +178,7 @@ TEETH = (
     Tooth("R21", old_copies.count_past, Guard(f"{ROLLED_BACK}R21_a_peer_that_hears_for_the_first_time_is_told_what_was_found_on_the_disk")),
     Tooth("R21", old_copies.compare_with_late_words, Guard(f"{ROLLED_BACK}R21_what_a_peer_has_said_before_it_heard_more_compares_nothing")),
     Tooth("R21", old_copies.remember_one_store, Guard(f"{ROLLED_BACK}R21_a_late_frame_of_a_replaced_disk_has_nobody_forget_the_disk_in_its_place")),
+    Tooth("R21", old_copies.forget_members, Guard(f"{ROLLED_BACK}R21_the_stores_of_a_node_that_are_remembered_are_few")),
     Tooth("R21", old_copies.take_what_is_meant_for_another, Guard(f"{ROLLED_BACK}R21_a_peer_that_hears_for_the_first_time_is_told_what_was_found_on_the_disk")),
     Tooth("R21", old_copies.forget_the_verdict, Guard(f"{ROLLED_BACK}R21_an_old_copy_stays_faulty_until_it_is_emptied")),
     Tooth("R21", room.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
