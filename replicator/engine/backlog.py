@@ -3,6 +3,8 @@
 Per stream one checkpoint is with the worker and runs to its commit, and at most one waits here as a
 reference; a newer one replaces the waiting one. A replaced one is let go of at once, but its ticket stays
 open until a later checkpoint of the stream commits (then it is superseded) or the tenure ends (unknown).
+A deletion waits for nothing: it makes the room that the one with the worker may not find, and takes its place
+(R21). What becomes of that one is not asked any more; it ends as a replaced one does.
 
 Decides and does nothing: no lock, thread, clock or socket. The session calls it under its lock, sends
 what is in `outbox`, and tells the settled tickets and lets go of what is `free` outside of it. Under the lock
@@ -154,19 +156,22 @@ class Backlog:
         self._last_handle, lane.last = handle, sequence
         self.open_count += 1
         self.held_bytes += size_bytes
-        if lane.flying is None:
-            lane.flying = self._flying[handle] = entry
-            self.outbox.append(entry)
-            return ticket
-        lane.waiting = entry
         if replaced is not None:
             self.held_bytes -= replaced.held_bytes
             replaced.held_bytes = 0
             self.free[replaced.handle] = replaced
-            if lane.replaced is None:
-                lane.replaced = [replaced]
-            else:
-                lane.replaced.append(replaced)
+            lane.replaced = lane.replaced or []
+            lane.replaced += [replaced]
+        if parcel is None and lane.flying is not None:
+            del self._flying[lane.flying.handle]
+            lane.older = lane.older or []
+            lane.older += [lane.flying, *(lane.replaced or ())]
+            lane.flying = lane.waiting = lane.replaced = None
+        if lane.flying is None:
+            lane.flying = self._flying[handle] = entry
+            self.outbox.append(entry)
+        else:
+            lane.waiting = entry
         return ticket
 
     def lay_in(self) -> None:
@@ -215,7 +220,7 @@ class Backlog:
             return ()
         lane = self._land(entry)
         spans = {"waiting": entry.sent_at - entry.submitted_at, "total": now - entry.submitted_at}
-        outcome = Committed(message.position, _nodes(message.holders), message.stages | spans)
+        outcome = Committed(message.position, tuple(map(NodeId, message.holders)), message.stages | spans)
         superseded = _superseded(message.position)
         if self._acks == "all":
             entry.committed = outcome
@@ -232,11 +237,10 @@ class Backlog:
         if lane is None or lane.awaited is None:
             return ()
         count = bisect_right(lane.awaited, handle, key=_handle)
-        ended = lane.awaited[:count]
-        del lane.awaited[:count]
+        ended, lane.awaited = lane.awaited[:count], lane.awaited[count:]
         for entry in ended:
             del self._awaited[entry.handle]
-        return self._end(ended, _held_by(_nodes(holders)))
+        return self._end(ended, _held_by(tuple(map(NodeId, holders))))
 
     def superseded(self, handle: int, by: Position) -> Iterable[Settled]:
         """The checkpoint gave way to a later one that has committed."""
@@ -350,7 +354,3 @@ def _unknown(reason: str) -> MakeOutcome:
         )
 
     return outcome
-
-
-def _nodes(names: tuple[str, ...]) -> tuple[NodeId, ...]:
-    return tuple(map(NodeId, names))

@@ -27,6 +27,7 @@ class Twin(RuleBasedStateMachine):
         self.submitted: dict[str, list[Ticket]] = {"a": [], "b": []}
         self.sizes: dict[Ticket, int] = {}
         self.flying: dict[str, Entry] = {}
+        self.overtaken: list[Entry] = []  # with the worker, and what becomes of them does not count
         self.reading: dict[int, Ticket] = {}
         self.ended: Counter[Ticket] = Counter()
         self.freed: Counter[Ticket] = Counter()
@@ -45,13 +46,36 @@ class Twin(RuleBasedStateMachine):
         self.sizes[ticket] = size
         self.let_go()
 
+    @rule(stream=STREAMS)
+    def delete(self, stream: StreamName) -> None:
+        """It goes at once, whatever is with the worker (R21)."""
+        ticket = self.backlog.offer(Epoch(1), stream, None, 0.0)
+        assert self.backlog.outbox[-1].ticket is ticket
+        if entry := self.flying.pop(stream, None):
+            self.overtaken.append(entry)
+        self.submitted[stream].append(ticket)
+        self.sizes[ticket] = 0
+        self.let_go()
+
+    @rule()
+    def hear_of_overtaken(self) -> None:
+        """What a deletion has overtaken ends with that, whatever the worker says of it."""
+        for entry in self.overtaken:
+            assert not self.backlog.committed(link.Committed(entry.handle, Position(1, 9), ()), 2.0)
+            assert not self.backlog.superseded(entry.handle, Position(1, 9))
+            assert not self.backlog.aborted(entry.handle, "full")
+
     @rule()
     def send(self) -> None:
         while self.backlog.outbox:
             entry = self.backlog.outbox.popleft()
-            assert entry.ticket.stream not in self.flying  # one with the worker
-            self.flying[entry.ticket.stream] = entry
-            self.reading[entry.handle] = entry.ticket
+            stream = entry.ticket.stream
+            if stream in self.flying:  # one with the worker, or a deletion after it
+                assert entry.parcel is None
+                self.overtaken.append(self.flying[stream])
+            self.flying[stream] = entry
+            if entry.parcel is not None:
+                self.reading[entry.handle] = entry.ticket
             self.backlog.sent(entry, 1.0)
 
     @rule(stream=STREAMS)
@@ -72,7 +96,7 @@ class Twin(RuleBasedStateMachine):
     def abort(self, stream: StreamName) -> None:
         if entry := self.flying.pop(stream, None):
             replaced = [ticket for ticket in self.open(stream) if ticket is not entry.ticket]
-            goes_on = not all(self.freed[ticket] for ticket in replaced)
+            goes_on = any(t.position > entry.ticket.position and not self.freed[t] for t in replaced)
             settled = list(self.backlog.aborted(entry.handle, "full"))
             assert all(isinstance(item.outcome, CommitUnknown) for item in settled)
             # What it had replaced ends by a later one's commit, or now if there is none.
@@ -93,11 +117,12 @@ class Twin(RuleBasedStateMachine):
     @rule()
     def unread(self) -> None:
         """The worker says that it cannot read what it has not read."""
-        ended = [ticket for ticket in self.reading.values() if ticket.done()]
+        flying = {entry.handle for entry in self.flying.values()}
+        ended = [ticket for handle, ticket in self.reading.items() if handle not in flying]
         self.backlog.unsent(self.reading)
         assert [entry.ticket for entry in self.backlog.free.values()] == ended
         self.let_go()
-        again = [handle for handle, ticket in self.reading.items() if not ticket.done()]
+        again = [handle for handle in self.reading if handle in flying]
         assert [entry.handle for entry in self.backlog.outbox][: len(again)] == again  # before what waits
         for handle in again:
             del self.flying[self.reading[handle].stream]

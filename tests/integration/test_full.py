@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from replicator import Committed, Replicator, Settings, Superseded
 from tests.integration.cluster import SCRIPT, Cluster, now
 
 MIB = 2**20
@@ -83,3 +84,21 @@ def test_with_all_disks_full_there_is_a_primary(tmp_path: Path, small_disk: Call
             ballast.unlink()
         cluster.wait_commits(1, killed_at, timeout_s=30.0)
         assert cluster.lost() == []
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_deletion_makes_room(
+    tmp_path: Path, small_disk: Callable[[Path], None], isolation: Literal["process", "thread"]
+) -> None:
+    """What is in flight finds no room and keeps its place; the engine deletes its stream, and both end."""
+    small_disk(tmp_path / "data")
+    with Replicator(Settings(data_dir=tmp_path / "data", isolation=isolation)) as replicator:
+        tenure = next(replicator.tenures(10))
+        tenure.submit("s", os.urandom(DISK_BYTES // 3)).result(10)
+        stuck = tenure.submit("s", os.urandom(DISK_BYTES // 3))
+        with pytest.raises(TimeoutError):
+            stuck.result(0.5)
+        deletion = tenure.delete("s")
+        assert isinstance(deletion.result(10), Committed)
+        assert stuck.result(10) == Superseded(stuck.position, deletion.position)
+        assert isinstance(tenure.submit("s", os.urandom(DISK_BYTES // 3)).result(10), Committed)
