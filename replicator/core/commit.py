@@ -166,9 +166,8 @@ class Commits:
         flight = reign.window.flights.get(stream)
         if flight is None or flight.manifest is None or not flight.stored:
             return
-        if not reign.serving or not reign.holds_lease:
-            return
-        if reign.progress.commit_point(stream, reign.record) < flight.sequence:
+        may_say = reign.serving and reign.holds_lease
+        if not may_say or reign.progress.commit_point(stream, reign.record) < flight.sequence:
             return
         head = self._state.heads[stream]
         self._note(head)

@@ -248,6 +248,7 @@ class State:
         head = self.heads.get(stream)
         if head is not None and head.tombstone and head.sequence == sequence:
             del self.heads[stream]
-            self.committed.pop(stream, None)
+            if self.committed.pop(stream, None) != (generation, sequence):
+                self.emit(effects.Standby(head))  # it has committed: the word of that is late, or lost
             self.cancel_fetch(stream)
             self.emit(effects.ForgetTombstone(stream, generation, sequence))

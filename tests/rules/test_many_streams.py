@@ -6,9 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-from replicator.core import above, commit
+from replicator.core import above, commit, heartbeat
 from replicator.core.commit import Commits
-from replicator.core.effects import ForgetTombstone, HandoverRefused, HeldByAll, Notice, StartTenure, Transfer
+from replicator.core.effects import (
+    ForgetTombstone,
+    HandoverRefused,
+    HeldByAll,
+    Notice,
+    Standby,
+    StartTenure,
+    Transfer,
+)
 from replicator.core.membership import Membership
 from replicator.core.messages import Forget
 from replicator.core.progress import Follower, Progress
@@ -179,3 +187,13 @@ def test_I12_deleted_streams_are_remembered_in_a_bounded_number() -> None:
     assert any("4 streams were deleted in this epoch" in one.text for one in cluster.effects("a", Notice))
     cluster.do("submit a job0 1").live(0.3)
     assert [cluster.state(name).heads[StreamName("job0")].epoch for name in "abc"] == [2, 2, 2]
+
+
+def test_R15_a_follower_hears_of_every_deletion_before_it_is_forgotten() -> None:
+    """Of more deletions at once than a heartbeat tells of, too: a warm standby keeps nothing of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heartbeat, "HINTS_PER_HEARTBEAT", 2)
+        cluster = serving().forget().do(*(f"delete a {stream} 2" for stream in STREAMS)).live(1.0)
+    assert cluster.state("b").heads == {}
+    told = [standby.head for standby in cluster.effects("b", Standby)]
+    assert sorted(head.stream for head in told if head.tombstone) == STREAMS
