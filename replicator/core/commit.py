@@ -188,8 +188,9 @@ class Commits:
         self._were_up = up
 
     def _up(self) -> list[Follower]:
-        recent = self._state.now - self._state.config.lease_s
-        return [each for each in self._reign.progress.followers.values() if each.heard_at >= recent]
+        """Whoever has been heard within a lease, and in the epoch's first one those who have yet to speak."""
+        recent, reign = self._state.now - self._state.config.lease_s, self._reign
+        return [f for f in reign.progress.followers.values() if max(f.heard_at, reign.begun_at) >= recent]
 
     def _cover_all(self) -> None:
         for stream in list(self._uncovered):
@@ -200,8 +201,7 @@ class Commits:
         waiting = self._uncovered.get(stream)
         if waiting is not None and all(each.newest(stream) >= waiting[1] for each in self._up()):
             del self._uncovered[stream]
-            holders = self._reign.progress.holders(stream, waiting[1])
-            self._state.emit(effects.HeldByAll(waiting[0], holders))
+            self._state.emit(effects.HeldByAll(waiting[0], self._reign.progress.holders(stream, waiting[1])))
 
     def covered(self) -> bool:
         """Whether a quorum of the present record holds every stream's committed head (R27, T11).

@@ -9,6 +9,7 @@ import pytest
 from replicator.core import above, commit, heartbeat
 from replicator.core.commit import Commits
 from replicator.core.effects import (
+    Commit,
     ForgetTombstone,
     HandoverRefused,
     HeldByAll,
@@ -161,6 +162,16 @@ def test_R14_what_waits_for_all_is_looked_at_when_one_drops_out(monkeypatch: pyt
     assert asked == []
     cluster.do("crash c").live(0.5)
     assert [held.holders for held in cluster.effects("a", HeldByAll)] == [("a", "b")] * len(STREAMS)
+
+
+def test_R14_a_member_that_has_yet_to_speak_in_the_epoch_counts_as_up() -> None:
+    """c is slow to promise; one that stays silent is waited for as long as a lease."""
+    for late, holders in (("mend a c", ("a", "b", "c")), ("crash c", ("a", "b"))):
+        cluster = Cluster("a", "b", "c").do("cut a c", "grant a", "settle", "submit a s 1").live(0.1)
+        assert len(cluster.effects("a", Commit)) == 1
+        assert not cluster.effects("a", HeldByAll)
+        cluster.do(late).live(0.5)
+        assert [held.holders for held in cluster.effects("a", HeldByAll)] == [holders]
 
 
 def test_R27_covered_is_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
