@@ -21,7 +21,17 @@ from replicator.core.quorum import ReplicaId, quorum_sets
 from replicator.core.state import State
 from replicator.core.window import Flight, Window
 from replicator.engine.backlog import Backlog
-from replicator.model import Digest, Epoch, Manifest, MemberRecord, NodeId, Position, Sequence, StreamName
+from replicator.model import (
+    Digest,
+    Epoch,
+    Generation,
+    Manifest,
+    MemberRecord,
+    NodeId,
+    Position,
+    Sequence,
+    StreamName,
+)
 from tests.simulation.disk import Disk, Operation
 
 Patch = pytest.MonkeyPatch
@@ -95,6 +105,28 @@ def count_old_acks(patch: Patch) -> None:
         honest(self, replica, Ack(self._reign.epoch, message.acks))
 
     patch.setattr(Commits, "on_ack", on_ack)
+
+
+def count_the_silent_out(patch: Patch) -> None:
+    """With acks=all a member that has yet to speak in the epoch is not waited for."""
+
+    def _up(self: Commits) -> list[Follower]:
+        recent = self._state.now - self._state.config.lease_s
+        return [each for each in self._reign.progress.followers.values() if each.heard_at >= recent]
+
+    patch.setattr(Commits, "_up", _up)
+
+
+def forget_in_silence(patch: Patch) -> None:
+    """A follower that forgets a deletion and has not heard that it has committed tells nobody of it."""
+    honest = State.forget
+
+    def forget(self: State, stream: StreamName, generation: Generation, sequence: Sequence) -> None:
+        told = len(self.effects)
+        honest(self, stream, generation, sequence)
+        self.effects[told:] = [each for each in self.effects[told:] if not isinstance(each, effects.Standby)]
+
+    patch.setattr(State, "forget", forget)
 
 
 def trust_hints(patch: Patch) -> None:

@@ -150,6 +150,8 @@ TEETH = (
     Tooth("R14", publishing.commit_alone),
     Tooth("R14", publishing.commit_without_own),
     Tooth("R14", publishing.count_old_acks, Guard(f"{PUBLISHING}R14_acks_of_other_epochs_digests_and_incarnations_count_for_nothing")),
+    Tooth("R14", publishing.count_the_silent_out, Guard("tests.rules.test_many_streams:test_R14_a_member_that_has_yet_to_speak_in_the_epoch_counts_as_up")),
+    Tooth("R15", publishing.forget_in_silence, Guard("tests.rules.test_many_streams:test_R15_a_follower_hears_of_every_deletion_before_it_is_forgotten")),
     Tooth("R15", publishing.trust_hints, Simulator()),
     Tooth("R16", fencing.ask_for_all_pages, Guard(f"{REPORTS}R16_few_pages_are_under_way_at_a_time")),
     Tooth("R16", fencing.ask_impatiently, Guard(f"{SLOW}R16_pages_are_not_asked_for_again_while_they_are_on_their_way")),
