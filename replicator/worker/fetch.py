@@ -83,6 +83,11 @@ class Fetch:
         """Whether nobody is left who may have what is lacking."""
         return bool(self._hopeless) and not self._is_busy
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether every source was left for its silence: nobody has said that it lacks what is wanted."""
+        return not self._sources
+
     def asked_bytes(self, node: NodeId) -> int:
         """How much of the source's credit this fetch has. A request is full by bytes or by chunks."""
         source = self._sources.get(node)

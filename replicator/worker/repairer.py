@@ -55,6 +55,7 @@ from replicator.worker.serving import Serving
 TICK_S = 0.02
 CHECKS_PER_TURN = 8
 ASKED_MAX = 4096  # requests whose answers are known, however late they come
+MANIFESTS_MAX = 16  # of fetches that nobody has answered in time
 # A fetched chunk counts by its digest only, whatever the epoch of its checkpoint, which may be an old one
 # that is being adopted. The fence is checked when the checkpoint is accepted (R4).
 ANY_EPOCH = Epoch(COUNT_MAX)
@@ -96,6 +97,9 @@ class Repairer(DataThread):
             secrets.randbits(48)
         )  # so that no answer to a former life of this node fits
         self._asked: dict[int, _Asked] = {}
+        # Of fetches that nobody has answered in time: what comes too late for one is of use to the next only
+        # if that knows what it lacks, and its own question would be answered behind all of it.
+        self._manifests: dict[StreamName, Manifest] = {}
         self._is_asking = False  # there may be credit for more
 
     def order(self, order: effects.Fetch | effects.CancelFetch) -> None:
@@ -138,7 +142,9 @@ class Repairer(DataThread):
         if isinstance(order, effects.CancelFetch):
             return
         fetch = self._fetches[stream] = Fetch(order)
-        manifest = order.manifest or self._store.read_manifest(stream, fetch.digest)
+        manifest = self._manifests.pop(stream, None) or order.manifest
+        if manifest is None or manifest.digest != fetch.digest:
+            manifest = order.manifest or self._store.read_manifest(stream, fetch.digest)
         if manifest is not None and manifest.digest == fetch.digest:
             self._unfold(fetch, manifest)
 
@@ -167,6 +173,10 @@ class Repairer(DataThread):
             self._deliver(Fetched(fetch.number, fetch.stream, fetch.manifest))
         elif fetch.has_failed:
             del self._fetches[fetch.stream]
+            if fetch.manifest is not None and fetch.is_unanswered:
+                self._manifests[fetch.stream] = fetch.manifest
+                if len(self._manifests) > MANIFESTS_MAX:
+                    del self._manifests[next(iter(self._manifests))]
             self._deliver(FetchFailed(fetch.number, fetch.stream))
 
     def _still_lacking(self, fetch: Fetch, digests: list[Digest]) -> list[Digest]:
@@ -239,7 +249,8 @@ class Repairer(DataThread):
             each.heard(node, now)
         for each in self._fetches.values():
             each.heard_by_any(node, asked.at, now)
-        self._patience.answered(node, asked.at, now)
+        if chunks:
+            self._patience.answered(node, asked.at, now)
 
     def _take_manifest(
         self, heir: Fetch | None, asker: Fetch | None, node: NodeId, message: HaveManifest

@@ -294,6 +294,17 @@ def test_a_link_slower_than_patience_brings_everything_in_the_end(world: _World)
     assert size < 2 * 16 * MIB
 
 
+def test_what_comes_too_late_for_a_fetch_is_of_use_to_the_next(world: _World) -> None:
+    """The manifest came fast, and says nothing of chunks that take 1 s each: little is asked for twice, and
+    the next fetch takes what the failed one has asked for, before its own question could be answered."""
+    world.bytes_per_s = MB // 4
+    world.want("large", 8 * MIB, FIRST)
+    world.run(lambda: world.failed, 2.0)
+    world.want("large", 8 * MIB, FIRST)
+    world.run(lambda: world.done, 1.3 * 8 * MIB / world.bytes_per_s)
+    assert world.nodes[FIRST].sent_bytes < 1.3 * 8 * MIB
+
+
 def test_what_publications_bring_meanwhile_is_not_asked_for(world: _World) -> None:
     """Chunks that have come in by another way since the fetch has begun are not sent once more."""
     manifest = world.want("large", 64 * MIB, FIRST, verify=False)
