@@ -166,7 +166,7 @@ class Backup:
 
     def on_seen(self, event: Seen | ManifestReceived) -> None:
         if self._follows(event.node, event.epoch):
-            self._arrivals.came(event.publish_index)
+            self._arrivals.came(event.publish_index, isinstance(event, Seen))
             # A quarter of the window is soon enough for it never to stand still, and spares most messages.
             if self._arrivals.untold >= self._state.config.window_frames_max // 4:
                 self._tell_progress(event.node, event.epoch)

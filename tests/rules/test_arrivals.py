@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from replicator.core.effects import Commit, Fetch
-from replicator.core.events import Seen
+from replicator.core.effects import Accept, Commit, Fetch
+from replicator.core.events import ManifestReceived, Seen
 from replicator.core.messages import Behind, Heartbeat
 from replicator.model import Epoch, Head, NodeId
 from tests.rules.cluster import Cluster
@@ -27,7 +27,29 @@ def _fetches(cluster: Cluster, head: Head) -> bool:
 
 
 def _comes(cluster: Cluster, index: int) -> None:
+    """One in the midst of a large checkpoint."""
     cluster.node("b").deliver(Seen(NodeId("a"), Epoch(1), index))
+
+
+def test_R18_small_ones_between_do_not_make_a_slow_link_a_fast_one() -> None:
+    """Large publications take 0.5 s, as was learnt; twenty small ones later a large checkpoint begins."""
+    cluster = serving().do("submit a s 1").live(0.1)
+    small, incarnation = cluster.effects("b", Accept)[-1].manifest, cluster.state("a").id[1]
+    head = _told(cluster, 10)
+    for index in range(3, 11):
+        cluster.do("advance 0.5")
+        _comes(cluster, index)
+    for index in range(11, 31):
+        came = ManifestReceived(NodeId("a"), incarnation, Epoch(1), small, index)
+        cluster.node("b").deliver(came)
+        cluster.hear("b", "a", Heartbeat(1, 100 + index, 0.3, None, index, ()))
+    cluster.hear("b", "a", Heartbeat(1, 200, 0.3, None, 35, ()))
+    head = structs.replace(head, stream="next")
+    for _ in range(5):
+        assert not _fetches(cluster, head)
+        cluster.do("advance 0.1")
+    cluster.do("advance 1.6")
+    assert _fetches(cluster, head)
 
 
 def test_R18_what_is_on_its_way_is_not_fetched_besides() -> None:
