@@ -139,7 +139,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "another size for some streams: name=size,… where name may be a pattern, the first that fits counts"
     )] = field(default_factory=dict)
     window_bytes_max: Annotated[int, _bytes(MIB, 4 * GIB,
-        "published but not yet taken by the fastest majority")] = 32 * MIB
+        "published, not yet taken by the fastest majority; all streams wait behind it")] = 32 * MIB
     payload_bytes_max: Annotated[int, _bytes(1, 16 * GIB,
         "the largest checkpoint; a larger one is refused")] = GIB
     backlog_bytes_max: Annotated[int, _bytes(1, 64 * GIB,

@@ -6,7 +6,8 @@ finished chunks are batched, broadcast and given to the store. The manifest ride
 
 A small checkpoint takes less time than waking a thread for it. While nothing else is being published it is
 done in the control thread's own call, which reads no disk and waits for nothing: what it compares with is
-what it has published lately.
+what it has published lately. One that comes while a large one is being published goes between that one's
+messages: it waits for what has left already, not for all that is to follow.
 
 No message leaves before the core has allowed its index: the window follows the fastest majority, not the
 slowest subscriber (R16). While one waits for long, the core is told how much has left; or the loss of all
@@ -79,6 +80,14 @@ class Task(Struct, frozen=True):
     sequence: Sequence
     payload: Payload | None
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it is published in no time."""
+        payload = self.payload
+        return payload is None or (
+            payload.size_bytes <= IN_CALL_BYTES_MAX and len(payload.parts) <= IN_CALL_PARTS_MAX
+        )
+
 
 class _Abandoned(Exception):
     """The epoch is over, or the thread is closed."""
@@ -123,13 +132,10 @@ class Publisher(DataThread):
 
         Then nobody comes meanwhile either: tasks come from the caller's thread alone.
         """
-        payload = task.payload
         if self._tasks or self._is_busy or not self._thread.is_alive() or self._store.is_crowded():
             return False
-        small = payload is None or (
-            payload.size_bytes <= IN_CALL_BYTES_MAX and len(payload.parts) <= IN_CALL_PARTS_MAX
-        )
-        return small and self._is_allowed(task.epoch, 1 if task.epoch != self._epoch else self._index + 1)
+        index = 1 if task.epoch != self._epoch else self._index + 1
+        return task.is_small and self._is_allowed(task.epoch, index)
 
     def allow(self, epoch: Epoch, publish_index: int) -> None:
         """Let messages of *epoch* up to that index leave; any thread. Never falls within an epoch."""
@@ -282,6 +288,10 @@ class Publisher(DataThread):
         if self._epoch != task.epoch:
             self._epoch, self._index = task.epoch, 0
         self._wait_until_allowed(task.epoch, self._index + 1)
+        if not task.is_small and self._tasks:
+            for small in self._take_small(task):
+                self._publish(small, self._store.head_manifest(small.stream))
+            self._wait_until_allowed(task.epoch, self._index + 1)
         self._index += 1
         if self._socket:
             header = Publication(
@@ -301,6 +311,19 @@ class Publisher(DataThread):
             self.counters["sent_bytes"] += sum(map(len, stored))
         if batch:
             self._store.put_chunks(task.stream, task.epoch, task.sequence, batch, wait=self._is_here)
+
+    def _take_small(self, large: Task) -> list[Task]:
+        """What goes before the end of a large one: of its epoch, with nothing before it of its stream."""
+        with self._changed:
+            tasks, small, self._tasks = self._tasks, list[Task](), deque()
+            busy = {large.stream}
+            for task in tasks:
+                if task.is_small and task.epoch == large.epoch and task.stream not in busy:
+                    small.append(task)
+                else:
+                    self._tasks.append(task)
+                    busy.add(task.stream)
+        return small
 
     def _wait_until_allowed(self, epoch: Epoch, index: int) -> None:
         """Return when that message may leave; raises _Abandoned if it never may."""
