@@ -41,7 +41,9 @@ class Arrivals:
 
     def told(self, index: int) -> bool:
         """The newest heartbeat says how much has been published; whether the tail is given up now."""
-        is_lost = self.seen_index < index == self._told_index
+        silent_s = self._state.now - max(self._came_at, self._told_at)
+        # On a slow link the large ones come one by one.
+        is_lost = self.seen_index < index == self._told_index and silent_s >= 2 * self._took_s[True]
         if is_lost:
             self.seen_index = index
         if index > self._over_index >= self._told_index:

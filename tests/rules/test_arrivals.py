@@ -6,7 +6,7 @@ from msgspec import structs
 
 from replicator.core.effects import Accept, Commit, Fetch
 from replicator.core.events import ManifestReceived, Seen
-from replicator.core.messages import Behind, Heartbeat
+from replicator.core.messages import Behind, Heartbeat, HeartbeatAnswer
 from replicator.model import Epoch, Head, NodeId
 from tests.rules.cluster import Cluster
 from tests.rules.test_publishing import serving
@@ -68,6 +68,24 @@ def test_R18_what_is_on_its_way_is_not_fetched_besides() -> None:
     assert not _fetches(cluster, head)
     cluster.do("advance 0.2")
     assert _fetches(cluster, head)
+
+
+def test_R16_what_is_on_its_way_is_not_given_up_while_large_ones_come() -> None:
+    """They take 0.5 s each: the window moves with what comes, or after twice that without anything."""
+    cluster = serving().do("submit a s 1")
+    _told(cluster, 40)
+    seen = []
+    for index in range(3, 12):
+        cluster.do("advance 0.5")
+        _comes(cluster, index)
+        cluster.forget().hear("b", "a", Heartbeat(1, 100 + index, 0.3, None, 40, ()))
+        seen.append(cluster.sent("b", HeartbeatAnswer)[-1].seen_index)
+    assert seen == list(range(3, 12))
+    for seconds, given_up in ((0.9, 11), (0.2, 40)):
+        cluster.do(f"advance {seconds}")
+        for beat in range(2):
+            cluster.forget().hear("b", "a", Heartbeat(1, 200 + beat, 0.3, None, 40, ()))
+        assert cluster.sent("b", HeartbeatAnswer)[-1].seen_index == given_up
 
 
 def test_R18_from_what_comes_after_it_was_given_up_is_learnt() -> None:
