@@ -117,12 +117,15 @@ class DiskFaults:
 
     def _is_settled(self, record: MemberRecord, without: Node | None = None) -> bool:
         """Whether no change of members is under way, as a majority (of others) has it written down."""
+        return not record.old and self._is_held(record, without)
+
+    def _is_held(self, record: MemberRecord, without: Node | None = None) -> bool:
         stored = {
             node.disk.image.incarnation
             for node in self._world.nodes.values()
             if node.disk.image.record == record and node.disk.image.founded and node is not without
         }
-        return not record.old and is_quorum(record, stored)
+        return is_quorum(record, stored)
 
     def may_lose(self, node: Node) -> bool:
         """Whether the node's disk may be destroyed: the rest are a majority, one of which can lead.
@@ -173,15 +176,15 @@ class DiskFaults:
         return f"{node.name}, its old disk is back"
 
     def put_back_within_a_change(self, node: Node) -> bool:
-        """The same while the members change from that disk to the one in its place, and all others are good:
-        whichever of the two is there, both sets have a majority left (R27)."""
+        """The same while the members change from that disk to the one in its place, most others have that
+        written down, and all others are good: both sets have a majority left without either (R27)."""
         record, old = self._world.newest_record(), self._shelf.get(node.name)
         if record is None or old is None or self._bad_disks() - {node.name}:
             return False
         leaves = {member.incarnation for member in record.old} - {
             member.incarnation for member in record.members
         }
-        if leaves != {old.incarnation}:
+        if leaves != {old.incarnation} or not self._is_held(record, without=node):
             return False
         self._swap_back(node, mean_s=0.1)
         return True
