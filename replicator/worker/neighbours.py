@@ -91,7 +91,7 @@ class Neighbours:
             if len(ports) == PORTS_PER_NODE:
                 yield node, f"{where} cannot be reached: it does not run, or has other keys"
             elif ports:
-                yield node, f"{where} is reached, but not {', '.join(ports)}: all its ports are needed"
+                yield node, f"{node} is reached, but not at {', '.join(ports)}: all its ports are needed"
             elif node != self._settings.node and self._is_missed(node, now):
                 reason = "it has another address for this node, or another cluster's name"
                 yield node, f"{where} says nothing: {reason}"

@@ -107,7 +107,7 @@ def test_a_member_says_once_who_is_cut_off_and_once_that_it_is_back(
     assert [record.getMessage() for record in caplog.records] == [
         "peer out of reach node=a peer=b reason='b at 127.0.0.1:7410 cannot be reached: it does not run, or "
         "has other keys'",
-        "peer out of reach node=a peer=c reason='c at 127.0.0.1:7420 is reached, but not 127.0.0.1:7421, "
+        "peer out of reach node=a peer=c reason='c is reached, but not at 127.0.0.1:7421, "
         "127.0.0.1:7422: all its ports are needed'",
     ]
     caplog.clear()
