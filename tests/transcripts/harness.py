@@ -21,7 +21,8 @@ Nothing happens by itself here: what a core asks for waits until a command lets 
     handover a [b], abandon a s     what an operator asks
     quiet ...          any command, without its log
     pause a, resume a  the control thread stands still; what comes for it waits
-    crash a, start a, wipe a, rot a s, full a, brimful a, room a, cut a b, mend a b, status a
+    crash a, start a, wipe a, put_back a (the disk from before), rot a s, full a, brimful a, room a, cut a b,
+    mend a b, status a
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Bench(World):
         self.waiting: list[Waiting] = []
         self._stores: dict[NodeId, int] = {}
         self._starts: dict[NodeId, int] = {}
+        self._shelf: dict[NodeId, Image] = {}  # disks that empty ones have taken the place of
         super().__init__(0, PLAN, Replica)
         self.network.weather = Weather(delay_min_s=0.0, delay_mean_s=0.0)
         self.lines: list[str] = []
@@ -133,7 +135,8 @@ class Bench(World):
             "brimful": lambda node: node.disk.set_full(True, brimful=True),
             "room": lambda node: node.disk.set_full(False),
             "status": self._status,
-            "wipe": lambda node: node.disk.replace(Image(self.new_store(node.name))),
+            "wipe": self._wipe,
+            "put_back": lambda node: node.disk.replace(self._shelf.pop(node.name)),
         }
         if name in simple:
             for each in args:
@@ -156,6 +159,10 @@ class Bench(World):
         for node in self.nodes.values():
             node.disk.image.record, node.disk.image.founded = record, True
             self._start(node)
+
+    def _wipe(self, node: Node) -> None:
+        self._shelf[node.name] = node.disk.image
+        node.disk.replace(Image(self.new_store(node.name)))
 
     def _start(self, node: Node) -> None:
         node.start()
