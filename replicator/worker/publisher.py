@@ -94,7 +94,8 @@ class _Abandoned(Exception):
 
 
 class Publisher(DataThread):
-    """Publishes tasks first in, first out, on a thread of its own; without *socket* it only stores."""
+    """Publishes the large tasks in their order, and the small ones in theirs before the next message, on a
+    thread of its own; without *socket* it only stores."""
 
     def __init__(
         self, settings: Settings, incarnation: Incarnation, store: Store, socket: PublishSocket | None
@@ -107,7 +108,9 @@ class Publisher(DataThread):
         self._helpers = ThreadPoolExecutor(HELPERS, "replicator-compress")
         self._window = core_config(settings).window_frames_max
         self._changed = threading.Condition()
-        self._tasks: deque[Task] = deque()
+        # A stream has one task at a time (T20), so that those of one queue may go before those of the other.
+        self._large: deque[Task] = deque()
+        self._small: deque[Task] = deque()
         self._newest = Epoch(0)  # the newest epoch heard of
         self._allowed: tuple[Epoch, int] = (Epoch(0), 0)
         self._epoch, self._index = Epoch(0), 0  # of the last message sent
@@ -119,7 +122,7 @@ class Publisher(DataThread):
         with self._changed:
             self._newest = max(self._newest, task.epoch)
             if not self._is_free_for(task):
-                self._tasks.append(task)
+                (self._small if task.is_small else self._large).append(task)
                 self._changed.notify()
                 return
         try:
@@ -132,10 +135,10 @@ class Publisher(DataThread):
 
         Then nobody comes meanwhile either: tasks come from the caller's thread alone.
         """
-        if self._tasks or self._is_busy or not self._thread.is_alive() or self._store.is_crowded():
+        if self._large or self._small or self._is_busy or not self._thread.is_alive():
             return False
-        index = 1 if task.epoch != self._epoch else self._index + 1
-        return task.is_small and self._is_allowed(task.epoch, index)
+        is_free = task.is_small and not self._store.is_crowded()
+        return is_free and self._is_allowed(task.epoch, self._next_index(task.epoch))
 
     def allow(self, epoch: Epoch, publish_index: int) -> None:
         """Let messages of *epoch* up to that index leave; any thread. Never falls within an epoch."""
@@ -149,7 +152,8 @@ class Publisher(DataThread):
         Any thread."""
         with self._changed:
             self._newest = Epoch(self._newest + 1)
-            self._tasks.clear()
+            self._large.clear()
+            self._small.clear()
             self._changed.notify()
 
     def close(self) -> None:
@@ -171,10 +175,10 @@ class Publisher(DataThread):
     def _step(self) -> bool:
         """Publish the next task. Its payload is referred to no longer when this returns."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed.is_set() or self._tasks)
+            self._changed.wait_for(lambda: self._closed.is_set() or self._large or self._small)
             if self._closed.is_set():
                 return False
-            task = self._tasks.popleft()
+            task = (self._large or self._small).popleft()  # the small ones go before its first message
             self._is_busy = True
         try:
             self._publish(task, self._store.head_manifest(task.stream))
@@ -285,14 +289,11 @@ class Publisher(DataThread):
     def _send(self, task: Task, batch: list[Stored], manifest: Manifest | None) -> None:
         """Broadcast one message when it is allowed to leave, and give its chunks to the store."""
         chunks, stored = tuple(chunk for chunk, _ in batch), [content for _, content in batch]
-        if self._epoch != task.epoch:
-            self._epoch, self._index = task.epoch, 0
-        self._wait_until_allowed(task.epoch, self._index + 1)
-        if not task.is_small and self._tasks:
-            for small in self._take_small(task):
-                self._publish(small, self._store.head_manifest(small.stream))
-            self._wait_until_allowed(task.epoch, self._index + 1)
-        self._index += 1
+        self._wait_until_allowed(task.epoch)
+        if not task.is_small and self._small:
+            self._publish_small()
+            self._wait_until_allowed(task.epoch)
+        self._epoch, self._index = task.epoch, self._next_index(task.epoch)
         if self._socket:
             header = Publication(
                 PROTOCOL_VERSION,
@@ -312,21 +313,20 @@ class Publisher(DataThread):
         if batch:
             self._store.put_chunks(task.stream, task.epoch, task.sequence, batch, wait=self._is_here)
 
-    def _take_small(self, large: Task) -> list[Task]:
-        """What goes before the end of a large one: of its epoch, with nothing before it of its stream."""
+    def _publish_small(self) -> None:
+        """What goes before the end of a large one. What comes meanwhile waits for its next message."""
         with self._changed:
-            tasks, small, self._tasks = self._tasks, list[Task](), deque()
-            busy = {large.stream}
-            for task in tasks:
-                if task.is_small and task.epoch == large.epoch and task.stream not in busy:
-                    small.append(task)
-                else:
-                    self._tasks.append(task)
-                    busy.add(task.stream)
-        return small
+            small, self._small = self._small, deque()
+        while small:
+            task = small.popleft()
+            self._publish(task, self._store.head_manifest(task.stream))
 
-    def _wait_until_allowed(self, epoch: Epoch, index: int) -> None:
-        """Return when that message may leave; raises _Abandoned if it never may."""
+    def _next_index(self, epoch: Epoch) -> int:
+        return self._index + 1 if epoch == self._epoch else 1
+
+    def _wait_until_allowed(self, epoch: Epoch) -> None:
+        """Return when the next message may leave; raises _Abandoned if it never may."""
+        index = self._next_index(epoch)
 
         def over() -> bool:
             return self._closed.is_set() or epoch < self._newest

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from replicator.core.events import Published, Seen
 from replicator.model import Epoch, Payload, Sequence, StreamName
+from replicator.worker.publisher import Task
 from tests.worker.nodes import ORDERS, running
 from tests.worker.payloads import noise
 
@@ -23,3 +26,21 @@ def test_a_small_checkpoint_goes_between_the_messages_of_a_large_one() -> None:
         primary.wait_for(Published, lambda event: event.handle == 6)
         done = [(e.handle, e.publish_index) for e in primary.all(Published) if e.epoch == epoch]
         assert done == [(7, 3), (5, 5), (6, 7)]
+
+
+def test_that_many_wait_is_not_looked_at_with_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 checkpoints of 70 KB would take half a minute longer, if all of them were."""
+    is_small, looks = Task.is_small, list[Task]()
+    assert isinstance(is_small, property)
+    look = is_small.fget
+    assert look is not None
+    monkeypatch.setattr(Task, "is_small", property(lambda task: looks.append(task) or look(task)))
+    with running(2) as (primary, _):
+        epoch, count, content = Epoch(9), 200, noise(70_000)
+        primary.path.allow_publish(epoch, 0)
+        for number in range(1, count + 1):
+            stream = StreamName(f"stream-{number}")
+            primary.path.publish(number, stream, 1, epoch, Sequence(1), Payload({"": content}))
+        primary.path.allow_publish(epoch, count)
+        primary.wait_for(Published, lambda event: event.handle == count)
+        assert len(looks) < 10 * count
