@@ -3,8 +3,9 @@
 Per stream one checkpoint is with the worker and runs to its commit, and at most one waits here as a
 reference; a newer one replaces the waiting one. A replaced one is let go of at once, but its ticket stays
 open until a later checkpoint of the stream commits (then it is superseded) or the tenure ends (unknown).
-A deletion waits for nothing: it makes the room that the one with the worker may not find, and takes its place
-(R21). What becomes of that one is not asked any more; it ends as a replaced one does.
+A deletion waits for no checkpoint: it makes the room that the one with the worker may not find, and takes its
+place (R21). What becomes of that one is not asked any more; it ends as a replaced one does. Another deletion
+it lets run to its commit, so that something ends however fast they come (T20).
 
 Decides and does nothing: no lock, thread, clock or socket. The session calls it under its lock, sends
 what is in `outbox`, and tells the settled tickets and lets go of what is `free` outside of it. Under the lock
@@ -36,7 +37,7 @@ Ending = link.Stored | TellsOfCommit | link.Aborted
 
 
 class Entry(Struct, eq=False):
-    """One checkpoint under way; a deletion has no parcel.
+    """One checkpoint under way; a deletion has no parcel, nor has what nobody reads any more.
 
     *held_bytes* counts against the bound until nobody reads the payload any more. *submitted_at* and
     *sent_at* are seconds of the caller's clock.
@@ -48,6 +49,7 @@ class Entry(Struct, eq=False):
     held_bytes: int
     submitted_at: float
     sent_at: float
+    deletes: bool
     position: int = 0  # on the direct line, once it has been written there
     committed: Committed | None = None  # the outcome of a ticket that waits for all members
     has_ended: bool = False  # before its commit: it was stored, and that was enough
@@ -152,7 +154,7 @@ class Backlog:
         ticket = self._blank.pop() if self._blank else Ticket()
         handle, sequence = self._last_handle + 1, lane.last + 1
         ticket.stream, ticket.position = stream, Position(epoch, sequence)  # type: ignore[assignment]
-        entry = Entry(handle, ticket, parcel, size_bytes, now, now)
+        entry = Entry(handle, ticket, parcel, size_bytes, now, now, parcel is None)
         self._last_handle, lane.last = handle, sequence
         self.open_count += 1
         self.held_bytes += size_bytes
@@ -162,7 +164,7 @@ class Backlog:
             self.free[replaced.handle] = replaced
             lane.replaced = lane.replaced or []
             lane.replaced += [replaced]
-        if parcel is None and lane.flying is not None:
+        if parcel is None and lane.flying is not None and not lane.flying.deletes:
             del self._flying[lane.flying.handle]
             lane.older = lane.older or []
             lane.older += [lane.flying, *(lane.replaced or ())]

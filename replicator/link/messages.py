@@ -6,10 +6,10 @@ nothing is lost while both ends live, and when one dies the tenure is over.
 
 A *handle* names one submitted checkpoint or deletion; the engine's end counts them and never uses one
 twice. Per stream one handle is with the worker, from its Submit or Delete until Committed, Superseded or
-Aborted: that is the credit, for which a Delete does not wait. Stored and HeldByAll come in between and after,
-and Released whenever the worker reads the payload no longer, also for a handle whose tenure has ended. Of a
-payload that was read where it lies Released is said only if somebody waits for it: the line has a word of
-memory for that.
+Aborted: that is the credit, for which a Delete waits only where another Delete has it. Stored and HeldByAll
+come in between and after, and Released whenever the worker reads the payload no longer, also for a handle
+whose tenure has ended. Of a payload that was read where it lies Released is said only if somebody waits for
+it: the line has a word of memory for that.
 
 Checkpoints and short answers take the direct line (`link.line`) while it has room, all else the link. What
 was said on the line is heard before what was said after it on the link; what took the link, because the

@@ -48,10 +48,13 @@ class Twin(RuleBasedStateMachine):
 
     @rule(stream=STREAMS)
     def delete(self, stream: StreamName) -> None:
-        """It goes at once, whatever is with the worker (R21)."""
+        """It goes at once, whatever checkpoint is with the worker (R21); not before another ends (T20)."""
+        going = [entry for entry in self.backlog.outbox if entry.ticket.stream == stream]
+        newest = going[-1] if going else self.flying.get(stream)
+        waits = newest is not None and newest.deletes
         ticket = self.backlog.offer(Epoch(1), stream, None, 0.0)
-        assert self.backlog.outbox[-1].ticket is ticket
-        if entry := self.flying.pop(stream, None):
+        assert (ticket in [entry.ticket for entry in self.backlog.outbox]) is not waits
+        if not waits and (entry := self.flying.pop(stream, None)):
             self.overtaken.append(entry)
         self.submitted[stream].append(ticket)
         self.sizes[ticket] = 0
@@ -174,3 +177,16 @@ class Twin(RuleBasedStateMachine):
 
 TestBacklog = Twin.TestCase
 TestBacklog.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_deletions_that_come_faster_than_they_commit_end_all_the_same() -> None:
+    """One that overtook another would leave no ticket to be ended by what the worker says (T20)."""
+    backlog = Backlog(BYTES_MAX)
+    tickets = []
+    for _ in range(3):
+        tickets.append(backlog.offer(Epoch(1), "a", pack(b"x", b"", False, 99), 0.0))
+        tickets.append(backlog.offer(Epoch(1), "a", None, 0.0))
+    _, deletion = backlog.outbox
+    settled = backlog.committed(link.Committed(deletion.handle, Position(1, 2), ()), 1.0)
+    assert [item.ticket for item in settled] == tickets[:2]
+    assert backlog.outbox[-1].ticket is tickets[-1]
