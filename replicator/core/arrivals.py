@@ -42,7 +42,7 @@ class Arrivals:
     def told(self, index: int) -> bool:
         """The newest heartbeat says how much has been published; whether the tail is given up now."""
         silent_s = self._state.now - max(self._came_at, self._told_at)
-        # On a slow link the large ones come one by one.
+        # On a slow link the large ones come one by one. Twice what they took is PATIENCE_MAX_S at the most.
         is_lost = self.seen_index < index == self._told_index and silent_s >= 2 * self._took_s[True]
         if is_lost:
             self.seen_index = index
@@ -58,7 +58,7 @@ class Arrivals:
             took_s = 0.0
             if index <= self._told_index:  # it was waited for, or something else that was lost
                 waited_s = self._state.now - max(self._came_at, self._told_at)
-                took_s = min(waited_s, PATIENCE * self._patience_s(is_amid))
+                took_s = min(waited_s, PATIENCE * self._patience_s(is_amid), PATIENCE_MAX_S / 2)
             self._took_s[is_amid] = max(took_s, self._took_s[is_amid] / 2)
             self._came_index, self._came_at, self._is_amid = index, self._state.now, is_amid
             if index <= self._lost_index:  # what comes was late, so the rest may be

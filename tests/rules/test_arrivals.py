@@ -88,6 +88,21 @@ def test_R16_what_is_on_its_way_is_not_given_up_while_large_ones_come() -> None:
         assert cluster.sent("b", HeartbeatAnswer)[-1].seen_index == given_up
 
 
+def test_R16_the_window_does_not_stand_still_for_longer_than_is_waited_for_anything() -> None:
+    """Three long pauses have taught that a large publication takes 80 s; then the link is a fast one, and all
+    that is out is lost."""
+    cluster = serving().do("submit a s 1")
+    _told(cluster, 40)
+    for index, pause_s in ((3, 1), (4, 15), (5, 90)):
+        cluster.do(f"advance {pause_s}")
+        _comes(cluster, index)
+    for seconds, given_up in ((19.9, 5), (0.2, 40)):
+        cluster.do(f"advance {seconds}")
+        for beat in range(2):
+            cluster.forget().hear("b", "a", Heartbeat(1, 200 + beat, 0.3, None, 40, ()))
+        assert cluster.sent("b", HeartbeatAnswer)[-1].seen_index == given_up
+
+
 def test_R18_from_what_comes_after_it_was_given_up_is_learnt() -> None:
     """One publication at a time, each on its way for 0.5 s from the first on: two of them are fetched."""
     cluster = serving().do("submit a s 1")
