@@ -56,9 +56,10 @@ def sleeper() -> Iterator[int]:
     """A process that sleeps until the eventfd that this yields is written to, and then sleeps again."""
     bell = os.eventfd(0, os.EFD_CLOEXEC)
     code = (
-        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"  # it is for whoever measures
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"  # it is for whoever measures
+        "while os.eventfd_read(int(sys.argv[1])) < 2**32: pass"
     )
-    code += "while os.eventfd_read(int(sys.argv[1])) < 2**32: pass"
     with subprocess.Popen([sys.executable, "-c", code, str(bell)], pass_fds=[bell]):
         time.sleep(SETTLE_S)
         try:

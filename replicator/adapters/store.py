@@ -95,14 +95,14 @@ class LmdbStore:
         *keep* older committed checkpoints stay per stream; *loose_bytes_max* bounds what all running
         transfers but the first may hold. *check* is called when the directory is locked and nothing is made
         in it yet; what it raises is raised. Raises `StoreInUse` if another process has it, `StoreDamaged` if
-        a record is damaged or lost, else `StoreError` (other cluster or node, newer format, no permission).
+        a record is damaged or lost, else `StoreError` (other cluster or node, another format, no permission).
         """
         with ExitStack() as undo, _advice(path):
             lock = DirectoryLock(path)
             undo.callback(lock.release)
             check()
             _begin_founding(path)
-            meta = Meta(path / "meta")
+            meta = Meta(path / "meta", lease_max_s)
             undo.callback(meta.close)
             meta.check(cluster, node)
             is_new = _is_new(path, meta)
@@ -121,7 +121,7 @@ class LmdbStore:
                 _sync_names(path)
                 meta.found(cluster, node, payload.memory.state.incarnation)
                 _end_founding(path)
-            meta.write_session(boot_id(), durability, lease_max_s, clean=False)
+            meta.write_session(boot_id(), durability, clean=False)
             undo.pop_all()
         return cls(lock, meta, payload, durability, writer_queue_bytes_max, transaction_bytes_max)
 
@@ -241,7 +241,7 @@ class LmdbStore:
         try:
             if self._writer.close():
                 self._payload.sync()
-                self._meta.write_session(boot_id(), self._durability, self._meta.lease_max_s, clean=True)
+                self._meta.write_session(boot_id(), self._durability, clean=True)
         except StoreError as error:
             logger.error("store is not closed in order: %s", error)
         finally:

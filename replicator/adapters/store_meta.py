@@ -49,9 +49,12 @@ def boot_id() -> str:
 class Meta:
     """The environment and what it holds, in memory."""
 
-    def __init__(self, path: Path, *, readonly: bool = False) -> None:
-        """Open the environment; raises `StoreError`, for a newer format as well, and `StoreDamaged`."""
-        self._path = path
+    def __init__(self, path: Path, lease_max_s: float = 0.0, *, readonly: bool = False) -> None:
+        """Open the environment; raises `StoreError`, for another format as well, and `StoreDamaged`.
+
+        This process may lend the lease for *lease_max_s* seconds at most.
+        """
+        self._path, self._lease_max_s = path, lease_max_s
         self._environment = open_environment(path, MAP_BYTES, readonly=readonly)
         try:
             self.read()
@@ -120,11 +123,11 @@ class Meta:
                 txn.put(IDENTITY_KEY, seal(IDENTITY_KEY, Identity(cluster, node, incarnation)))
         self.read()
 
-    def write_session(self, boot: str, durability: Durability, lease_max_s: float, *, clean: bool) -> None:
+    def write_session(self, boot: str, durability: Durability, *, clean: bool) -> None:
         """Note how the store is open, or that it was closed in order; and for how long at most the promise's
         owner may have been lent the lease, by this process or by earlier ones under other settings (R24)."""
         self.session = Session(boot, durability, clean)
-        self.lease_max_s, self.lent_max_s = lease_max_s, max(lease_max_s, self.lent_max_s)
+        self.lent_max_s = max(self._lease_max_s, self.lent_max_s)
         with lmdb_errors(self._path), self._environment.begin(write=True) as txn:
             txn.put(SESSION_KEY, seal(SESSION_KEY, self.session))
             txn.put(LENT_KEY, seal(LENT_KEY, self.lent_max_s))
@@ -142,7 +145,7 @@ class Meta:
                 asked = effect.promise
                 assert promise is None or asked == promise or asked.epoch > promise.epoch, (asked, promise)
                 if promise is None or asked.owner != promise.owner:  # what the one before was lent has passed
-                    lent_s = self.lease_max_s
+                    lent_s = self._lease_max_s
                 promise = asked
                 events.append(PromiseWritten(asked, counter_base + counter))
             else:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from msgspec import structs
 
 from replicator.core.arrivals import Arrivals
-from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.events import AcceptRefused, HeadRotten, ManifestReceived, Seen, Why
 from replicator.core.lease import Lender
 from replicator.core.messages import (
@@ -126,18 +125,11 @@ class Backup:
             return
         if held is not None and held != promise and message.epoch <= held.epoch:
             self._promiser.refuse(node, message.epoch, Reason.PROMISED)
-        elif held != promise:
-            self._follow(promise)
+        elif held != promise:  # it proves that a majority has promised the higher epoch
+            if state.reaches(message.epoch) and state.now >= self._lease_until(owner):
+                self._promiser.promise(message.epoch, owner)
         elif state.promise == promise:
             self._answer(node, owner, message)
-
-    def _follow(self, promise: Promise) -> None:
-        """A heartbeat of a higher epoch proves that a majority has promised it."""
-        state = self._state
-        if promise.epoch > state.epoch_seen + EPOCH_JUMP_MAX:
-            state.saw_epoch(promise.epoch)  # it may be near enough with the next heartbeat
-        elif state.now >= self._lease_until(promise.owner):
-            self._promiser.promise(promise.epoch, promise.owner)
 
     def _answer(self, node: NodeId, owner: Owner, message: Heartbeat) -> None:
         state = self._state

@@ -296,3 +296,7 @@ class Envelope(Struct, frozen=True, gc=False, array_like=True):
     remembered: _Count
     message: Message
     recipient: Annotated[bytes, Meta(max_length=16)] = b""
+
+    def remembered_of(self, incarnation: bytes) -> int | None:
+        """What the sender remembers of that store; what it says of another says nothing of it (R21)."""
+        return self.remembered if self.recipient == incarnation else None

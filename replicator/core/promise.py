@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from replicator.core.config import EPOCH_JUMP_MAX
 from replicator.core.lease import Lender
 from replicator.core.messages import (
     HEADS_PER_PAGE,
@@ -85,8 +84,7 @@ class Promiser:
             return Reason.NOT_MEMBER
         if held is not None and epoch <= held.epoch:
             return Reason.PROMISED
-        if epoch > state.epoch_seen + EPOCH_JUMP_MAX:
-            state.saw_epoch(epoch)  # it may be near enough when it is told again
+        if not state.reaches(epoch):
             return Reason.JUMP
         if state.now < self._lease_until(owner):
             return Reason.LEASE

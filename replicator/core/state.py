@@ -130,6 +130,13 @@ class State:
         epoch may jump: no word uses epochs up, and who was away for very long follows in the end (T21)."""
         self.epoch_seen = Epoch(max(self.epoch_seen, min(epoch, self.epoch_seen + EPOCH_JUMP_MAX)))
 
+    def reaches(self, epoch: int) -> bool:
+        """Whether an epoch is near enough to be promised; if not, it may be when it is told again (T21)."""
+        if epoch <= self.epoch_seen + EPOCH_JUMP_MAX:
+            return True
+        self.saw_epoch(epoch)
+        return False
+
     # ── what is wanted ──
 
     def emit(self, effect: Effect) -> None:

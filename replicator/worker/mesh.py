@@ -124,8 +124,7 @@ class Mesh:
         node, process = NodeId(envelope.node), Process(envelope.process)
         self.heard[node] = now
         incarnation = Incarnation(envelope.incarnation)
-        # What is remembered of the store that was here before says nothing of this one (R20, R21).
-        remembered = envelope.remembered if envelope.recipient == self._me.incarnation else None
+        remembered = envelope.remembered_of(self._me.incarnation)
         return Received(node, incarnation, process, envelope.counter, remembered, envelope.message)
 
     @property

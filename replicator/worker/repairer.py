@@ -142,7 +142,7 @@ class Repairer(DataThread):
         if isinstance(order, effects.CancelFetch):
             return
         fetch = self._fetches[stream] = Fetch(order)
-        manifest = self._manifests.pop(stream, None) or order.manifest
+        manifest = self._manifests.pop(stream, None)
         if manifest is None or manifest.digest != fetch.digest:
             manifest = order.manifest or self._store.read_manifest(stream, fetch.digest)
         if manifest is not None and manifest.digest == fetch.digest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.integration.cluster import Cluster, now
+from tests.integration.cluster import Cluster, Entry, now
 
 # The elector is so patient that it names nobody else meanwhile, however slow the machine is.
 PATIENT: dict[str, Any] = {
@@ -22,6 +22,17 @@ LONGER_LEASE: dict[str, Any] = {
     "election_timeout_min_s": "4.5",
     "election_timeout_max_s": "4.7",
 }
+
+
+def stop_primary_s_worker(cluster: Cluster) -> tuple[Entry, float]:
+    """Have commits, then the primary's worker stand still while its engine goes on; the tenure, and since
+    when."""
+    cluster.start()
+    tenure = cluster.wait_tenure()
+    cluster.wait_commits(10)
+    stopped_at = now()
+    cluster[tenure["node"]].stop_worker()
+    return tenure, stopped_at
 
 
 def test_a_short_hiccup_suspends_and_resumes(tmp_path: Path) -> None:
@@ -67,12 +78,8 @@ def test_a_long_hiccup_ends_the_tenure_before_another_starts(tmp_path: Path) -> 
     """A worker that stands still while its engine lives loses the tenure to another node; by then the engine
     had stopped, and once the worker goes on the engine is told that the tenure is over."""
     with Cluster(tmp_path, 3) as cluster:
-        cluster.start()
-        tenure = cluster.wait_tenure()
+        tenure, stopped_at = stop_primary_s_worker(cluster)
         node = cluster[tenure["node"]]
-        cluster.wait_commits(10)
-        stopped_at = now()
-        node.stop_worker()
         taken = cluster.wait_tenure(stopped_at)
         assert taken["node"] != node.name
         own = cluster.entries("submitted", node.name, stopped_at)
@@ -89,12 +96,8 @@ def test_a_lender_restarted_with_a_shorter_lease_waits_for_what_it_has_lent(tmp_
     """The primary's worker stands still while the others are started again with another profile: nobody else
     is active before the engine, which still counts on the lease of before, has stopped (R24)."""
     with Cluster(tmp_path, 3, **LONGER_LEASE) as cluster:
-        cluster.start()
-        tenure = cluster.wait_tenure()
+        tenure, stopped_at = stop_primary_s_worker(cluster)
         node = cluster[tenure["node"]]
-        cluster.wait_commits(10)
-        stopped_at = now()
-        node.stop_worker()
         for other in (each for each in cluster.nodes.values() if each is not node):
             other.kill()
             other.environ = {k: v for k, v in other.environ.items() if k[11:].lower() not in LONGER_LEASE}

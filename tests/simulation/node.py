@@ -204,7 +204,7 @@ class Node:
                 incarnation=Incarnation(envelope.incarnation),
                 process=Process(envelope.process),
                 counter=envelope.counter,
-                remembered=envelope.remembered if envelope.recipient == self.disk.image.incarnation else None,
+                remembered=envelope.remembered_of(self.disk.image.incarnation),
                 message=envelope.message,
             )
         )

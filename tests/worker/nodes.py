@@ -19,7 +19,7 @@ from replicator.adapters.store import LmdbStore
 from replicator.adapters.zeromq import Transport
 from replicator.addresses import PORTS_PER_NODE, Address
 from replicator.core import effects
-from replicator.core.events import Event, Fetched, FetchFailed, ManifestReceived, Published
+from replicator.core.events import Event, Fetched, FetchFailed, ManifestReceived, Published, Seen
 from replicator.model import (
     Digest,
     Epoch,
@@ -34,6 +34,7 @@ from replicator.model import (
 from replicator.settings import Settings
 from replicator.worker.datapath import DataPath
 from tests.worker.memory_store import MemoryStore
+from tests.worker.payloads import noise
 
 DEADLINE_S = 10.0
 POLL_MS = 5
@@ -227,6 +228,13 @@ def bring(
     while not isinstance(end := fetch(node, manifest, *sources, known=known, verify=verify), Fetched):
         assert time.monotonic() < deadline, "the fetch never succeeds"
     return end
+
+
+def publish_half(primary: Node, backup: Node, epoch: Epoch) -> None:
+    """Begin a large checkpoint, of which two of four messages may leave, and have come to the backup."""
+    primary.path.allow_publish(epoch, 2)
+    primary.path.publish(5, ORDERS, 1, epoch, Sequence(1), Payload({"": noise(2**22)}))
+    backup.wait_for(Seen, lambda event: event.epoch == epoch and event.publish_index == 2)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from replicator.model import (
 from replicator.settings import Settings
 from replicator.worker.datapath import DataPath
 from tests.worker.memory_store import MemoryStore
-from tests.worker.nodes import ORDERS, Node, make_settings, running, wait_until
+from tests.worker.nodes import ORDERS, Node, make_settings, publish_half, running, wait_until
 from tests.worker.payloads import noise, realistic
 
 MIB = 2**20
@@ -171,9 +171,7 @@ def test_publications_wait_until_they_are_allowed() -> None:
     """Nothing leaves beyond the index that the core has allowed; it goes on when more is allowed (R16)."""
     with running(2) as (primary, backup):
         epoch = Epoch(9)
-        primary.path.allow_publish(epoch, 2)
-        primary.path.publish(5, ORDERS, 1, epoch, Sequence(1), Payload({"": noise(4 * MIB)}))
-        backup.wait_for(Seen, lambda event: event.epoch == epoch and event.publish_index == 2)
+        publish_half(primary, backup, epoch)
         assert not [event for event in primary.all(Published) if event.epoch == epoch]
         primary.path.allow_publish(epoch, 1)  # comes late, and takes nothing back
         primary.path.allow_publish(epoch, 4)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.events import Published, Seen
+from replicator.core.events import Published
 from replicator.model import Epoch, Payload, Sequence, StreamName
 from replicator.worker.publisher import Task
-from tests.worker.nodes import ORDERS, running
+from tests.worker.nodes import publish_half, running
 from tests.worker.payloads import noise
 
 MIB = 2**20
@@ -17,9 +17,7 @@ def test_a_small_checkpoint_goes_between_the_messages_of_a_large_one() -> None:
     """It waits for what has left before it, not for what is to follow; another large one waits its turn."""
     with running(2) as (primary, backup):
         epoch = Epoch(9)
-        primary.path.allow_publish(epoch, 2)
-        primary.path.publish(5, ORDERS, 1, epoch, Sequence(1), Payload({"": noise(4 * MIB)}))
-        backup.wait_for(Seen, lambda event: event.epoch == epoch and event.publish_index == 2)
+        publish_half(primary, backup, epoch)
         primary.path.publish(6, StreamName("large"), 1, epoch, Sequence(1), Payload({"": noise(2 * MIB)}))
         primary.path.publish(7, StreamName("small"), 1, epoch, Sequence(1), Payload({"": b"small"}))
         primary.path.allow_publish(epoch, 7)

@@ -338,8 +338,7 @@ def cover_nothing(patch: Patch) -> None:
 
 def jump_anywhere(patch: Patch) -> None:
     """An epoch may jump by any step (T21)."""
-    patch.setattr("replicator.core.promise.EPOCH_JUMP_MAX", 2**62)
-    patch.setattr("replicator.core.backup.EPOCH_JUMP_MAX", 2**62)
+    patch.setattr(State, "reaches", lambda self, epoch: True)
 
 
 def see_any_epoch(patch: Patch) -> None:
