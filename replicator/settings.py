@@ -149,7 +149,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     writer_queue_bytes_max: Annotated[int, _bytes(MIB, 4 * GIB,
         "chunks that wait for the disk")] = 32 * MIB
     transaction_bytes_max: Annotated[int, _bytes(KIB, 64 * MIB,
-        "chunks in one disk transaction; a promise waits for at most one")] = MIB
+        "chunks in one disk transaction; past 1 MiB only what the disk writes in 20 ms")] = 4 * MIB
     fetch_credit: Annotated[int, _count(1, 64,
         "MiB asked for at a time, from each node")] = 4
     fetch_bytes_per_s: Annotated[int, _bytes(0, 64 * GIB,

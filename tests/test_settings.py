@@ -170,7 +170,7 @@ def test_the_lease_ends_before_the_shortest_election_timeout() -> None:
         {"election_timeout_min_s": "0.9", "election_timeout_max_s": "0.9"},
         {"elector_tick_interval_s": "0.09"},
         {"claim_retry_min_s": "0.1", "claim_retry_max_s": "0.01"},
-        {"chunk_bytes": "2MiB"},
+        {"chunk_bytes": "8MiB"},
         {"transaction_bytes_max": "2MiB", "writer_queue_bytes_max": "1MiB"},
         {"payload_bytes_max": "2GiB", "chunk_bytes": "16KiB"},
         {"payload_bytes_max": "1MiB", "backlog_bytes_max": "1000"},

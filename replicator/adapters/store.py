@@ -85,7 +85,7 @@ class LmdbStore:
         keep: int = 1,
         map_bytes_initial: int = 64 * 2**20,
         writer_queue_bytes_max: int = 32 * 2**20,
-        transaction_bytes_max: int = 2**20,
+        transaction_bytes_max: int = 4 * 2**20,
         disk_reserve_bytes: int = 16 * 2**20,
         loose_bytes_max: int = 2 * 2**30,
         check: Callable[[], object] = lambda: None,
@@ -164,8 +164,7 @@ class LmdbStore:
         *,
         wait: bool = True,
     ) -> None:
-        # What is queued must not change under the writer's hands: only bytes cannot.
-        stored = [(Digest(chunk.stored_digest), bytes(buffer)) for chunk, buffer in chunks]
+        stored = [(Digest(chunk.stored_digest), buffer) for chunk, buffer in chunks]
         self._writer.put(stream, epoch, sequence, stored, wait=wait)
 
     def is_crowded(self) -> bool:

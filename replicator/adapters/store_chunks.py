@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from replicator.adapters.store_record import chunk_key
 from replicator.core.events import Event
-from replicator.model import Digest, Sequence, StreamName
+from replicator.model import Buffer, Digest, Sequence, StreamName
 
 _Transfer = tuple[StreamName, Sequence]
 _K = TypeVar("_K")
@@ -35,7 +35,7 @@ class Change:
     """One transaction in the making: what it writes, what it answers, and how to undo it in memory."""
 
     def __init__(self) -> None:
-        self.writes: dict[bytes, bytes | None] = {}
+        self.writes: dict[bytes, Buffer | None] = {}
         self.events: list[Event] = []
         self._undo: list[tuple[dict[object, object], object, object]] = []
 
@@ -115,7 +115,7 @@ class Chunks:
             self.drop(change, digest)
 
     def bring(
-        self, change: Change, stream: StreamName, sequence: Sequence, digest: Digest, stored: bytes
+        self, change: Change, stream: StreamName, sequence: Sequence, digest: Digest, stored: Buffer
     ) -> None:
         """A transfer has brought the chunk: keep it for the transfer, write it unless it is there."""
         if not self.is_stored(digest):

@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from replicator.adapters.store_record import Transaction, file_errors, scan, scan_keys, sync_directory
 from replicator.errors import StoreDamaged, StoreError
-from replicator.model import Incarnation
+from replicator.model import Buffer, Incarnation
 
 JOURNAL_NAME = "journal"
 JOURNAL_BYTES = 8 * 2**20
@@ -225,6 +225,6 @@ class Newer:
         return Newer({**self.writes, **writes}, size_bytes, self.applied)
 
 
-def bytes_of(writes: Writes) -> int:
+def bytes_of(writes: Mapping[bytes, Buffer | None]) -> int:
     """Of all values together."""
     return sum(len(value) for value in writes.values() if value)

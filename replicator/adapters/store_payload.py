@@ -61,7 +61,7 @@ from replicator.adapters.store_record import (
 from replicator.core.effects import Accept
 from replicator.core.events import Event
 from replicator.errors import StoreDamaged, StoreError, StoreFull
-from replicator.model import Digest, Head, Incarnation, StreamName
+from replicator.model import Buffer, Digest, Head, Incarnation, StreamName
 
 NEWER_BYTES_MAX = 2**20  # what the journal is ahead of the environment; a transaction of any other kind
 NEWER_KEYS_MAX = 256  # each batch copies the table of them
@@ -238,7 +238,9 @@ class Payload:
         if plan.state != self.memory.state:
             writes[STATE_KEY] = seal(STATE_KEY, plan.state)
         if journal is not None:
-            self._append(journal, plan.state.journaled, writes)
+            # Read from memory for a while, so it is as what is read from the disk, and keeps no frame alive.
+            kept = {key: None if value is None else bytes(value) for key, value in writes.items()}
+            self._append(journal, plan.state.journaled, kept)
         else:
             self._apply(writes)
             if durably:
@@ -271,7 +273,7 @@ class Payload:
         if idle and self._is_in_doubt and self._synced and not self.memory.chunks.garbage:
             self.sync()  # while nobody waits for it
 
-    def _apply(self, writes: dict[bytes, bytes | None]) -> None:
+    def _apply(self, writes: dict[bytes, Buffer | None]) -> None:
         """Write in one transaction, after all that only the journal had, with a larger map if need be."""
         newer = self._newer
         only_here = bool(writes)
@@ -301,7 +303,7 @@ class Payload:
                         raise StoreFull(f"no room in {self._path}: {error}") from error
                     raise
 
-    def _was_cut_short(self, writes: dict[bytes, bytes | None]) -> bool:
+    def _was_cut_short(self, writes: dict[bytes, Buffer | None]) -> bool:
         """Whether an I/O error is LMDB's word for a write that found room for a part only.
 
         The transaction's pages were free ones, so nothing is lost (R21). Were it a failed sync after all:

@@ -37,7 +37,7 @@ from replicator.adapters.store_record import (
 from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, Why
 from replicator.errors import StoreDamaged
-from replicator.model import Digest, Epoch, Generation, Manifest, Remembered, Sequence, StreamName
+from replicator.model import Buffer, Digest, Epoch, Generation, Manifest, Remembered, Sequence, StreamName
 
 SWEEP_CHUNKS_MAX = 256  # and as many as are brought: small ones would pile up
 
@@ -48,7 +48,7 @@ class Put(Struct, frozen=True):
     stream: StreamName
     epoch: Epoch
     sequence: Sequence
-    chunks: tuple[tuple[Digest, bytes], ...]
+    chunks: tuple[tuple[Digest, Buffer], ...]
     size_bytes: int
 
 
@@ -219,7 +219,7 @@ class Plan:
         needed until the store is opened again."""
         key = manifest_key(stream, entry.sequence)
         if (sealed := self.change.writes.get(key)) is not None:
-            return chunks_of(unseal(Manifest, key, sealed))
+            return chunks_of(unseal(Manifest, key, bytes(sealed)))
         try:
             return chunks_of(read_manifest(self._txn, stream, entry))
         except StoreDamaged:

@@ -1,8 +1,8 @@
 """The one thread that writes the store: its queue, its batches, and what it does when the disk will not.
 
 First in, first out, but promises and member records overtake payload; everything that waits, up to
-`transaction_bytes_max` of chunks, goes into one transaction with one sync (so a promise waits for one
-small transaction at most). Chunks below that size are nothing to wake up for: they wait for the acceptance
+a bound of chunks that follows the disk, goes into one transaction with one sync (so a promise waits for one
+short transaction at most). Chunks below that size are nothing to wake up for: they wait for the acceptance
 that names them. Completions are delivered by this thread in the order of the writes: what was
 accepted before a promise is delivered before it (R2).
 
@@ -36,9 +36,11 @@ from replicator.core.effects import (
 )
 from replicator.core.events import Accepted, AcceptRefused, Event, StoreFailed, StoreRoom, Why
 from replicator.errors import ReplicatorError, StoreFull
-from replicator.model import Digest, Epoch, Sequence, StreamName
+from replicator.model import Buffer, Digest, Epoch, Sequence, StreamName
 
 BATCH_ITEMS_MAX = 256
+TRANSACTION_S = 0.02  # what a promise waits for at most, unless the disk is slow
+TRANSACTION_BYTES_MIN = 2**20
 IDLE_S = 1.0  # after it what waits is written, garbage swept, and on a full disk it is looked for room
 MISJUDGED_S, MISJUDGED_S_MAX = 1.0, 60.0  # the same where room was misjudged, longer each time
 CHUNK_NAMED_BYTES = 80  # what a manifest says of one chunk
@@ -57,6 +59,7 @@ class Writer:
         self._payload = payload
         self._queue_bytes_max = queue_bytes_max
         self._transaction_bytes_max = min(transaction_bytes_max, queue_bytes_max)
+        self._transaction_bytes = min(TRANSACTION_BYTES_MIN, self._transaction_bytes_max)  # of chunks in one
         self._deliver: Deliver = lambda event: None
         self._thread = threading.Thread(target=self._run, name="replicator-store", daemon=True)
         self._changed = threading.Condition()
@@ -121,7 +124,7 @@ class Writer:
         stream: StreamName,
         epoch: Epoch,
         sequence: Sequence,
-        chunks: Ordered[tuple[Digest, bytes]],
+        chunks: Ordered[tuple[Digest, Buffer]],
         *,
         wait: bool,
     ) -> None:
@@ -129,7 +132,7 @@ class Writer:
         closed or failed."""
         start = size = 0
         for end, (_, stored) in enumerate(chunks):
-            if end > start and size + len(stored) > self._transaction_bytes_max:
+            if end > start and size + len(stored) > self._transaction_bytes:
                 self._put(Put(stream, epoch, sequence, tuple(chunks[start:end]), size), wait)
                 start, size = end, 0
             size += len(stored)
@@ -145,7 +148,7 @@ class Writer:
                 self._queued[digest] = self._queued.get(digest, 0) + 1
             self.queued_bytes += put.size_bytes
             self._queue.append(put)
-            if self.queued_bytes > self._transaction_bytes_max:
+            if self.queued_bytes > self._transaction_bytes:
                 self._is_due = True
         self._wake()
 
@@ -195,7 +198,7 @@ class Writer:
     def _take(self) -> tuple[list[WritePromise | WriteRecord], list[Item]]:
         """The next batch: what is urgent, or items; nothing when it is time to sweep or to look for room."""
         with self._changed:
-            self._is_due = self.queued_bytes > self._transaction_bytes_max or any(
+            self._is_due = self.queued_bytes > self._transaction_bytes or any(
                 not isinstance(item, Put) for item in self._queue
             )
         self._wait()
@@ -208,7 +211,7 @@ class Writer:
             while not urgent and self._queue and len(items) < count_max:
                 size += _size_bytes(self._queue[0])
                 # An acceptance goes with the chunks before it: by itself it would wait for their root too.
-                if items and size > self._transaction_bytes_max and not isinstance(self._queue[0], Accept):
+                if items and size > self._transaction_bytes and not isinstance(self._queue[0], Accept):
                     break
                 items.append(self._queue.popleft())
             self._one_by_one = max(0, self._one_by_one - len(items))
@@ -273,11 +276,23 @@ class Writer:
 
     def _try(self, items: list[Item], hints: Hints, *, room: bool) -> list[Event] | None:
         fence = Fence(self._meta.promised, self._meta.counter, room)
+        began = time.monotonic()
         try:
             return self._payload.write(items, hints, fence)
         except StoreFull as error:
             logger.debug("no room: %s", error)
             return None
+        finally:
+            self._adapt(sum(map(_size_bytes, items)), time.monotonic() - began)
+
+    def _adapt(self, size_bytes: int, took_s: float) -> None:
+        """Make transactions as large as the disk writes in time: large ones cost less, a promise waits."""
+        size = self._transaction_bytes
+        if took_s > TRANSACTION_S:
+            size = max(size // 2, TRANSACTION_BYTES_MIN)
+        elif 2 * size_bytes >= size and took_s < TRANSACTION_S / 2:
+            size *= 2
+        self._transaction_bytes = min(size, self._transaction_bytes_max)
 
     def _finish(self, items: list[Item]) -> None:
         with self._changed:
@@ -329,7 +344,7 @@ class Writer:
     def _look_for_room(self) -> None:
         if not self._is_full or time.monotonic() < self._look_at:
             return
-        if self._payload.has_room(max((self._transaction_bytes_max, *self._refused.values()))):
+        if self._payload.has_room(max((self._transaction_bytes, *self._refused.values()))):
             self._is_full = False
             self._refused.clear()
             with self._changed:

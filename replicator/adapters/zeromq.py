@@ -41,7 +41,7 @@ REPAIR_QUEUE_MESSAGES = 16
 MESSAGES_PER_TURN = 64
 PUBLICATIONS_PER_TURN = 16  # of one peer, before heartbeats have their turn
 FRAMES_MAX = 2048
-ZERO_COPY_ABOVE_BYTES = 2**16
+ZERO_COPY_ABOVE_BYTES = 2**19  # to track a frame until it is sent wakes two more threads
 
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 CONNECT_TIMEOUT_MS = 1000  # the kernel alone would wait for minutes, also after the network is back
@@ -387,4 +387,4 @@ class SubscribeSockets(_Lines):
 
 def _is_small(frames: Ordered[Buffer]) -> bool:
     """Whether to copy takes less time than to keep the frames where they are until they are sent."""
-    return sum(map(len, frames)) < ZERO_COPY_ABOVE_BYTES
+    return max(map(len, frames)) < ZERO_COPY_ABOVE_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Sequence as Ordered
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from replicator.adapters.store import LmdbStore
 from replicator.core.effects import Accept, MarkCommitted, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, Event, PromiseWritten, Why
 from replicator.model import (
+    Buffer,
     Chunk,
     Codec,
     Digest,
@@ -95,7 +97,7 @@ class Opened:
         assert isinstance(event, PromiseWritten)
         return event
 
-    def put(self, manifest: Manifest, chunks: list[tuple[Chunk, bytes]], epoch: int) -> None:
+    def put(self, manifest: Manifest, chunks: Ordered[tuple[Chunk, Buffer]], epoch: int) -> None:
         stream, sequence = StreamName(manifest.stream), Sequence(manifest.sequence)
         self.store.put_chunks(stream, Epoch(epoch), sequence, chunks)
 

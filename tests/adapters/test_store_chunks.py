@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
+from collections.abc import Collection
+from types import SimpleNamespace
 
 import pytest
 
 from replicator.adapters import store_plan, store_writer
 from replicator.adapters.store_payload import Payload
+from replicator.adapters.store_plan import Fence, Hints, Item, Put
 from replicator.core.effects import ForgetTombstone, WritePromise
-from replicator.core.events import Accepted, PromiseWritten
+from replicator.core.events import Accepted, Event, PromiseWritten
 from replicator.model import Digest, Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
 
@@ -177,3 +182,54 @@ def test_the_size_of_a_head_is_known_without_a_look_at_the_disk(
             sizes = [opened.store.head_bytes(stream) for stream in (S, StreamName("gone"))]
         assert sizes == [len(b"threethreetwo"), 0]
         opened = stores.reopen()
+
+
+def test_chunks_come_in_any_kind_of_buffer(stores: Stores) -> None:
+    """They are not copied for the queue; what is read of them, also while only the journal has them, is bytes
+    and no view that keeps a received frame."""
+    opened = stores.open()
+    opened.promise(1)
+    for sequence, size in ((1, 1_000), (2, 1_000_000)):
+        content = bytearray(os.urandom(size))
+        manifest, [(chunk, _)] = checkpoint("s", sequence, bytes(content))
+        with memoryview(content) as view:
+            opened.put(manifest, [(chunk, view)], 1)
+            assert isinstance(opened.ask(manifest, 1), Accepted)
+        found = opened.store.read_chunk(Digest(chunk.stored_digest))
+        assert isinstance(found, bytes)
+        assert found == content
+
+
+@pytest.mark.parametrize(
+    ("slow_from", "largest", "last"),
+    [(0, 2**20, 2**20), (5, 2**22, 2**20), (math.inf, 2**22, 2**22)],
+    ids=["a slow disk", "one that becomes slow", "a fast one"],
+)
+def test_a_transaction_is_as_large_as_the_disk_writes_in_time(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, slow_from: float, largest: int, last: int
+) -> None:
+    """A large one costs less, but a promise waits for it."""
+    now = 0.0
+    sizes: list[int] = []
+    write = Payload.write
+
+    def slow(payload: Payload, items: Collection[Item], hints: Hints, fence: Fence) -> list[Event]:
+        nonlocal now
+        now += 2 * store_writer.TRANSACTION_S if len(sizes) >= slow_from else 0.001
+        if size := sum(item.size_bytes for item in items if isinstance(item, Put)):
+            sizes.append(size)
+        return write(payload, items, hints, fence)
+
+    monkeypatch.setattr(store_writer, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(Payload, "write", slow)
+    opened = stores.open(start=False, writer_queue_bytes_max=2**26)
+    manifest, stored = checkpoint("s", 1, *(os.urandom(2**18) for _ in range(150)))
+    for start in range(0, len(stored), 3):
+        opened.put(manifest, stored[start : start + 3], 1)
+    opened.store.perform(WritePromise(Promise(1, OWNER)))
+    opened.start()
+    assert isinstance(opened.next(), PromiseWritten)
+    assert isinstance(opened.ask(manifest, 1), Accepted)
+    *before, _ = sizes  # the rest, whatever it is
+    assert largest / 2 < max(before) <= largest
+    assert last / 2 < before[-1] <= last

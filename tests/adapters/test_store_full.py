@@ -15,7 +15,7 @@ from replicator.adapters.store_plan import Plan
 from replicator.core.effects import Accept, AdoptHeads, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, AcceptRefused, HeadsAdopted, PromiseWritten, StoreRoom, Why
 from replicator.errors import StoreError, StoreFull
-from replicator.model import Epoch, Generation, Promise, Sequence, StreamName
+from replicator.model import Buffer, Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import MIB, OWNER, Opened, Stores, checkpoint
 from tests.adapters.test_store_journal import no_file_grows_beyond
 from tests.adapters.test_store_open import python
@@ -189,7 +189,7 @@ def scattered(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Whether the free pages lie scattered: there is room, but not for a chunk of 256 KiB in one place."""
     apply, is_so = Payload._apply, False
 
-    def in_one_place(self: Payload, writes: dict[bytes, bytes | None]) -> None:
+    def in_one_place(self: Payload, writes: dict[bytes, Buffer | None]) -> None:
         if is_so and any(value is not None and len(value) >= 2**18 for value in writes.values()):
             raise StoreFull("no room for so much in one place")
         apply(self, writes)
