@@ -73,11 +73,6 @@ RELATIONS = (
         lambda s: s.chunk_bytes <= s.transaction_bytes_max,
     ),
     Relation(
-        ("transaction_bytes_max", "writer_queue_bytes_max"),
-        "transaction_bytes_max is at most writer_queue_bytes_max",
-        lambda s: s.transaction_bytes_max <= s.writer_queue_bytes_max,
-    ),
-    Relation(
         ("payload_bytes_max", "chunk_bytes"),
         f"payload_bytes_max is at most {CHUNKS_MAX} times chunk_bytes, all that a manifest has room for",
         lambda s: s.payload_bytes_max <= CHUNKS_MAX * s.chunk_bytes,
