@@ -63,11 +63,11 @@ class Store(Protocol):
         *,
         wait: bool = True,
     ) -> None:
-        """Queue verified chunks (as stored; they are not copied, so nobody may change them) of a checkpoint
-        that is under way; chunks queued before an Accept are written before it. A data thread waits while the
-        queue holds more than its bound; the control thread, which looks before whether it is crowded, must
-        not (*wait*), and may exceed it by a little. Dropped silently if *epoch* is below the promised one
-        when they are written (R3)."""
+        """Queue verified chunks (as stored; large ones are not copied, so nobody may change them) of a
+        checkpoint that is under way; chunks queued before an Accept are written before it. A data thread
+        waits while the queue holds more than its bound; the control thread, which looks before whether it is
+        crowded, must not (*wait*), and may exceed it by a little. Dropped silently if *epoch* is below the
+        promised one when they are written (R3)."""
 
     def is_crowded(self) -> bool:
         """Whether `put_chunks` would wait now."""

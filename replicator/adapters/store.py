@@ -46,6 +46,7 @@ from replicator.model import (
 
 FOUNDING_NAME = "founding"
 FOUNDING_BYTES = 2**20  # free on the disk before a store is made
+VIEW_ABOVE_BYTES = 2**13  # ZeroMQ receives into blocks of that size: what is smaller keeps a whole one
 _NOT_OURS = (EACCES, EPERM, EINVAL, EROFS)  # why a directory cannot be synced in which nothing was made
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,10 @@ class LmdbStore:
         *,
         wait: bool = True,
     ) -> None:
-        stored = [(Digest(chunk.stored_digest), buffer) for chunk, buffer in chunks]
+        stored = [
+            (Digest(chunk.stored_digest), buffer if len(buffer) > VIEW_ABOVE_BYTES else bytes(buffer))
+            for chunk, buffer in chunks
+        ]
         self._writer.put(stream, epoch, sequence, stored, wait=wait)
 
     def is_crowded(self) -> bool:

@@ -7,11 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Collection
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from replicator.adapters import store_plan, store_writer
+from replicator.adapters import store, store_plan, store_writer
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Fence, Hints, Item, Put
 from replicator.core.effects import ForgetTombstone, WritePromise
@@ -198,6 +199,18 @@ def test_chunks_come_in_any_kind_of_buffer(stores: Stores) -> None:
         found = opened.store.read_chunk(Digest(chunk.stored_digest))
         assert isinstance(found, bytes)
         assert found == content
+
+
+def test_i12_a_small_chunk_that_waits_keeps_nothing_but_itself(stores: Stores) -> None:
+    """ZeroMQ receives many small frames into one block, or one of 100 bytes alone: the queue's bound counts
+    the 100, and a view would keep the block."""
+    opened = stores.open(start=False)
+    for size, is_kept in ((100, False), (store.VIEW_ABOVE_BYTES, False), (store.VIEW_ABOVE_BYTES + 1, True)):
+        content = bytearray(os.urandom(size))
+        manifest, [(chunk, _)] = checkpoint("s", 1, bytes(content))
+        opened.put(manifest, [(chunk, memoryview(content))], 1)
+        with pytest.raises(BufferError) if is_kept else nullcontext():
+            content.clear()
 
 
 @pytest.mark.parametrize(
