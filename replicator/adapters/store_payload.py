@@ -103,6 +103,7 @@ class Payload:
         self._is_root_in_doubt = True  # as after every transaction, until the next one's wait for the disk
         self._newer = Newer({})
         self._journal: Journal | None = None
+        self.written_bytes = 0  # of the last batch
         self.memory = Memory(State(incarnation), Chunks(loose_bytes_max), keep)
         try:
             if new:
@@ -231,8 +232,8 @@ class Payload:
     def _commit(self, plan: Plan, durably: bool) -> None:
         """By the journal if the batch has to be durable and is small; else by the environment."""
         writes = plan.change.writes
-        small = bytes_of(writes) <= BATCH_BYTES_MAX
-        journal = self._journal if durably and small else None
+        self.written_bytes = bytes_of(writes)
+        journal = self._journal if durably and self.written_bytes <= BATCH_BYTES_MAX else None
         if journal is not None:
             plan.state = structs.replace(plan.state, journaled=plan.state.journaled + 1)
         if plan.state != self.memory.state:

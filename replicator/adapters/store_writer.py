@@ -278,15 +278,16 @@ class Writer:
         fence = Fence(self._meta.promised, self._meta.counter, room)
         began = time.monotonic()
         try:
-            return self._payload.write(items, hints, fence)
+            events = self._payload.write(items, hints, fence)
         except StoreFull as error:
             logger.debug("no room: %s", error)
             return None
-        finally:
-            self._adapt(sum(map(_size_bytes, items)), time.monotonic() - began)
+        self._adapt(self._payload.written_bytes, time.monotonic() - began)
+        return events
 
     def _adapt(self, size_bytes: int, took_s: float) -> None:
-        """Make transactions as large as the disk writes in time: large ones cost less, a promise waits."""
+        """Make transactions as large as the disk writes in time: large ones cost less, a promise waits. What
+        was not written, as it was known or of an older epoch, says nothing of the disk."""
         size = self._transaction_bytes
         if took_s > TRANSACTION_S:
             size = max(size // 2, TRANSACTION_BYTES_MIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -246,3 +247,24 @@ def test_a_transaction_is_as_large_as_the_disk_writes_in_time(
     *before, _ = sizes  # the rest, whatever it is
     assert largest / 2 < max(before) <= largest
     assert last / 2 < before[-1] <= last
+
+
+def test_what_is_not_written_tells_nothing_of_the_disk(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that are known, or of an epoch that is over, take no time on the slowest disk; a promise would
+    wait for the large transaction that comes next."""
+    took_s = 1.0
+    ticks = itertools.count()
+    monkeypatch.setattr(store_writer, "time", SimpleNamespace(monotonic=lambda: took_s * next(ticks)))
+    opened = stores.open()
+    opened.promise(1)
+    pieces = [os.urandom(2**18) for _ in range(16)]
+    opened.accept("s", 1, *pieces)
+    took_s = 0.0
+    opened.put(*checkpoint("known", 1, *pieces), 1)
+    opened.barrier()
+    opened.promise(2)
+    opened.put(*checkpoint("fenced", 1, *reversed(pieces), b"new"), 1)
+    opened.barrier()
+    assert opened.store._writer._transaction_bytes == store_writer.TRANSACTION_BYTES_MIN
