@@ -59,7 +59,8 @@ class Writer:
         self._payload = payload
         self._queue_bytes_max = queue_bytes_max
         self._transaction_bytes_max = min(transaction_bytes_max, queue_bytes_max)
-        self._transaction_bytes = min(TRANSACTION_BYTES_MIN, self._transaction_bytes_max)  # of chunks in one
+        self._transaction_bytes_min = min(TRANSACTION_BYTES_MIN, self._transaction_bytes_max)
+        self._transaction_bytes = self._transaction_bytes_min  # of chunks in one
         self._deliver: Deliver = lambda event: None
         self._thread = threading.Thread(target=self._run, name="replicator-store", daemon=True)
         self._changed = threading.Condition()
@@ -290,7 +291,7 @@ class Writer:
         was not written, as it was known or of an older epoch, says nothing of the disk."""
         size = self._transaction_bytes
         if took_s > TRANSACTION_S:
-            size = max(size // 2, TRANSACTION_BYTES_MIN)
+            size = max(size // 2, self._transaction_bytes_min)
         elif 2 * size_bytes >= size and took_s < TRANSACTION_S / 2:
             size *= 2
         self._transaction_bytes = min(size, self._transaction_bytes_max)
@@ -345,7 +346,7 @@ class Writer:
     def _look_for_room(self) -> None:
         if not self._is_full or time.monotonic() < self._look_at:
             return
-        if self._payload.has_room(max((self._transaction_bytes, *self._refused.values()))):
+        if self._payload.has_room(max((self._transaction_bytes_min, *self._refused.values()))):
             self._is_full = False
             self._refused.clear()
             with self._changed:
