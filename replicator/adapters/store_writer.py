@@ -204,15 +204,16 @@ class Writer:
             )
         self._wait()
         with self._changed:
-            urgent = list(self._urgent)
-            self._urgent.clear()
+            urgent, self._urgent = list(self._urgent), deque()
             items: list[Item] = []
             size = 0
             count_max = BATCH_ITEMS_MAX if not self._one_by_one else 1
             while not urgent and self._queue and len(items) < count_max:
                 size += _size_bytes(self._queue[0])
                 # An acceptance goes with the chunks before it: by itself it would wait for their root too.
-                if items and size > self._transaction_bytes and not isinstance(self._queue[0], Accept):
+                # But many, of large states that have not changed, are much to write themselves.
+                bound = self._transaction_bytes * (2 if isinstance(self._queue[0], Accept) else 1)
+                if items and size > bound:
                     break
                 items.append(self._queue.popleft())
             self._one_by_one = max(0, self._one_by_one - len(items))

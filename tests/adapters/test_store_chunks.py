@@ -14,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from replicator.adapters import store, store_plan, store_writer
+from replicator.adapters.store_journal import bytes_of
 from replicator.adapters.store_payload import Payload
 from replicator.adapters.store_plan import Fence, Hints, Item, Put
-from replicator.core.effects import ForgetTombstone, WritePromise
+from replicator.core.effects import Accept, ForgetTombstone, WritePromise
 from replicator.core.events import Accepted, Event, PromiseWritten
-from replicator.model import Digest, Epoch, Generation, Promise, Sequence, StreamName
+from replicator.model import Buffer, Digest, Epoch, Generation, Promise, Sequence, StreamName
 from tests.adapters.store_kit import DEADLINE_S, OWNER, Stores, checkpoint
 
 S = StreamName("s")
@@ -268,3 +269,27 @@ def test_what_is_not_written_tells_nothing_of_the_disk(
     opened.put(*checkpoint("fenced", 1, *reversed(pieces), b"new"), 1)
     opened.barrier()
     assert opened.store._writer._transaction_bytes == store_writer.TRANSACTION_BYTES_MIN
+
+
+def test_acceptances_of_large_states_that_have_not_changed_are_no_endless_transaction(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no chunks to write, but manifests of 4,096 each: a promise is not to wait for all of them."""
+    sizes: list[int] = []
+    apply = Payload._apply
+
+    def spy(payload: Payload, writes: dict[bytes, Buffer | None]) -> None:
+        sizes.append(bytes_of(writes))
+        apply(payload, writes)
+
+    monkeypatch.setattr(Payload, "_apply", spy)
+    opened = stores.open(start=False, transaction_bytes_max=2**20)
+    pieces = [number.to_bytes(4, "big") for number in range(4096)]
+    opened.store.perform(WritePromise(Promise(1, OWNER)))
+    opened.put(*checkpoint("s0", 1, *pieces), 1)
+    for number in range(16):
+        opened.perform(Accept(checkpoint(f"s{number}", 1, *pieces)[0], Epoch(1)))
+    opened.start()
+    assert isinstance(opened.next(), PromiseWritten)
+    assert all(isinstance(opened.next(), Accepted) for _ in range(16))
+    assert max(sizes) < 2 * 2**20
