@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from functools import partial
 from math import isnan
 from typing import ClassVar, Protocol, TypeVar
@@ -87,10 +88,9 @@ class Latch:
         """Open it and let everybody through, now and later."""
         with self.lock:
             self._open = True
-        while self.waiters:  # one by one: a signal's handler may raise, and whoever sets it again goes on
-            with self.lock:
-                future = next(iter(self.waiters), None)
-            if future is not None and not future.done():
+            waiters = tuple(self.waiters or ())
+        for future in waiters:  # a signal's handler may raise: whoever sets it again goes on
+            with suppress(InvalidStateError):  # several threads may set it at once
                 future.set_result(None)
             self._leave(future)
 
@@ -136,7 +136,7 @@ class Latch:
                 self.waiters.add(future)
         return future
 
-    def _leave(self, future: Future[None] | None) -> None:
+    def _leave(self, future: Future[None]) -> None:
         """That one waits no longer: it leaves nothing behind."""
         with self.lock:
             if self.waiters:

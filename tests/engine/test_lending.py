@@ -230,3 +230,22 @@ def test_the_end_of_the_worker_leaves_no_wish(lender: Lender) -> None:
     assert not lender.lending.is_awaited
     lender.lending.await_read()
     assert not lender.lending.is_awaited
+
+
+def test_several_threads_may_release_one_payload(lender: Lender) -> None:
+    """Each finds it free and a waiter that nobody has told: the slower one is not mistaken for a failure,
+    which would end the tenure in the link's thread, and lose the caller of `submit` his ticket."""
+    ticket = lender.submit("s", bytearray(100))
+    waiting = ticket.released._enter()
+    told = waiting.set_result
+
+    def be_outrun(result: None) -> None:
+        told(None)
+        told(result)
+
+    waiting.set_result = be_outrun  # type: ignore[method-assign]
+    lender.read()
+    lender.lending.take_back()
+    assert waiting.done()
+    assert not ticket.released.waiters
+    assert lender.backlog.free == {}
