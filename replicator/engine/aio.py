@@ -1,8 +1,8 @@
 """The asyncio front door: `AsyncReplicator`, with the same names as the blocking one.
 
 What waits there is awaited here; what does not wait (`submit`, `delete`, `resign`, `active`, …) is the same
-call. Tickets are awaited. No thread is used for waiting, and a cancelled wait leaves everything as it was.
-Works on any event loop, uvloop too.
+call. Tickets are awaited. No thread is used for waiting, and a cancelled wait leaves everything as it was
+(but for `follow`, which is a generator). Works on any event loop, uvloop too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from replicator.engine.checkpoint import Checkpoint
 from replicator.engine.replicator import STATUS_TIMEOUT_S, FrontDoor, read_report
-from replicator.engine.session import Closed
+from replicator.engine.session import Closed, Session
 from replicator.engine.tenure import RESUME_POLL_S, BaseTenure
 from replicator.engine.ticket import Found, Latch, Signal, bounded, deadline_of
 from replicator.link import messages as link
@@ -61,18 +61,12 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
         """As `Replicator.from_env`."""
         return cls(Settings.from_env(environ))
 
-    async def tenures(self, timeout: float | None = None) -> AsyncIterator[AsyncTenure]:
+    def tenures(self, timeout: float | None = None) -> AsyncIterator[AsyncTenure]:
         """As `Replicator.tenures`."""
-        session = self._session
-        session.want(link.Ready(True))
-        try:
-            while (tenure := await _found(session.changed, session.take_tenure, timeout)) is not None:
-                yield tenure
-        except Closed:
-            return
+        return AsyncTenures(self._session, timeout)
 
     async def follow(self, timeout: float | None = None) -> AsyncIterator[Checkpoint]:
-        """As `Replicator.follow`."""
+        """As `Replicator.follow`. A wait that is cancelled is its end; another one begins anew."""
         session = self._session
         with suppress(Closed), session.following():
             while (checkpoint := await _found(session.changed, session.take_offer, timeout)) is not None:
@@ -113,6 +107,22 @@ class AsyncReplicator(FrontDoor[AsyncTenure]):
             await self.close()
 
 
+class AsyncTenures(AsyncIterator[AsyncTenure]):
+    """As `Tenures`. No generator, which a cancelled wait would end for good."""
+
+    def __init__(self, session: Session[AsyncTenure], timeout: float | None) -> None:
+        self._session = session
+        self._timeout = timeout
+
+    async def __anext__(self) -> AsyncTenure:
+        session = self._session
+        session.want(link.Ready(True))
+        with suppress(Closed):
+            if (tenure := await _found(session.changed, session.take_tenure, self._timeout)) is not None:
+                return tenure
+        raise StopAsyncIteration
+
+
 async def _in_thread(function: Callable[[float], None], limit_s: float) -> None:
     """In a thread of its own: the loop's may all be busy, or ended before an engine's threads are."""
     future: Future[None] = Future()
@@ -131,11 +141,9 @@ async def _in_thread(function: Callable[[float], None], limit_s: float) -> None:
 
 async def _open(latch: Latch, timeout: float | None) -> bool:
     """`Latch.wait`, awaited."""
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(None if timeout is None else bounded(timeout)):
             await latch
-    except TimeoutError:
-        pass
     return latch.is_set()
 
 

@@ -215,13 +215,10 @@ class Tenures(Iterator[Tenure]):
     def __next__(self) -> Tenure:
         session = self._session
         session.want(link.Ready(True))
-        try:
-            tenure = session.changed.wait_for(session.take_tenure, self._timeout)
-        except Closed:
-            tenure = None
-        if tenure is None:
-            raise StopIteration
-        return tenure
+        with suppress(Closed):
+            if (tenure := session.changed.wait_for(session.take_tenure, self._timeout)) is not None:
+                return tenure
+        raise StopIteration
 
 
 def _located(settings: Settings) -> Settings:

@@ -133,6 +133,22 @@ def test_a_tenure_is_awaited(run: Callable[[Main], None], worker: FakeWorker) ->
     run(main)
 
 
+def test_who_gives_up_waiting_for_a_tenure_may_ask_again(
+    run: Callable[[Main], None], worker: FakeWorker
+) -> None:
+    """A cancelled wait is not the end of all tenures, for which an engine would take it."""
+
+    async def main(replicator: AsyncReplicator) -> None:
+        tenures = replicator.tenures()
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(tenures), 0.01)
+        await asyncio.to_thread(worker.start_tenure)
+        assert (await anext(tenures)).epoch == 1
+
+    run(main)
+
+
 def test_follow_status_flush_and_members(run: Callable[[Main], None], worker: FakeWorker) -> None:
     """The other names wait as the blocking ones do."""
 
