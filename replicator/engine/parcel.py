@@ -6,6 +6,7 @@ looked at through the buffer protocol, never read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 View = bytes | memoryview
 
+_REFERENCES = re.compile("[O&PXz]|Z(?![fdg])")  # of Python's and C's; Zd and the like are complex numbers
 _PLAIN = (bytes, bytearray, memoryview)  # asked for first: whether it is a Mapping takes longer
 
 
@@ -121,6 +123,6 @@ def _view(part: Buffer, what: str) -> View:
         ) from None
     if not view.c_contiguous:
         raise ValueError(f"{what} is not C-contiguous; give a contiguous copy of it")
-    if "O" in view.format and "O" in "".join(view.format.split(":")[::2]):  # names are between colons
-        raise TypeError(f"{what} holds references to objects, not their bytes; serialise them first")
+    if _REFERENCES.search("".join(view.format.split(":")[::2])):  # names are between colons
+        raise TypeError(f"{what} holds references, not what they lead to; serialise that first")
     return view.cast("B") if view.nbytes else b""

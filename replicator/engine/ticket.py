@@ -104,12 +104,11 @@ class Latch:
         if not self.is_set():
             future = self._enter()
             try:
-                future.result(timeout)
-            except TimeoutError:
-                return self.is_set()
+                with suppress(TimeoutError):
+                    future.result(timeout)
             finally:
                 self._leave(future)
-        return True
+        return self.is_set()
 
     def __await__(self) -> Generator[None, None, None]:
         from asyncio import wrap_future  # an engine without asyncio does not pay for it

@@ -33,6 +33,12 @@ from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 LARGE = 1 << 20  # sent from where it lies; small payloads are copied by ZeroMQ
 
 
+class Lead(ctypes.Structure):
+    """A C library's state, of which the payload would be the address."""
+
+    _fields_ = (("count", ctypes.c_int), ("data", ctypes.POINTER(ctypes.c_double)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
@@ -43,8 +49,11 @@ LARGE = 1 << 20  # sent from where it lies; small payloads are copied by ZeroMQ
         (("s", {"é" * 128: b""}), ValueError, "at most 255 bytes"),
         (("s", dict.fromkeys(map(str, range(4097)), b"")), ValueError, "4097 parts"),
         (("s", memoryview(bytes(8))[::2]), ValueError, "not C-contiguous"),
-        (("s", (ctypes.py_object * 1)()), TypeError, "the payload holds references to objects"),
-        (("s", {"p": (ctypes.py_object * 1)()}), TypeError, "part 'p' holds references to objects"),
+        (("s", (ctypes.py_object * 1)()), TypeError, "the payload holds references, not"),
+        (("s", {"p": (ctypes.py_object * 1)()}), TypeError, "part 'p' holds references, not"),
+        (("s", Lead()), TypeError, "the payload holds references, not"),
+        (("s", (ctypes.c_char_p * 1)()), TypeError, "the payload holds references, not"),
+        (("s", (ctypes.c_wchar_p * 1)()), TypeError, "the payload holds references, not"),
         (("s", b"", b"m" * 4097), ValueError, "meta has 4097 bytes"),
         (("s", b"", 7), TypeError, "meta must be bytes-like, not int"),
         (("s", b"", 1 << 62), TypeError, "meta must be bytes-like, not int"),
@@ -101,7 +110,7 @@ def test_any_contiguous_buffer_is_taken(tenure: Tenure, worker: FakeWorker, payl
 
 
 def test_numpy_arrays_are_taken(tenure: Tenure, worker: FakeWorker) -> None:
-    """Through the buffer protocol, not copied; a view with gaps is refused, as are references to objects,
+    """Through the buffer protocol, not copied; a view with gaps is refused, as are references,
     whatever the fields are called."""
     numpy = pytest.importorskip("numpy")
     state = numpy.arange(6.0).reshape(2, 3)
@@ -111,9 +120,9 @@ def test_numpy_arrays_are_taken(tenure: Tenure, worker: FakeWorker) -> None:
     assert worker.hear(link.Submit)[1] == [b""]
     with pytest.raises(ValueError, match="not C-contiguous"):
         tenure.submit("s", state.T)
-    tenure.submit("s", numpy.zeros(1, [("Offset", "i4"), ("O", "f8", (2, 2))]))
+    tenure.submit("s", numpy.zeros(1, [("Offset", "i4"), ("O", "f8", (2, 2)), ("Z", "c16")]))
     for kind in (object, [("offset", "i4"), ("model", object)]):
-        with pytest.raises(TypeError, match="serialise them first"):
+        with pytest.raises(TypeError, match="holds references"):
             tenure.submit("s", numpy.zeros(1, kind))
 
 
