@@ -97,7 +97,7 @@ def _write_parts(directory: Path, payload: Payload) -> None:
 
 def _write(path: Path | None, content: Buffer) -> None:
     """Write to standard output, to a device or a pipe, or to a file that appears whole or not at all."""
-    if path is None:
+    if path is None or str(path) in ("/dev/stdout", "/dev/fd/1"):  # a file that others write to, perhaps
         write(content)
         return
     try:

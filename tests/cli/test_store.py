@@ -99,6 +99,18 @@ def test_what_is_no_file_does_not_become_one(command: Command, data_dir: Path, t
     assert (pipe.is_fifo(), link.is_symlink(), named.read_bytes()) == (True, True, STATE)
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_standard_output_by_its_name_keeps_what_is_in_it(name: str, data_dir: Path, tmp_path: Path) -> None:
+    """Whoever collects several checkpoints in one file gets them all, and no other file appears."""
+    export = f"{sys.executable} -m replicator export orders --data-dir {data_dir} -o {name}"
+    collected = tmp_path / "out" / "collected"
+    collected.parent.mkdir()
+    script = f"(echo before; {export}; {export}; echo after) >{collected}"
+    subprocess.run(["bash", "-c", script], check=True)
+    assert collected.read_bytes() == b"before\n" + 2 * STATE + b"after\n"
+    assert list(collected.parent.iterdir()) == [collected]
+
+
 def test_an_interrupted_export_leaves_no_draft(
     command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
