@@ -194,6 +194,17 @@ def test_setup_says_what_it_lacks(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.parametrize("extras", ["--help", "demo,nope", "packages"])
+def test_setup_refuses_what_is_no_extra(extras: str, tmp_path: Path) -> None:
+    """In one line, before anything is made or taken for made."""
+    environ = {**os.environ, "REPLICATOR_VENV": str(tmp_path / "venv")}
+    words: list[str | Path] = [ROOT / "scripts" / "setup", extras]
+    setup = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    wrong = extras.rpartition(",")[2]
+    assert (setup.returncode, setup.stderr) == (2, f"scripts/setup: setup.cfg names no extra {wrong}\n")
+    assert not (tmp_path / "venv").exists()
+
+
 def test_the_readme_shows_the_settings_as_they_are() -> None:
     """The README's table of settings is what `replicator config --format md` prints."""
     readme = (ROOT / "README.md").read_text()
