@@ -156,3 +156,16 @@ def test_an_environment_that_is_not_whole_is_made_anew(left: str, tmp_path: Path
     assert (venv / "bin" / "pip").exists()
     assert (venv / "installed-dev").read_text() == f"{ROOT}\n"
     assert (venv / "bin" / "python").read_text() == PYTHON
+
+
+def test_the_demo_runs_what_is_in_this_tree(tmp_path: Path) -> None:
+    """Whatever `pip install .` has copied into the environment since it was made."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/usr/bin/env bash\necho "$PWD: $*"\n')
+    python.chmod(0o755)
+    (tmp_path / "installed-demo").write_text(f"{ROOT}\n")
+    words: list[str | Path] = [ROOT / "scripts" / "demo", "--json"]
+    environ = {**os.environ, "REPLICATOR_VENV": str(tmp_path)}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{ROOT}: -m replicator demo --json\n"
