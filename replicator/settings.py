@@ -106,7 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hello_interval_s: Annotated[float, _seconds(0.005, 60,
         "between greetings while founding or joining")] = 0.5
     claim_timeout_s: Annotated[float, _seconds(0.005, 60,
-        "how long a probe or claim waits for its majority")] = 0.5
+        "how long a claim waits for its majority; twice as long after each that was too short")] = 0.5
     claim_retry_min_s: Annotated[float, _seconds(0.001, 60,
         "shortest pause after a lost claim")] = 0.05
     claim_retry_max_s: Annotated[float, _seconds(0.001, 60,

@@ -20,6 +20,8 @@ from replicator.core.report import Pages, Report
 from replicator.core.state import State
 from replicator.model import Epoch, MemberRecord, NodeId, Process, Promise, Role
 
+DOUBLINGS_MAX = 4  # of the time for a claim
+
 
 class Phase(enum.StrEnum):
     """Where the claimant stands."""
@@ -73,6 +75,7 @@ class Claimant:
         self._pages = Pages(self._ask, state.config.claim_retry_max_s)
         self._at = math.inf  # the next instant at which there is something to do
         self._give_up_at = math.inf
+        self._timeouts = 0  # claims since the last one that was won for which the time was too short
 
     # ── phases ──
 
@@ -143,7 +146,7 @@ class Claimant:
         """Do what is due: a first or another probe, a claim told again, or giving up."""
         state = self._state
         if state.now >= self._give_up_at:
-            self.stop("no majority promised in time", self.bumping)
+            self._time_out()
         if state.now < self._at:
             return
         if self.phase is Phase.IDLE and (self.granted or self.bumping):
@@ -154,6 +157,15 @@ class Claimant:
             self._claim()
         else:
             self._at = math.inf
+
+    def _time_out(self) -> None:
+        """A claim takes as long as disks take to write promises down: the next one has more time. Where the
+        own disk is too slow others may have more luck with the grant (T17)."""
+        self._timeouts += 1
+        if self.phase is Phase.PROMISING and not self.bumping:
+            self._give_away("the own promise was not on the disk in time")
+        else:
+            self.stop("no majority promised in time", self.bumping)
 
     # ── probing ──
 
@@ -282,6 +294,7 @@ class Claimant:
         assert state.record is not None
         assert state.owns(self.epoch)  # a newer promise would have stopped this claim
         self._change(Phase.CLAIMING)
+        self._await_pages()
         process, echo = Process(state.me.process), Echo(state.me.process, state.now)
         what = (state.record, state.record_epoch, echo)
         own = Report(state.id, process, dict(state.heads), set(), set(), b"", *what)
@@ -298,7 +311,7 @@ class Claimant:
     def _await_pages(self) -> None:
         """Silence is what times out: an answer of many pages may take a slow link much longer."""
         patience_s = max(self._state.config.claim_timeout_s, self._pages.patience_s)
-        self._give_up_at = self._state.now + patience_s
+        self._give_up_at = self._state.now + patience_s * 2 ** min(self._timeouts, DOUBLINGS_MAX)
 
     @property
     def _gathers(self) -> bool:
@@ -364,7 +377,7 @@ class Claimant:
 
     def _win(self, record: MemberRecord) -> None:
         self._change(Phase.WON)
-        self.bumping, self._reigns = False, True
+        self.bumping, self._reigns, self._timeouts = False, True, 0
         self._at = self._give_up_at = math.inf
         reports, self._reports = self._reports, {}
         self._won(self.epoch, record, reports)
