@@ -20,7 +20,7 @@ from replicator.core.phase import PHASE_CHANGES, Phase
 from replicator.core.quorum import ReplicaId
 from replicator.core.reign import Reign
 from replicator.core.report import Report
-from replicator.core.rivals import note_refusal, rivals_hold_majority
+from replicator.core.rivals import note_refusal, rivals_hold_majority, stuck_for
 from replicator.core.state import State
 from replicator.core.tenure import Tenure
 from replicator.core.window import Flight, Window
@@ -121,9 +121,8 @@ class Primary:
                 self.window.drain()
             self.window.open(reign.epoch, reign.recovery.dropped)
             self._commits.check_all()
-        recovered = self.phase is Phase.RECOVERING and reign.serving
         drained = self.phase is Phase.DRAINING and self.window.empty
-        if recovered or drained:
+        if drained or (self.phase is Phase.RECOVERING and reign.serving):
             self._serve()
 
     def _serve(self) -> None:
@@ -182,7 +181,9 @@ class Primary:
                 self.end("no majority has room for what was in flight")
                 return
         above = reasons_to_claim_above(reign, self.tenure)
-        if above and reign.serving and not self.claimant.bumping and not reign.is_starved():
+        if self.phase is Phase.RECOVERING and reign.holds_all and stuck_for(reign, config.bump_after_s):
+            self.end("too few have adopted its epoch, and who promised a higher one may")
+        elif above and reign.serving and not self.claimant.bumping and not reign.is_starved():
             self.claim_above("; ".join(above))
 
     def claim_above(self, reason: str) -> None:

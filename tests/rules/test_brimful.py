@@ -1,5 +1,5 @@
 """R21: a disk that is full to the brim has not even room for the record of an adoption, which it leaves
-unanswered until it has: that holds up nobody else."""
+unanswered until it has, as one that hangs does: that holds up nobody else."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.rules.test_full import committed, positions
 from tests.rules.test_publishing import serving
 
 S = StreamName("s")
+PROBED = ("deliver *->* Probe", "deliver *->* ProbeAnswer")
 
 
 def brimful(*commands: str) -> Cluster:
@@ -52,3 +53,24 @@ def test_R21_it_stays_where_nobody_is_better_placed(others: tuple[str, ...]) -> 
     assert {claim.epoch for claim in cluster.sent("b", Claim)} == {2}
     cluster.do("room a", "room b").live(0.5)
     assert [positions(tenure.heads) for tenure in cluster.effects("b", StartTenure)] == [[("s", 1)]]
+
+
+def beside_a_rival(what: str) -> Cluster:
+    """b recovers with a, whose disk is *what*; c has lost the duel, and is at a promise as high as b's."""
+    cluster = serving().do("submit a s 1").live(0.5).do("crash a").live(1.2).do("start a").live(1.2).forget()
+    cluster.do(*(["brimful a"] if what == "brimful" else []), "cut b c", "grant b", "grant c", *PROBED)
+    cluster.do("sync b c", "deliver b->a", "sync a", "deliver a->b")
+    if what == "hung":
+        cluster.node("a").disk.set_stopped(True)
+    cluster.do("deliver", "revoke c", "mend b c").live(0.5)
+    assert cluster.core("b")._primary.phase is Phase.RECOVERING
+    return cluster
+
+
+@pytest.mark.parametrize("what", ["brimful", "hung"])
+def test_R11_a_claim_that_too_few_adopt_is_made_anew_above_who_is_stuck(what: str) -> None:
+    """a lends the lease and adopts nothing; c would, but has promised as much to itself (I8)."""
+    cluster = beside_a_rival(what).live(3.0)
+    assert [tenure.epoch for tenure in cluster.effects("b", StartTenure)] == [3]
+    assert cluster.state("c").promise == cluster.state("b").promise
+    assert not cluster.effects("b", Transfer)
