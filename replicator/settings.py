@@ -118,7 +118,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bump_after_s: Annotated[float, _seconds(0.005, 600,
         "members stuck at a higher promise for so long: the primary claims above them")] = 1.0
     lapse_max_s: Annotated[float, _seconds(0.005, 3600,
-        "a tenure without the lease for longer ends for good, if the elector has not ended it before")] = 5.0
+        "a tenure without the lease, or whose disk hangs, for longer ends for good")] = 5.0
     hand_over_after_s: Annotated[float, _seconds(0.005, 600,
         "the elector has named another, or nobody, for so long: the primary hands over")] = 2.0
 

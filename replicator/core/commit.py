@@ -81,6 +81,8 @@ class Commits:
         reign = self._reign
         followers = [f for f in reign.progress.followers.values() if f.adopted]
         adopters = {self._state.id, *(follower.replica for follower in followers)}
+        if not reign.has_adopted and is_quorum(adopters, reign.record):
+            reign.outrun_since = min(reign.outrun_since, self._state.now)
         if reign.has_adopted and not self._is_settled and is_quorum(adopters, reign.record):
             self._is_settled = True
             self._unadopted = reign.recovery.apart.union(*(follower.not_in_bulk for follower in followers))
@@ -164,7 +166,11 @@ class Commits:
         """Commit the stream's flight if a majority holds it and the lease allows to say so (R25)."""
         reign = self._reign
         flight = reign.window.flights.get(stream)
-        if flight is None or flight.manifest is None or not flight.stored:
+        if flight is None or flight.manifest is None:
+            return
+        if not flight.stored:
+            if reign.progress.others_hold(stream, flight.sequence, reign.record):
+                reign.outrun_since = min(reign.outrun_since, self._state.now)
             return
         may_say = reign.serving and reign.holds_lease
         if not may_say or reign.progress.commit_point(stream, reign.record) < flight.sequence:

@@ -23,7 +23,7 @@ class Handover:
         self._state = state
         self._successor: NodeId | None = None
         self._if_able = False  # only if somebody can take over
-        self._is_full = False  # the disk has no room for what is needed to go on
+        self._why = ""  # the own disk keeps this node from going on
         self._asked_at = 0.0
         self._revoked_at: float | None = None
         self.deadline = math.inf
@@ -42,10 +42,10 @@ class Handover:
 
     def step(self, reign: Reign) -> bool:
         """Whether the tenure is to end now. What comes is held back once the successor is able to take over;
-        if it is not when the time is up, the tenure goes on. On too full a disk it ends at once, if somebody
-        else could go on."""
-        if reign.lacks_room and (better := self._better(reign)) is not None:
-            self._successor, self._is_full = better, True
+        if it is not when the time is up, the tenure goes on. On too full a disk, or one that has written
+        nothing for long, it ends at once, if somebody else could go on."""
+        if (reign.lacks_room or reign.is_outrun) and (better := self._better(reign)) is not None:
+            self._successor, self._why = better, "the disk is full" if reign.lacks_room else "the disk hangs"
             return True
         if not self.is_asked:
             return False
@@ -79,8 +79,8 @@ class Handover:
     @property
     def reason(self) -> str:
         """Why the tenure ends by a handover."""
-        if self._is_full:
-            return "the disk is full"
+        if self._why:
+            return self._why
         return "the elector names this node no longer" if self.is_revoked_steadily else "resigned"
 
     def _objection(self, reign: Reign) -> str | None:
@@ -155,4 +155,4 @@ class Handover:
     def clear(self) -> None:
         """The reign is over, or a new one begins."""
         self._successor, self._revoked_at, self.deadline = None, None, math.inf
-        self._if_able = self._is_full = False
+        self._if_able, self._why = False, ""

@@ -262,7 +262,7 @@ class Primary:
     def on_heads_adopted(self, epoch: Epoch) -> None:
         """The own bulk adoption is durable."""
         if self.reign is not None and epoch == self.reign.epoch:
-            self.reign.has_adopted = True
+            self.reign.has_adopted, self.reign.outrun_since = True, math.inf
             self._commits.count_bulk()
             self._step()
 
@@ -276,7 +276,7 @@ class Primary:
         reign, stream = self.reign, StreamName(manifest.stream)
         if reign is None or epoch != reign.epoch:
             return
-        was_lacking = not reign.recovery.holds(stream)
+        was_lacking, reign.outrun_since = not reign.recovery.holds(stream), math.inf
         reign.recovery.on_accepted(manifest)
         self._commits.count_adoption({stream})
         if self.window.stored(manifest) is not None:

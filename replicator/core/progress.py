@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Set
 
 from replicator.core.messages import CommitPoint
-from replicator.core.quorum import ReplicaId, commit_point, is_quorum
+from replicator.core.quorum import ReplicaId, commit_point, is_quorum, quorum_value
 from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.model import Epoch, Head, Incarnation, MemberRecord, NodeId, Sequence, StreamName
@@ -169,6 +169,11 @@ class Progress:
         """The newest sequence held by a majority, the primary itself included (R14)."""
         held = commit_point(lambda replica: Sequence(self.acked(replica, stream)), record)
         return Sequence(min(held, self.own(stream)))
+
+    def others_hold(self, stream: StreamName, sequence: int, record: MemberRecord) -> bool:
+        """Whether a majority would hold it if this replica did."""
+        me = self._state.id
+        return quorum_value(lambda r: math.inf if r == me else self.acked(r, stream), record) >= sequence
 
     def has_room(self, record: MemberRecord, since: float) -> bool:
         """Whether enough others for a majority with this replica take new checkpoints, as far as is known of

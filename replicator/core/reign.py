@@ -32,6 +32,7 @@ class Reign:
         self.serving = False
         self.has_adopted = False  # the own bulk adoption is durable
         self.wants_room = False  # the own store has refused for want of room what is needed to go on (R21)
+        self.outrun_since = math.inf  # the others are a majority that wrote down what the own disk has not
         state.record = record
         state.write_record(record, epoch, True)
         self.holder = Holder(state.config, state.id)
@@ -68,6 +69,11 @@ class Reign:
         """Whether the own disk has no room for what is needed to go on. So full that it can take no record at
         all it refuses no bulk adoption, but leaves it unanswered until there is room (R21)."""
         return self.wants_room or (self.state.full and self.is_late and not self.has_adopted)
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether the own disk, which says nothing of it, holds up for long what needs no other one."""
+        return self.state.now - self.outrun_since > self.state.config.lapse_max_s
 
     @property
     def holds_lease(self) -> bool:

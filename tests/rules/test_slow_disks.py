@@ -1,12 +1,15 @@
-"""R5, R11: disks that take longer to write a promise down than a claim has time."""
+"""R5, R11, R16, R21: disks that take longer to write a promise down than a claim has time, or hang."""
 
 from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import StartTenure, Transfer, WritePromise
-from replicator.model import Role
+from replicator.core.effects import EndTenure, StartTenure, Transfer, WritePromise
+from replicator.core.phase import Phase
+from replicator.model import Epoch, NodeId, Role
 from tests.rules.cluster import Cluster
+from tests.rules.test_full import committed
+from tests.rules.test_publishing import serving
 
 STEP_S = 0.05
 PROBED = ("deliver *->* Probe", "deliver *->* ProbeAnswer")
@@ -44,3 +47,54 @@ def test_R5_a_claim_has_its_whole_time_once_the_own_promise_is_written() -> None
     cluster = Cluster("a", "b", "c").do("grant a", *PROBED, "advance 0.4", "sync a")
     cluster.do("deliver", "advance 0.4", "sync", "deliver", "sync").live(0.3)
     assert [tenure.epoch for tenure in cluster.effects("a", StartTenure)] == [1]
+
+
+def hanging(*commands: str) -> Cluster:
+    """a's disk hangs: it says nothing, and writes nothing of what b and c hold."""
+    cluster = serving().do("submit a s 1").live(0.5).do(*commands).forget()
+    cluster.node("a").disk.set_stopped(True)
+    return cluster.do("submit a s 2")
+
+
+def test_R16_a_primary_whose_disk_hangs_hands_over() -> None:
+    """What b and c hold would never commit: a counts with its own disk, and a majority lends it the lease."""
+    cluster = hanging().live(4.9)
+    assert not cluster.effects("a", EndTenure)
+    cluster.live(0.4)
+    assert cluster.effects("a", EndTenure) == [EndTenure(Epoch(1), "the disk hangs")]
+    assert cluster.effects("a", Transfer) == [Transfer(NodeId("b"))]
+    cluster.do("revoke a", "grant b").live(0.5).do("submit b s 3").live(0.5)
+    assert committed(cluster, "b") == [("s", 3)]
+    cluster.node("a").disk.set_stopped(False)
+    cluster.live(1.0)
+    assert cluster.state("a").heads == cluster.state("b").heads
+
+
+def test_R16_so_does_one_whose_adoption_is_never_written() -> None:
+    """Those of the others are."""
+    cluster = serving().do("submit a s 1").live(0.5).do("crash a").live(1.2).do("start a").live(1.2).forget()
+    cluster.do("grant b", *PROBED, "sync b").node("b").disk.set_stopped(True)
+    cluster.live(4.9)
+    assert cluster.core("b")._primary.phase is Phase.RECOVERING
+    cluster.live(0.6)
+    assert cluster.effects("b", Transfer) == [Transfer(NodeId("a"))]
+
+
+def test_R16_it_stays_where_nobody_else_can_be_primary() -> None:
+    """It goes on when its disk does."""
+    cluster = hanging("engine b gone", "engine c gone").live(8.0)
+    assert not cluster.effects("a", EndTenure)
+    cluster.node("a").disk.set_stopped(False)
+    cluster.live(0.5)
+    assert committed(cluster, "a") == [("s", 2)]
+
+
+def test_R16_a_disk_that_is_only_slower_than_the_others_keeps_its_primary() -> None:
+    """Whatever it writes shows that it goes on."""
+    cluster = serving().forget()
+    for sequence in range(1, 5):
+        cluster.node("a").disk.set_stopped(True)
+        cluster.do(f"submit a s {sequence}").live(3.0).node("a").disk.set_stopped(False)
+        cluster.live(0.2)
+    assert committed(cluster, "a") == [("s", 1), ("s", 2), ("s", 3), ("s", 4)]
+    assert not cluster.effects("a", EndTenure)

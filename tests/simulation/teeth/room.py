@@ -65,8 +65,9 @@ def wait_to_delete(patch: Patch) -> None:
 
 
 def await_the_adoption(patch: Patch) -> None:
-    """A disk that leaves the bulk adoption unanswered for want of room keeps its node waiting for it."""
+    """A disk that leaves the bulk adoption unanswered, full or hanging, keeps its node waiting for it."""
     patch.setattr(Reign, "lacks_room", property(lambda self: self.wants_room))
+    patch.setattr(Reign, "is_outrun", False)
 
 
 def hold_up_the_others(patch: Patch) -> None:
