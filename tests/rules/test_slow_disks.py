@@ -1,4 +1,4 @@
-"""R5, R11, R16, R21: disks that take longer to write a promise down than a claim has time, or hang."""
+"""R5, R11, R21: disks that take longer to write a promise down than a claim has time, or hang."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def hanging(*commands: str) -> Cluster:
     return cluster.do("submit a s 2")
 
 
-def test_R16_a_primary_whose_disk_hangs_hands_over() -> None:
+def test_R21_a_primary_whose_disk_hangs_hands_over() -> None:
     """What b and c hold would never commit: a counts with its own disk, and a majority lends it the lease."""
     cluster = hanging().live(4.9)
     assert not cluster.effects("a", EndTenure)
@@ -70,7 +70,7 @@ def test_R16_a_primary_whose_disk_hangs_hands_over() -> None:
     assert cluster.state("a").heads == cluster.state("b").heads
 
 
-def test_R16_so_does_one_whose_adoption_is_never_written() -> None:
+def test_R21_so_does_one_whose_adoption_is_never_written() -> None:
     """Those of the others are."""
     cluster = serving().do("submit a s 1").live(0.5).do("crash a").live(1.2).do("start a").live(1.2).forget()
     cluster.do("grant b", *PROBED, "sync b").node("b").disk.set_stopped(True)
@@ -80,7 +80,7 @@ def test_R16_so_does_one_whose_adoption_is_never_written() -> None:
     assert cluster.effects("b", Transfer) == [Transfer(NodeId("a"))]
 
 
-def test_R16_it_stays_where_nobody_else_can_be_primary() -> None:
+def test_R21_it_stays_where_nobody_else_can_be_primary() -> None:
     """It goes on when its disk does."""
     cluster = hanging("engine b gone", "engine c gone").live(8.0)
     assert not cluster.effects("a", EndTenure)
@@ -89,7 +89,7 @@ def test_R16_it_stays_where_nobody_else_can_be_primary() -> None:
     assert committed(cluster, "a") == [("s", 2)]
 
 
-def test_R16_a_disk_that_is_only_slower_than_the_others_keeps_its_primary() -> None:
+def test_R21_a_disk_that_is_only_slower_than_the_others_keeps_its_primary() -> None:
     """Whatever it writes shows that it goes on."""
     cluster = serving().forget()
     for sequence in range(1, 5):

@@ -22,6 +22,7 @@ REPLACE_AFTER_S = 3.0
 QUICK_MEAN_S = 0.1
 BESIDE_COMMITS = 5
 BRIMFUL_CHANCE = 0.7
+HANGING_CHANCE = 0.3
 
 
 class Liveness:
@@ -58,26 +59,32 @@ class Liveness:
             raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
 
     def require_beside_full(self) -> None:
-        """The same while the disks of a minority stay full, one of whose nodes is named the leader; then they
-        have room again, and all are at rest."""
+        """The same while the disks of a minority stay full, or hang, one of whose nodes is named the leader;
+        then they have room again, or go on, and all are at rest."""
         world, random = self._world, self._world.random
         nodes = list(world.nodes.values())
         full = random.sample(nodes, (len(nodes) - 1) // 2)
         if not full or not any(node.config.has_engine for node in nodes if node not in full):
             return
-        world.trace.add(world.now, "fault", "full beside", " ".join(node.name for node in full))
+        hang = random.random() < HANGING_CHANCE
+        what = "hanging beside" if hang else "full beside"
+        world.trace.add(world.now, "fault", what, " ".join(node.name for node in full))
         for node in full:
-            node.disk.set_full(True, brimful=random.random() < BRIMFUL_CHANCE)
+            node.disk.set_full(not hang, brimful=not hang and random.random() < BRIMFUL_CHANCE)
         for node in nodes:
             node.engine.rests = False
             if node.engine.epoch:
                 node.crash()
                 world.ensure_running(node)
+        for node in full:
+            node.disk.set_stopped(hang)
         world.elector.name(full[0].name)
         self._commits_before = world.history.commit_count + BESIDE_COMMITS
-        if not world.run_until(world.now + SERVING_WITHIN_S, self._is_serving):
-            raise Violation("I8", f"not serving {SERVING_WITHIN_S} s beside full disks: {self._roles()}")
+        within_s = SERVING_WITHIN_S * (2 if hang else 1)  # each of those may be named in its turn
+        if not world.run_until(world.now + within_s, self._is_serving):
+            raise Violation("I8", f"not serving {within_s} s {what} disks: {self._roles()}")
         for node in nodes:
+            node.disk.set_stopped(False)
             node.disk.set_full(False)
             node.engine.rests = True
         self._require_rest()

@@ -70,6 +70,16 @@ def await_the_adoption(patch: Patch) -> None:
     patch.setattr(Reign, "is_outrun", False)
 
 
+def lead_though_hanging(patch: Patch) -> None:
+    """A primary whose disk hangs keeps the leadership that others could use."""
+    patch.setattr(Reign, "is_outrun", False)
+
+
+def claim_though_hanging(patch: Patch) -> None:
+    """A node whose own promise is not written in time tries again for as long as the elector names it."""
+    patch.setattr(Claimant, "_time_out", lambda self: self.stop("for the test", self.bumping))
+
+
 def hold_up_the_others(patch: Patch) -> None:
     """No tenure starts while one stream finds no room on a majority's disks."""
     patch.setattr(Commits, "withhold_the_roomless", lambda self: None)
