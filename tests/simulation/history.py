@@ -114,11 +114,14 @@ class History:
         return content
 
     def keeps(self, later: Content, earlier: Content) -> bool:
-        """Whether having *later* loses nothing of *earlier*: it descends from it, or *earlier* is a
-        deletion and *later* was begun anew after it (the tombstone may be forgotten by then)."""
+        """Whether having *later* loses nothing of *earlier*: it descends from it, or *earlier* is a deletion
+        and *later* was begun anew after it (the tombstone may be forgotten by then), or is a deletion too: an
+        old disk may bring one back that all others have forgotten, and of nothing nothing is lost."""
         if self.descends(later, earlier):
             return True
-        return earlier in self.tombstones and self.places[self.root(later)] > self.places[earlier]
+        if earlier not in self.tombstones:
+            return False
+        return later in self.tombstones or self.places[self.root(later)] > self.places[earlier]
 
     def accept(self, epoch: Epoch, who: Incarnation, manifest: Manifest) -> None:
         """An acceptance is durable at the replica of that incarnation."""
