@@ -64,7 +64,7 @@ class Writer:
         self._deliver: Deliver = lambda event: None
         self._thread = threading.Thread(target=self._run, name="replicator-store", daemon=True)
         self._changed = threading.Condition()
-        self._urgent: deque[WritePromise | WriteRecord] = deque()
+        self._urgent: list[WritePromise | WriteRecord] = []
         self._queue: deque[Item] = deque()
         self._hints = Hints()
         self._queued: dict[Digest, int] = {}
@@ -204,16 +204,16 @@ class Writer:
             )
         self._wait()
         with self._changed:
-            urgent, self._urgent = list(self._urgent), deque()
+            urgent, self._urgent = self._urgent, []
             items: list[Item] = []
             size = 0
             count_max = BATCH_ITEMS_MAX if not self._one_by_one else 1
             while not urgent and self._queue and len(items) < count_max:
-                size += _size_bytes(self._queue[0])
+                item = self._queue[0]
+                size += _size_bytes(item)
                 # An acceptance goes with the chunks before it: by itself it would wait for their root too.
                 # But many, of large states that have not changed, are much to write themselves.
-                bound = self._transaction_bytes * (2 if isinstance(self._queue[0], Accept) else 1)
-                if items and size > bound:
+                if items and size > self._transaction_bytes * (2 if isinstance(item, Accept) else 1):
                     break
                 items.append(self._queue.popleft())
             self._one_by_one = max(0, self._one_by_one - len(items))
