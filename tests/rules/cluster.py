@@ -20,6 +20,9 @@ from tests.transcripts.harness import Bench
 
 T = TypeVar("T")
 
+# Commands: a candidate has asked, and all have answered.
+PROBED = ("deliver *->* Probe", "deliver *->* ProbeAnswer")
+
 
 class Cluster(Bench):
     """Commands in, and what the cores asked for since the last `forget` out."""

@@ -9,12 +9,11 @@ from replicator.core.effects import StartTenure, Transfer
 from replicator.core.messages import Claim
 from replicator.core.phase import Phase
 from replicator.model import StreamName
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_full import committed, positions
 from tests.rules.test_publishing import serving
 
 S = StreamName("s")
-PROBED = ("deliver *->* Probe", "deliver *->* ProbeAnswer")
 
 
 def brimful(*commands: str) -> Cluster:
@@ -55,22 +54,19 @@ def test_R21_it_stays_where_nobody_is_better_placed(others: tuple[str, ...]) -> 
     assert [positions(tenure.heads) for tenure in cluster.effects("b", StartTenure)] == [[("s", 1)]]
 
 
-def beside_a_rival(what: str) -> Cluster:
-    """b recovers with a, whose disk is *what*; c has lost the duel, and is at a promise as high as b's."""
+def beside_a_rival(trouble: str) -> Cluster:
+    """b recovers with a, whose disk is in *trouble*; c has lost the duel, at a promise as high as b's."""
     cluster = serving().do("submit a s 1").live(0.5).do("crash a").live(1.2).do("start a").live(1.2).forget()
-    cluster.do(*(["brimful a"] if what == "brimful" else []), "cut b c", "grant b", "grant c", *PROBED)
-    cluster.do("sync b c", "deliver b->a", "sync a", "deliver a->b")
-    if what == "hung":
-        cluster.node("a").disk.set_stopped(True)
-    cluster.do("deliver", "revoke c", "mend b c").live(0.5)
+    cluster.do("cut b c", "grant b", "grant c", *PROBED, "sync b c", "deliver b->a", "sync a", "deliver a->b")
+    cluster.do(trouble, "deliver", "revoke c", "mend b c").live(0.5)
     assert cluster.core("b")._primary.phase is Phase.RECOVERING
     return cluster
 
 
-@pytest.mark.parametrize("what", ["brimful", "hung"])
-def test_R11_a_claim_that_too_few_adopt_is_made_anew_above_who_is_stuck(what: str) -> None:
+@pytest.mark.parametrize("trouble", ["brimful a", "hang a"])
+def test_R11_a_claim_that_too_few_adopt_is_made_anew_above_who_is_stuck(trouble: str) -> None:
     """a lends the lease and adopts nothing; c would, but has promised as much to itself (I8)."""
-    cluster = beside_a_rival(what).live(3.0)
+    cluster = beside_a_rival(trouble).live(3.0)
     assert [tenure.epoch for tenure in cluster.effects("b", StartTenure)] == [3]
     assert cluster.state("c").promise == cluster.state("b").promise
     assert not cluster.effects("b", Transfer)

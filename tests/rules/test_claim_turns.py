@@ -8,11 +8,10 @@ from replicator.core.effects import Changed, EndTenure, StartTenure, Transfer, W
 from replicator.core.events import RecordWritten, Tick
 from replicator.core.messages import Claim, LeaseReturned, Probe, ProbeAnswer, Promised, Reason, Refusal
 from replicator.model import Epoch, Incarnation, MemberRecord, NodeId, Promise, Role, StreamName
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_publishing import serving
 
 STRANGER = Incarnation(b"somebody else's!")
-PROBED = ("deliver *->* Probe", "deliver *->* ProbeAnswer")
 
 
 def _claiming(*names: str) -> Cluster:

@@ -33,7 +33,7 @@ from replicator.core.messages import (
 from replicator.core.quorum import could_have_committed, is_quorum
 from replicator.core.state import head_of
 from replicator.model import Digest, Epoch, Head, Incarnation, Member, MemberRecord, NodeId, Role, StreamName
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_fencing import manifest
 
 S = StreamName("s")
@@ -131,7 +131,7 @@ def test_R8_a_bounded_number_is_fetched_at_a_time_until_all_are_held() -> None:
     state = cluster.state("c")
     state.config = structs.replace(state.config, fetches_max=1)
     cluster.do("mend a c", "mend b c", "crash a", "start a", "drop").live(1.2)
-    cluster.forget().do("grant c", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync c")
+    cluster.forget().do("grant c", *PROBED, "sync c")
     cluster.do("deliver *->* Claim", "sync a b", "deliver b->c Promised", "fetch c")
     cluster.do("deliver a->c Promised", "sync c", "fetch c")
     cluster.live(1.5)
@@ -338,7 +338,7 @@ def test_R8_what_the_own_store_is_asked_to_accept_is_dropped_no_longer() -> None
     cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
     cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a").live(0.6)
     cluster.do("mend a b", "mend a c").do("crash a", "start a").live(1.2).forget()
-    cluster.do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("grant b", *PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync a c", "deliver a->b Promised", "deliver c->b Promised")
     reign = cluster.core("b")._primary.reign
     assert reign is not None

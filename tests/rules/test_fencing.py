@@ -19,7 +19,7 @@ from replicator.core.messages import (
     Refusal,
 )
 from replicator.model import Epoch, Manifest, MemberRecord, Process, Promise
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 
 
 def manifest(stream: str = "s", epoch: int = 1, sequence: int = 1) -> Manifest:
@@ -169,7 +169,7 @@ def test_R4_no_record_and_no_forgetting_in_an_epoch_that_is_over_here() -> None:
     record = state.record
     assert record is not None
     cluster.core("a")._primary.claim_above("for the test")
-    cluster.do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a").forget()
+    cluster.do("advance 0.07", *PROBED, "sync a").forget()
     assert state.promised_epoch == 2
     state.record = MemberRecord(record.version, record.members, record.members)  # as if one were under way
     cluster.do("advance 0.1")

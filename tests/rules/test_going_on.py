@@ -23,7 +23,7 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_idle_streams import page_of, taken_over
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
@@ -37,7 +37,7 @@ def test_R5_a_new_claim_is_told_to_all_at_once() -> None:
     cluster, claim = taken_over()
     cluster.hear("b", "c", page_of(cluster, claim, 0, "s"))  # and the other page never comes
     cluster.core("b")._primary.claim_above("for the test")
-    cluster.forget().do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.forget().do("advance 0.07", *PROBED, "sync b")
     assert [each.epoch for each in cluster.sent("b", Claim)].count(3) == 2
 
 
@@ -111,7 +111,7 @@ def _rotten(when: str) -> Cluster:
     if when == "before":
         cluster.do("rot b s")
     cluster.do("start b").live(1.5).forget().do("grant b")
-    cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do(*PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync c", "deliver c->b Promised", "sync b")
     if when == "after":
         cluster.do("rot b s")
@@ -186,7 +186,7 @@ def test_R20_the_newest_record_may_be_heard_at_any_time(says_it: type[ProbeAnswe
         (probe, _) = cluster.sent("c", Probe)
         cluster.hear("c", "a", ProbeAnswer(probe.nonce, True, 0, None, newest, 1))
     else:
-        cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync c")
+        cluster.do(*PROBED, "sync c")
         (claim, _) = cluster.sent("c", Claim)
         cluster.hear("c", "a", Promised(claim.epoch, claim.nonce, 0, 1, (), newest, 1, echo))
     assert cluster.effects("c", Transfer) == [Transfer(None)]
@@ -236,7 +236,7 @@ def test_R11_a_tenure_that_goes_on_unchanged_restores_nothing_that_rots_meanwhil
     cluster.do("cut a b", "submit a s 1").live(0.2).do("crash c", "mend a b").forget()
     cluster.core("a")._primary.claim_above("for the test")
     while cluster.core("a")._primary.phase is not Phase.RECOVERING:
-        cluster.do("advance 0.02", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a b")
+        cluster.do("advance 0.02", *PROBED, "sync a b")
         cluster.do("deliver *->* Claim", "sync b", "deliver *->* Promised")
     cluster.do("rot a s").live(3.0)
     tenure = cluster.effects("a", StartTenure)[0]

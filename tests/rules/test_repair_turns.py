@@ -42,7 +42,7 @@ from replicator.core.messages import (
 )
 from replicator.core.report import digest_of, page_digest
 from replicator.model import Digest, Epoch, Incarnation, NodeId, Position, Role, StreamName
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_fencing import manifest
 from tests.rules.test_late_words import behind, reign_of
 from tests.rules.test_publishing import serving
@@ -176,7 +176,7 @@ def _only_a_holds(sequences: int) -> Cluster:
         cluster.do("submit a s 1").live(0.3)
     cluster.do("cut a b", "cut a c", f"submit a s {sequences}", "publish a", "sync a").live(0.6)
     cluster.do("mend a b", "mend a c", "crash a", "start a").live(1.2).forget()
-    cluster.do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("grant b", *PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync a c", "deliver a->b Promised", "deliver c->b Promised")
     assert reign_of(cluster, "b").recovery.chosen[S].sequence == sequences
     return cluster
@@ -221,7 +221,7 @@ def test_R22_what_rots_during_the_recovery_is_held_again_before_it_is_served() -
     """One fetch for it, the mending's; rot of what was not chosen changes nothing."""
     cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
     cluster.do("crash a").live(0.6).forget()
-    cluster.do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("grant b", *PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync c", "deliver c->b Promised")
     recovery = reign_of(cluster, "b").recovery
     cluster.node("b").deliver(HeadRotten(StreamName("never"), Digest(bytes(32))))
@@ -238,7 +238,7 @@ def test_R8_what_was_adopted_here_is_waited_for_when_it_rots() -> None:
     """Others may have adopted it in this epoch too: a late promise brings a source, and no other choice."""
     cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
     cluster.do("cut a b", "crash a").live(0.6).do("rot c s").forget()
-    cluster.do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("grant b", *PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync c", "deliver c->b Promised", "cut b c", "rot b s")
     recovery = reign_of(cluster, "b").recovery
     for _ in range(20):
@@ -306,7 +306,7 @@ def test_R8_nothing_is_abandoned_while_a_newer_epoch_is_claimed() -> None:
     """It would be fenced, and forgotten with the old epoch: the operator is told to ask again."""
     cluster = _withheld(older=False)
     cluster.core("b")._primary.claim_above("for the test")
-    cluster.do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "abandon b s")
+    cluster.do("advance 0.07", *PROBED, "abandon b s")
     (refused,) = cluster.effects("b", AbandonRefused)
     assert "ask again after that" in refused.reason
     assert not cluster.effects("b", Abandoned)
@@ -332,7 +332,7 @@ def test_R11_what_is_in_flight_goes_out_again_in_the_newer_epoch() -> None:
     """Unless it is stored here already: that commits by its adoption. No ticket is lost."""
     cluster = serving().do("submit a t 1", "publish a", "sync a", "drop", "submit a s 1")
     cluster.core("a")._primary.claim_above("for the test")
-    cluster.do("advance 0.07", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a").live(1.0)
+    cluster.do("advance 0.07", *PROBED, "sync a").live(1.0)
     published = [(publish.stream, publish.epoch) for publish in cluster.effects("a", Publish)]
     assert published == [("t", 1), ("s", 1), ("s", 2)]
     commits = {commit.stream: commit.position for commit in cluster.effects("a", Commit)}

@@ -21,7 +21,7 @@ from replicator.core.phase import Phase
 from replicator.core.state import head_of
 from replicator.core.tenure import PAUSE_S
 from replicator.model import Digest, Epoch, StreamName
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_fencing import manifest
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
@@ -230,7 +230,7 @@ def test_R8_what_goes_on_unchanged_goes_on_without_what_was_given_up() -> None:
     primary = cluster.core("a")._primary
     primary.claim_above("for the test")
     cluster.node("a").deliver(Tick())
-    cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a", "deliver a->b Claim", "sync b")
+    cluster.do(*PROBED, "sync a", "deliver a->b Claim", "sync b")
     cluster.do("deliver b->a Promised")
     assert primary.phase is Phase.RECOVERING
     _started_without(cluster, "a")

@@ -12,7 +12,7 @@ from replicator.model import (
     Sequence,
     StreamName,
 )  # fmt: skip
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_idle_streams import page_of
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
@@ -23,7 +23,7 @@ S, T = StreamName("s"), StreamName("t")
 def _asked_of_the_store(cluster: Cluster) -> Recovery:
     """b recovers with a's promise; s was unavailable, is fetched from a at last, the own store has been
     asked to accept it, and then c's late promise comes, with a head of a higher order."""
-    cluster.forget().do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.forget().do("grant b", *PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync a", "deliver a->b Promised")
     recovery = reign_of(cluster, "b").recovery
     assert recovery.chosen[S].sequence == 2
@@ -42,7 +42,7 @@ def test_R9_what_is_served_is_what_a_majority_has_adopted() -> None:
     """A late promise of a higher order does not pass for what the own store was asked to accept."""
     cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.3)
     cluster.do("cut a b", "cut a c", "submit a s 2", "publish a", "sync a", "crash a").live(1.2)  # a: (1, 2)
-    cluster.do("grant c", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync c")
+    cluster.do("grant c", *PROBED, "sync c")
     cluster.do("deliver *->* Claim", "sync b", "deliver b->c Promised", "sync c")  # c: (2, 1), b: (1, 1)
     cluster.do("crash c", "drop", "start a", "mend a b", "mend a c").live(1.2)
     _asked_of_the_store(cluster)
@@ -72,7 +72,7 @@ def test_R6_pages_of_two_processes_are_no_report() -> None:
     cluster.do("cut a b", "cut b c", "submit a t 1").live(0.2)
     assert [commit.stream for commit in cluster.effects("a", Commit)] == ["s", "t"]
     cluster.do("crash a", "mend b c").live(0.6).forget()
-    cluster.do("grant b", "deliver *->* Probe", "deliver *->* ProbeAnswer", "sync b")
+    cluster.do("grant b", *PROBED, "sync b")
     cluster.do("deliver *->* Claim", "sync c", "drop c->b Promised")
     claim = cluster.sent("b", Claim)[0]
     cluster.hear("b", "c", page_of(cluster, claim, 0, "s"))

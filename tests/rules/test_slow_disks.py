@@ -7,12 +7,11 @@ import pytest
 from replicator.core.effects import EndTenure, StartTenure, Transfer, WritePromise
 from replicator.core.phase import Phase
 from replicator.model import Epoch, NodeId, Role
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_full import committed
 from tests.rules.test_publishing import serving
 
 STEP_S = 0.05
-PROBED = ("deliver *->* Probe", "deliver *->* ProbeAnswer")
 
 
 def live_slowly(cluster: Cluster, seconds: float, sync_s: float) -> None:
@@ -51,9 +50,8 @@ def test_R5_a_claim_has_its_whole_time_once_the_own_promise_is_written() -> None
 
 def hanging(*commands: str) -> Cluster:
     """a's disk hangs: it says nothing, and writes nothing of what b and c hold."""
-    cluster = serving().do("submit a s 1").live(0.5).do(*commands).forget()
-    cluster.node("a").disk.set_stopped(True)
-    return cluster.do("submit a s 2")
+    cluster = serving().do("submit a s 1").live(0.5).do(*commands)
+    return cluster.forget().do("hang a", "submit a s 2")
 
 
 def test_R21_a_primary_whose_disk_hangs_hands_over() -> None:
@@ -65,16 +63,14 @@ def test_R21_a_primary_whose_disk_hangs_hands_over() -> None:
     assert cluster.effects("a", Transfer) == [Transfer(NodeId("b"))]
     cluster.do("revoke a", "grant b").live(0.5).do("submit b s 3").live(0.5)
     assert committed(cluster, "b") == [("s", 3)]
-    cluster.node("a").disk.set_stopped(False)
-    cluster.live(1.0)
+    cluster.do("go_on a").live(1.0)
     assert cluster.state("a").heads == cluster.state("b").heads
 
 
 def test_R21_so_does_one_whose_adoption_is_never_written() -> None:
     """Those of the others are."""
     cluster = serving().do("submit a s 1").live(0.5).do("crash a").live(1.2).do("start a").live(1.2).forget()
-    cluster.do("grant b", *PROBED, "sync b").node("b").disk.set_stopped(True)
-    cluster.live(4.9)
+    cluster.do("grant b", *PROBED, "sync b", "hang b").live(4.9)
     assert cluster.core("b")._primary.phase is Phase.RECOVERING
     cluster.live(0.6)
     assert cluster.effects("b", Transfer) == [Transfer(NodeId("a"))]
@@ -84,8 +80,7 @@ def test_R21_it_stays_where_nobody_else_can_be_primary() -> None:
     """It goes on when its disk does."""
     cluster = hanging("engine b gone", "engine c gone").live(8.0)
     assert not cluster.effects("a", EndTenure)
-    cluster.node("a").disk.set_stopped(False)
-    cluster.live(0.5)
+    cluster.do("go_on a").live(0.5)
     assert committed(cluster, "a") == [("s", 2)]
 
 
@@ -93,8 +88,6 @@ def test_R21_a_disk_that_is_only_slower_than_the_others_keeps_its_primary() -> N
     """Whatever it writes shows that it goes on."""
     cluster = serving().forget()
     for sequence in range(1, 5):
-        cluster.node("a").disk.set_stopped(True)
-        cluster.do(f"submit a s {sequence}").live(3.0).node("a").disk.set_stopped(False)
-        cluster.live(0.2)
+        cluster.do("hang a", f"submit a s {sequence}").live(3.0).do("go_on a").live(0.2)
     assert committed(cluster, "a") == [("s", 1), ("s", 2), ("s", 3), ("s", 4)]
     assert not cluster.effects("a", EndTenure)

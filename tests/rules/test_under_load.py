@@ -12,7 +12,7 @@ from replicator.core.messages import Behind, CommitPoint, Heartbeat
 from replicator.core.phase import Phase
 from replicator.core.progress import Follower
 from replicator.model import Epoch, Incarnation, NodeId, Position, Role, Sequence, StreamName
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_late_words import reign_of
 from tests.rules.test_publishing import serving
 from tests.transcripts.harness import Waiting
@@ -24,7 +24,7 @@ def _bump(cluster: Cluster) -> None:
     """a has claimed above, and its promise is durable."""
     cluster.core("a")._primary.claim_above("for the test")
     cluster.node("a").deliver(Tick())
-    cluster.do("deliver *->* Probe", "deliver *->* ProbeAnswer", "sync a")
+    cluster.do(*PROBED, "sync a")
 
 
 def test_R11_what_is_submitted_while_a_tenure_drains_does_not_prolong_it() -> None:

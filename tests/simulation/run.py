@@ -88,7 +88,7 @@ def _play(world: World, faults: Faults) -> None:
     faults.heal()
     liveness = Liveness(world, faults)
     liveness.require(SIMULATED_MIN_S, COMMITS_MIN)
-    liveness.require_beside_full()
+    liveness.require_beside_bad_disks()
     world.check("finished")
     done = (world.now, faults.injected_count, world.history.commit_count)
     if any(is_ < least for is_, least in zip(done, (SIMULATED_MIN_S, FAULTS_MIN, COMMITS_MIN), strict=True)):

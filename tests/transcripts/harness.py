@@ -21,8 +21,8 @@ Nothing happens by itself here: what a core asks for waits until a command lets 
     handover a [b], abandon a s     what an operator asks
     quiet ...          any command, without its log
     pause a, resume a  the control thread stands still; what comes for it waits
-    crash a, start a, wipe a, put_back a (the disk from before), rot a s, full a, brimful a, room a, cut a b,
-    mend a b, status a
+    crash a, start a, wipe a, put_back a (the disk from before), rot a s, cut a b, mend a b, status a
+    full a, brimful a, room a, hang a, go_on a      what becomes of its disk
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ class Bench(World):
             "full": lambda node: node.disk.set_full(True),
             "brimful": lambda node: node.disk.set_full(True, brimful=True),
             "room": lambda node: node.disk.set_full(False),
+            "hang": lambda node: node.disk.set_stopped(True),
+            "go_on": lambda node: node.disk.set_stopped(False),
             "status": self._status,
             "wipe": self._wipe,
             "put_back": lambda node: node.disk.replace(self._shelf.pop(node.name)),

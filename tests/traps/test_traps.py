@@ -11,7 +11,7 @@ from replicator.core.events import ManifestReceived
 from replicator.core.messages import Claim, Echo, Heartbeat
 from replicator.model import Epoch, Incarnation, StreamName
 from tests.rules import test_claiming, test_disk, test_fencing, test_lease, test_publishing
-from tests.rules.cluster import Cluster
+from tests.rules.cluster import PROBED, Cluster
 from tests.rules.test_fencing import manifest
 from tests.rules.test_publishing import serving
 
@@ -215,7 +215,7 @@ def test_t25_an_adoption_cut_short() -> None:
     cluster.do("cut a c", "submit a s 2").live(0.2).do("crash a", "grant b")
     committed = {stream: chain(cluster, "b", stream)[0] for stream in (S, T)}
     for _ in range(40):  # b wins its epoch, but what it then says reaches nobody
-        cluster.do("advance 0.05", "deliver *->* Probe", "deliver *->* ProbeAnswer")
+        cluster.do("advance 0.05", *PROBED)
         cluster.do("deliver *->* Claim", "sync c", "deliver *->* Promised", "sync b")
     assert cluster.state("b").heads[T].accepted_epoch == 2
     assert cluster.state("c").heads[T].accepted_epoch == 1

@@ -58,27 +58,27 @@ class Liveness:
         if not self._world.run_until(self._world.now + RESTING_WITHIN_S, self._is_at_rest):
             raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
 
-    def require_beside_full(self) -> None:
+    def require_beside_bad_disks(self) -> None:
         """The same while the disks of a minority stay full, or hang, one of whose nodes is named the leader;
         then they have room again, or go on, and all are at rest."""
         world, random = self._world, self._world.random
         nodes = list(world.nodes.values())
-        full = random.sample(nodes, (len(nodes) - 1) // 2)
-        if not full or not any(node.config.has_engine for node in nodes if node not in full):
+        bad = random.sample(nodes, (len(nodes) - 1) // 2)
+        if not bad or not any(node.config.has_engine for node in nodes if node not in bad):
             return
         hang = random.random() < HANGING_CHANCE
         what = "hanging beside" if hang else "full beside"
-        world.trace.add(world.now, "fault", what, " ".join(node.name for node in full))
-        for node in full:
+        world.trace.add(world.now, "fault", what, " ".join(node.name for node in bad))
+        for node in bad:
             node.disk.set_full(not hang, brimful=not hang and random.random() < BRIMFUL_CHANCE)
         for node in nodes:
             node.engine.rests = False
             if node.engine.epoch:
                 node.crash()
                 world.ensure_running(node)
-        for node in full:
+        for node in bad:
             node.disk.set_stopped(hang)
-        world.elector.name(full[0].name)
+        world.elector.name(bad[0].name)
         self._commits_before = world.history.commit_count + BESIDE_COMMITS
         within_s = SERVING_WITHIN_S * (2 if hang else 1)  # each of those may be named in its turn
         if not world.run_until(world.now + within_s, self._is_serving):
