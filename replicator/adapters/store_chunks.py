@@ -18,7 +18,7 @@ Then the transfer is the first, which loses nothing however large it is: it lack
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import count, islice
 from typing import TypeVar
 
@@ -37,38 +37,48 @@ class Change:
     def __init__(self) -> None:
         self.writes: dict[bytes, Buffer | None] = {}
         self.events: list[Event] = []
-        self._undo: list[tuple[dict[object, object], object, object]] = []
+        self._undo: list[tuple[dict[object, object], dict[object, object]]] = []
 
     def set(self, table: dict[_K, _V], key: _K, value: _V | None) -> None:
         """Set *key* in a table of the memory, or remove it (None), so that `undo` can take it back."""
         before = table.get(key)
         if before == value:
             return
-        self._undo.append((table, key, before))  # type: ignore[arg-type]
+        self._undo.append((table, {key: before}))  # type: ignore[arg-type]
         if value is None:
             del table[key]
         else:
             table[key] = value
 
+    def add(self, table: dict[_K, _V], values: Mapping[_K, _V]) -> None:
+        """Add keys that are not in a table yet, all at once."""
+        self._undo.append((table, dict.fromkeys(values)))  # type: ignore[arg-type]
+        table.update(values)
+
+    def remove(self, table: dict[_K, _V], keys: Iterable[_K]) -> None:
+        """Remove those of *keys* that are in a table."""
+        if table:
+            self._undo.append((table, {key: table.pop(key) for key in keys if key in table}))  # type: ignore[arg-type]
+
     def undo(self) -> None:
         """Take back everything that was set, the last first."""
-        for table, key, value in reversed(self._undo):
-            if value is None:
-                del table[key]
-            else:
-                table[key] = value
+        for table, values in reversed(self._undo):
+            for key, value in values.items():
+                if value is None:
+                    table.pop(key, None)
+                else:
+                    table[key] = value
 
 
 class Chunks:
     """The book of chunks. Changed by the writer only; single look-ups are safe from any thread."""
 
     def __init__(self, transfer_bytes_max: int) -> None:
-        self.needs: dict[Digest, int] = {}
+        self.needs: dict[Digest, tuple[int, int]] = {}  # how often, and the length as stored
         self.absent: dict[Digest, bool] = {}  # needed, but not there: found rotten, or gone
         self.garbage: dict[Digest, bool] = {}  # there, but not needed
-        self._sizes: dict[Digest, int] = {}
-        self._totals = {"stored": 0}  # the sum of these, in a table so that it is undone with them
-        self._transfers: dict[StreamName, dict[Sequence, dict[Digest, bool]]] = {}
+        self._totals = {"stored": 0}  # the lengths' sum, in a table so that it is undone with them
+        self._transfers: dict[StreamName, dict[Sequence, dict[Digest, int]]] = {}  # lengths as stored
         self._transfer_bytes: dict[_Transfer, int] = {}
         self._transfer_bytes_max = transfer_bytes_max
         self._turns: dict[StreamName, int] = {}  # kept while it holds nothing, so that its turn does come
@@ -88,58 +98,91 @@ class Chunks:
     def stored_bytes(self) -> int:
         return self._totals["stored"]
 
-    def need(self, change: Change, digest: Digest, size: int) -> None:
-        """Count one more need."""
-        change.set(self.needs, digest, self.needs.get(digest, 0) + 1)
-        self._weigh(change, digest, size)
-        change.set(self.garbage, digest, None)
-
-    def drop(self, change: Change, digest: Digest) -> None:
-        """Count one need less."""
-        left = self.needs[digest] - 1
-        change.set(self.needs, digest, left or None)
-        if not left:
-            self._weigh(change, digest, None)
-            if digest in self.absent:
-                change.set(self.absent, digest, None)
+    def need(self, change: Change, sizes: Mapping[Digest, int]) -> None:
+        """Count one more need of each; with their lengths as stored."""
+        needs, new, total = self.needs, {}, 0
+        for digest, size in sizes.items():
+            if digest in needs:
+                count, known = needs[digest]
+                change.set(needs, digest, (count + 1, known))
             else:
-                change.set(self.garbage, digest, True)
+                new[digest] = (1, size)
+                total += size
+        if new:
+            change.add(needs, new)
+            change.remove(self.garbage, new)
+            self._weigh(change, total)
 
-    def _weigh(self, change: Change, digest: Digest, size: int | None) -> None:
-        change.set(self._totals, "stored", self._totals["stored"] - self._sizes.get(digest, 0) + (size or 0))
-        change.set(self._sizes, digest, size)
-
-    def drop_all(self, change: Change, digests: Iterable[Digest]) -> None:
+    def drop(self, change: Change, digests: Iterable[Digest]) -> None:
         """Count one need less of each."""
+        needs, absent, gone, total = self.needs, self.absent, {}, 0
         for digest in digests:
-            self.drop(change, digest)
+            count, size = needs[digest]
+            if count > 1:
+                change.set(needs, digest, (count - 1, size))
+            else:
+                gone[digest] = digest not in absent
+                total += size
+        if gone:
+            self._weigh(change, -total)
+            change.remove(needs, gone)
+            change.remove(absent, gone)
+            change.add(self.garbage, {digest: True for digest, is_there in gone.items() if is_there})
+
+    def exchange(
+        self, change: Change, sizes: Mapping[Digest, int], dropped: Iterable[Mapping[Digest, int]]
+    ) -> None:
+        """Count one more need of each of *sizes*, and one less of each in each of *dropped*. Most are the
+        same: what a transfer has brought is what the checkpoint names, or what the one before it named."""
+        for before in dropped:
+            if sizes.keys() == before.keys():
+                sizes = {}
+            else:
+                self.drop(change, [digest for digest in before if digest not in sizes])
+                sizes = {digest: size for digest, size in sizes.items() if digest not in before}
+        self.need(change, sizes)
+
+    def _weigh(self, change: Change, size_bytes: int) -> None:
+        change.set(self._totals, "stored", self._totals["stored"] + size_bytes)
 
     def bring(
-        self, change: Change, stream: StreamName, sequence: Sequence, digest: Digest, stored: Buffer
+        self, change: Change, stream: StreamName, sequence: Sequence, chunks: Iterable[tuple[Digest, Buffer]]
     ) -> None:
-        """A transfer has brought the chunk: keep it for the transfer, write it unless it is there."""
-        if not self.is_stored(digest):
-            change.writes[chunk_key(digest)] = stored
+        """A transfer has brought the chunks: keep them for the transfer, write those that are not there."""
         transfer = self._transfers.setdefault(stream, {}).setdefault(sequence, {})
-        if digest not in transfer:
-            self.need(change, digest, len(stored))
-            self._count(change, (stream, sequence), len(stored))
-            change.set(transfer, digest, True)
+        new = {}
+        for digest, stored in chunks:
+            if not self.is_stored(digest):
+                change.writes[chunk_key(digest)] = stored
+            if digest not in transfer:
+                new[digest] = len(stored)
+        self.need(change, new)
+        change.add(transfer, new)
+        self._count(change, (stream, sequence), sum(new.values()))
         if stream not in self._turns:
             change.set(self._turns, stream, next(self._next_turn))
         change.set(self._brought_at, (stream, sequence), self._refused_bytes)
-        change.set(self.absent, digest, None)
+        change.remove(self.absent, (digest for digest, _ in chunks))
 
-    def settle(self, change: Change, stream: StreamName, sequence: Sequence) -> None:
-        """A checkpoint was accepted: the stream's transfers up to it need nothing any longer."""
-        going_on = None
-        for claimed, transfer in self._transfers.get(stream, {}).items():
-            if claimed > sequence and transfer:
+    def settle(self, change: Change, stream: StreamName, sequence: Sequence) -> list[dict[Digest, int]]:
+        """A checkpoint was accepted: the stream's transfers up to it end. What each of them holds is the
+        caller's to drop."""
+        going_on, ended = None, []
+        transfers = self._transfers.get(stream, {})
+        for claimed, transfer in list(transfers.items()):
+            if claimed <= sequence:
+                ended.append(transfer)
+                change.set(transfers, claimed, None)
+                self._count(change, (stream, claimed), -sum(transfer.values()))
+            elif transfer:
                 going_on = next(self._next_turn)
-            elif claimed <= sequence:
-                for digest in list(transfer):
-                    self._let_go(change, (stream, claimed), digest)
         change.set(self._turns, stream, going_on)
+        return ended
+
+    def abandon(self, change: Change, stream: StreamName, sequence: Sequence) -> None:
+        """The stream's transfers up to it end, and what they hold is of no use."""
+        for held in self.settle(change, stream, sequence):
+            self.drop(change, held)
 
     def limit(self, change: Change) -> None:
         """Let the last transfers lose what they brought last until all but the first are within the bound."""
@@ -150,12 +193,14 @@ class Chunks:
         excess -= self._transfer_bytes[first]
         while excess > 0:
             stream, sequence = others.pop()
-            for digest in reversed(list(self._transfers[stream][sequence])):
+            held = self._transfers[stream][sequence]
+            for digest, size in reversed(list(held.items())):
                 if excess <= 0:
                     break
-                size = self._sizes[digest]
                 excess -= size
-                self._let_go(change, (stream, sequence), digest)
+                change.set(held, digest, None)
+                self._count(change, (stream, sequence), -size)
+                self.drop(change, [digest])
                 if digest in self.garbage and change.writes.get(chunk_key(digest)):
                     change.writes[chunk_key(digest)] = None  # it only came with this change
                     change.set(self.garbage, digest, None)
@@ -179,10 +224,9 @@ class Chunks:
 
     def sweep(self, change: Change, digests: list[Digest]) -> None:
         """Delete those of *digests* that are still garbage."""
-        for digest in digests:
-            if digest in self.garbage:
-                change.writes[chunk_key(digest)] = None
-                change.set(self.garbage, digest, None)
+        if swept := [digest for digest in digests if digest in self.garbage]:
+            change.writes.update(dict.fromkeys(map(chunk_key, swept)))
+            change.remove(self.garbage, swept)
 
     def tidy(self) -> None:
         """Forget the transfers that ended; after a change is durable, since it cannot be undone."""
@@ -191,12 +235,6 @@ class Chunks:
                 del transfers[sequence]
             if not transfers:
                 del self._transfers[stream]
-
-    def _let_go(self, change: Change, transfer: _Transfer, digest: Digest) -> None:
-        stream, sequence = transfer
-        self._count(change, transfer, -self._sizes[digest])
-        change.set(self._transfers[stream][sequence], digest, None)
-        self.drop(change, digest)
 
     def _count(self, change: Change, transfer: _Transfer, size: int) -> None:
         held = self._transfer_bytes.get(transfer, 0) + size

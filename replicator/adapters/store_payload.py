@@ -161,8 +161,7 @@ class Payload:
             for entry in record.entries:
                 manifest = read_manifest(view, record.stream, entry)
                 named = chunks_of(manifest)
-                for digest, size in named.items():
-                    chunks.need(change, digest, size)
+                chunks.need(change, named)
                 if entry is record.head:
                     self.memory.head_bytes[record.stream] = manifest.stored_bytes
                     if not stored.issuperset(named):

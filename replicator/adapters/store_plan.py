@@ -144,10 +144,9 @@ class Plan:
             return
         if not self._fence.room:
             # What came before it is of no use without it, and would keep the disk full.
-            self._chunks.settle(self.change, put.stream, put.sequence)
+            self._chunks.abandon(self.change, put.stream, put.sequence)
             return
-        for digest, stored in put.chunks:
-            self._chunks.bring(self.change, put.stream, put.sequence, digest, stored)
+        self._chunks.bring(self.change, put.stream, put.sequence, put.chunks)
 
     # ── acceptance ──
 
@@ -158,7 +157,7 @@ class Plan:
         why = self._refusal(manifest, named, epoch, record)
         if why is not None:
             if why is Why.FULL:
-                self._chunks.settle(self.change, stream, Sequence(manifest.sequence))
+                self._chunks.abandon(self.change, stream, Sequence(manifest.sequence))
             elif why is not Why.INCOMPLETE and record is not None and record.head.digest == manifest.digest:
                 self._mend(record, manifest, named)
             self.change.events.append(AcceptRefused(manifest, epoch, why))
@@ -174,11 +173,8 @@ class Plan:
             self.change.writes[manifest_key(stream, old.sequence)] = None
         key = manifest_key(stream, entry.sequence)
         self.change.writes[key] = seal(key, manifest)
-        for digest, size in named.items():
-            self._chunks.need(self.change, digest, size)
-        for unnamed in no_longer:
-            self._chunks.drop_all(self.change, unnamed)
-        self._chunks.settle(self.change, stream, entry.sequence)
+        brought = self._chunks.settle(self.change, stream, entry.sequence)
+        self._chunks.exchange(self.change, named, [*brought, *no_longer])
         self._set_record(stream, StreamRecord(stream, epoch, kept, _mark_after(committed, entries, kept)))
         self.change.set(self._memory.head_bytes, stream, manifest.stored_bytes)
         self.change.events.append(Accepted(manifest, epoch, self._count()))
@@ -192,10 +188,8 @@ class Plan:
             return
         key = manifest_key(stream, head.sequence)
         self.change.writes[key] = seal(key, manifest)
-        for digest, size in named.items():
-            self._chunks.need(self.change, digest, size)
-        self._chunks.drop_all(self.change, before)
-        self._chunks.settle(self.change, stream, head.sequence)
+        brought = self._chunks.settle(self.change, stream, head.sequence)
+        self._chunks.exchange(self.change, named, [*brought, before])
         self.change.set(self._memory.head_bytes, stream, manifest.stored_bytes)
 
     def _refusal(
@@ -253,7 +247,7 @@ class Plan:
         if (head.tombstone, head.generation, head.sequence) != (True, effect.generation, effect.sequence):
             return
         for entry in record.entries:
-            self._chunks.drop_all(self.change, self._named(record.stream, entry))
+            self._chunks.drop(self.change, self._named(record.stream, entry))
             self.change.writes[manifest_key(record.stream, entry.sequence)] = None
         self._set_record(record.stream, None)
         self.change.set(self._memory.head_bytes, record.stream, None)

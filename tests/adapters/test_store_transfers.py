@@ -121,14 +121,14 @@ def test_r21_what_a_full_disk_undid_is_not_held() -> None:
     """Turns, needs and bytes of the transfers are as before the change."""
     chunks, before = Chunks(250), Change()
     for name in "abcd":
-        chunks.bring(before, StreamName(name), Sequence(1), Digest(name.encode() * 32), bytes(100))
+        chunks.bring(before, StreamName(name), Sequence(1), [(Digest(name.encode() * 32), bytes(100))])
         chunks.limit(before)
     chunks.tidy()
     held = deepcopy(_held(chunks))
     change = Change()
     chunks.settle(change, StreamName("a"), Sequence(1))
     for name in "de":
-        chunks.bring(change, StreamName(name), Sequence(2), Digest(name.encode() * 32), bytes(200))
+        chunks.bring(change, StreamName(name), Sequence(2), [(Digest(name.encode() * 32), bytes(200))])
     chunks.limit(change)
     assert _held(chunks) != held
     change.undo()
