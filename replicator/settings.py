@@ -22,11 +22,10 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import FieldInfo
 
 from replicator.addresses import Address, format_address, format_peers, parse_peers, peer_problems
-from replicator.core.config import Config
 from replicator.errors import SettingsError
 from replicator.model import NodeId
 from replicator.profiles import PROFILES
-from replicator.relations import RELATIONS, publication_bytes_max
+from replicator.relations import RELATIONS
 from replicator.sizes import GIB, KIB, MIB, format_stream_sizes, parse_size, parse_stream_sizes
 
 PREFIX = "REPLICATOR_"
@@ -134,9 +133,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "how often the elector runs")] = 0.02
 
     chunk_bytes: Annotated[int, _bytes(KIB, 16 * MIB,
-        "the size of a chunk: what is compared, compressed, sent and stored as one")] = 256 * KIB
+        "the size of a chunk, sent and stored as one; up to 1 MiB where nothing is found again")] = 256 * KIB
     stream_chunk_bytes: Annotated[dict[str, _ChunkBytes], Meta(extra={"unit": "bytes"}, description=
-        "another size for some streams: name=size,… where name may be a pattern, the first that fits counts"
+        "a fixed size for some streams: name=size,… where name may be a pattern, the first that fits counts"
     )] = field(default_factory=dict)
     window_bytes_max: Annotated[int, _bytes(MIB, 4 * GIB,
         "published, not yet taken by the fastest majority; all streams wait behind it")] = 32 * MIB
@@ -213,8 +212,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def chunk_bytes_of(self, stream: str) -> int:
         """The size of the stream's chunks."""
+        return self.own_chunk_bytes_of(stream) or self.chunk_bytes
+
+    def own_chunk_bytes_of(self, stream: str) -> int | None:
+        """The size that is set for the stream, if one is."""
         fitting = (size for pattern, size in self.stream_chunk_bytes.items() if fnmatchcase(stream, pattern))
-        return next(fitting, self.chunk_bytes)
+        return next(fitting, None)
 
     @property
     def standalone(self) -> bool:
@@ -236,19 +239,6 @@ class Row(Struct, frozen=True):
     unit: str
     allowed: str
     meaning: str
-
-
-def core_config(settings: Settings, *, has_engine: bool = True, public_key: str = "") -> Config:
-    """The numbers that the core works by."""
-    shared = set(Config.__struct_fields__) & set(_FIELDS) - {"peers"}
-    return Config(
-        **{name: getattr(settings, name) for name in shared},
-        peers=frozenset(settings.peers) - {settings.node},
-        address=settings.address,
-        public_key=public_key,
-        has_engine=has_engine,
-        window_frames_max=settings.window_bytes_max // publication_bytes_max(settings),
-    )
 
 
 def variable(name: str) -> str:

@@ -18,8 +18,9 @@ from replicator.errors import SettingsError
 from replicator.model import NodeId
 from replicator.profiles import PROFILES
 from replicator.relations import RELATIONS
-from replicator.settings import Settings, core_config, markdown, table, variable
+from replicator.settings import Settings, markdown, table, variable
 from replicator.sizes import MIB
+from replicator.worker.config import core_config
 
 PEERS = "edge-1=127.0.0.1:7400,edge-2=127.0.0.1:7410,edge-3=[::1]:7400"
 NAME_WORDS = "of 1 to 63 letters, digits, '_', '.' or '-', but no '.' or '-' first"

@@ -43,8 +43,9 @@ from replicator.link.lease import LeaseWords
 from replicator.link.line import WorkerLine
 from replicator.link.messages import Failed, Started
 from replicator.model import NodeId, Owner, Process
-from replicator.settings import Settings, core_config
+from replicator.settings import Settings
 from replicator.signals import ending_signals
+from replicator.worker.config import core_config
 from replicator.worker.datapath import DataPath
 from replicator.worker.driver import Driver, Parts, boottime
 from replicator.worker.inbox import Inbox

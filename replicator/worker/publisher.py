@@ -50,8 +50,10 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
-from replicator.settings import Settings, core_config
+from replicator.settings import Settings
+from replicator.worker.config import core_config
 from replicator.worker.datathread import DataThread
+from replicator.worker.grain import Grain
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ class Publisher(DataThread):
         self._store = store
         self._socket = socket
         self._helpers = ThreadPoolExecutor(HELPERS, "replicator-compress")
+        self._grain = Grain(settings)
         self._window = core_config(settings).window_frames_max
         self._changed = threading.Condition()
         # A stream has one task at a time (T20), so that those of one queue may go before those of the other.
@@ -209,11 +212,11 @@ class Publisher(DataThread):
             manifest = self._seal(task, ())
             self._send(task, [], manifest)
             return manifest
-        size = self._settings.chunk_bytes_of(task.stream)
+        size = self._grain.chunk_bytes(task.stream, payload.size_bytes)
         views = [(name, view) for name, part in payload.parts.items() for view in split(part, size)]
         chunks: dict[str, list[Chunk]] = {name: [] for name in payload.parts}
         known = self._known(base)
-        batch, room = list[Stored](), PUBLICATION_BYTES_MAX
+        batch, room, found_bytes = list[Stored](), PUBLICATION_BYTES_MAX, 0
         packed = self._packed([view for _, view in views], known)
         for (name, view), (chunk, stored) in zip(views, packed, strict=True):
             self.counters["raw_bytes"] += len(view)
@@ -223,9 +226,12 @@ class Publisher(DataThread):
                     batch, room = [], PUBLICATION_BYTES_MAX
                 batch.append((chunk, stored))
                 room -= len(stored)
+            else:
+                found_bytes += len(view)
             chunks[name].append(known.setdefault(Digest(chunk.raw_digest), chunk))
         manifest = self._seal(task, tuple(Part(name, tuple(found)) for name, found in chunks.items()))
         self._send(task, batch, manifest)
+        self._grain.note(task.stream, payload.size_bytes, found_bytes)
         return manifest
 
     def _seal(self, task: Task, parts: tuple[Part, ...]) -> Manifest:
