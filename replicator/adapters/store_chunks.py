@@ -18,7 +18,7 @@ Then the transfer is the first, which loses nothing however large it is: it lack
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence as Ordered
 from itertools import count, islice
 from typing import TypeVar
 
@@ -146,16 +146,13 @@ class Chunks:
         change.set(self._totals, "stored", self._totals["stored"] + size_bytes)
 
     def bring(
-        self, change: Change, stream: StreamName, sequence: Sequence, chunks: Iterable[tuple[Digest, Buffer]]
+        self, change: Change, stream: StreamName, sequence: Sequence, chunks: Ordered[tuple[Digest, Buffer]]
     ) -> None:
         """A transfer has brought the chunks: keep them for the transfer, write those that are not there."""
         transfer = self._transfers.setdefault(stream, {}).setdefault(sequence, {})
-        new = {}
-        for digest, stored in chunks:
-            if not self.is_stored(digest):
-                change.writes[chunk_key(digest)] = stored
-            if digest not in transfer:
-                new[digest] = len(stored)
+        lacking = (each for each in chunks if not self.is_stored(each[0]))
+        change.writes.update((chunk_key(digest), stored) for digest, stored in lacking)
+        new = {digest: len(stored) for digest, stored in chunks if digest not in transfer}
         self.need(change, new)
         change.add(transfer, new)
         self._count(change, (stream, sequence), sum(new.values()))
