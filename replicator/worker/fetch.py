@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
+from replicator.codec.frames import CHUNKS_PER_REQUEST, REPLY_BYTES_MAX, REQUEST_BYTES_MAX
 from replicator.core import effects
 from replicator.model import Chunk, Digest, Manifest, NodeId, StreamName
 from replicator.worker.patience import PATIENCE_S
@@ -53,6 +53,7 @@ class Fetch:
         self._sources = {node: _Source(set(), {}) for node in order.sources}
         self._wanted: dict[Digest, Chunk | None] = {self.digest: None}  # the manifest itself has no chunk
         self._hopeless: set[Digest] = set()  # those of them that every source lacks
+        self._patience_s = PATIENCE_S  # with any source: an answer holds a chunk at least, however large
         self._give_up(self._wanted)
 
     def begin(self, manifest: Manifest, missing: Iterable[Chunk], present: Iterable[Chunk]) -> None:
@@ -60,6 +61,8 @@ class Fetch:
         self.manifest = manifest
         self.got(self.digest)
         self._wanted = {Digest(chunk.stored_digest): chunk for chunk in missing}
+        largest = max((chunk.stored_bytes for part in manifest.parts for chunk in part.chunks), default=0)
+        self._patience_s = min(PATIENCE_S * max(1, largest / REPLY_BYTES_MAX), URGENT_PATIENCE_S)
         self._give_up(self._wanted)
         if self.verifies:
             self.unchecked.extend(present)
@@ -170,7 +173,7 @@ class Fetch:
     def expire(self, now: float, patience_of: Callable[[NodeId], float]) -> None:
         """Ask silent sources once more, then leave them alone."""
         for node, source in list(self._sources.items()):
-            patience_s = patience_of(node)
+            patience_s = max(patience_of(node), self._patience_s)
             if self.is_urgent and len(self._sources) > 1:
                 patience_s = min(patience_s, URGENT_PATIENCE_S)
             if _is_waited_for(source) and now - source.silent_since >= patience_s:

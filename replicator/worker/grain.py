@@ -34,9 +34,8 @@ class Grain:
         fine = settings.chunk_bytes_of(stream)
         fruitless = self._fruitless.get(stream, 0)
         is_look = fruitless % LOOK_EVERY >= LOOK_EVERY - 2
-        if payload_bytes < ABOVE_BYTES or fruitless < FRUITLESS or is_look:
-            return fine
-        if settings.own_chunk_bytes_of(stream):
+        is_set = settings.own_chunk_bytes_of(stream) is not None
+        if payload_bytes < ABOVE_BYTES or fruitless < FRUITLESS or is_look or is_set:
             return fine
         return max(fine, min(COARSER * fine, COARSE_BYTES_MAX, settings.transaction_bytes_max))
 

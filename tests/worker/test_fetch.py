@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from replicator.codec.chunking import seal
-from replicator.codec.frames import CHUNKS_PER_REQUEST, REQUEST_BYTES_MAX
+from replicator.codec.frames import CHUNKS_PER_REQUEST, REPLY_BYTES_MAX, REQUEST_BYTES_MAX
 from replicator.core import effects
 from replicator.model import (
     Chunk,
@@ -202,6 +202,23 @@ def test_a_silent_source_is_asked_again_and_then_left() -> None:
     assert ask(fetch, PATIENCE_S) == [(A, 1)]
     fetch.expire(PATIENCE_S * ATTEMPTS_MAX, patience_of)
     assert ask(fetch, PATIENCE_S * ATTEMPTS_MAX) == [(B, 1)]
+
+
+@pytest.mark.parametrize(
+    ("size", "patience_s"),
+    [(1, PATIENCE_S), (3 * REPLY_BYTES_MAX, 3 * PATIENCE_S), (64 * REPLY_BYTES_MAX, URGENT_PATIENCE_S)],
+)
+def test_a_source_has_time_for_a_whole_chunk(size: int, patience_s: float) -> None:
+    """An answer holds at least one: a large chunk takes a slow link as many times as long as an answer of
+    small ones, and is no silence. Whoever is known to take longer still has that time."""
+    fetch = begun([chunk(0, size)], A)
+    assert ask(fetch, 0.0) == [(A, 1)]
+    fetch.expire(0.99 * patience_s, patience_of)
+    assert ask(fetch, 0.99 * patience_s) == []
+    fetch.expire(patience_s, lambda _: 20.0)
+    assert ask(fetch, patience_s) == []
+    fetch.expire(patience_s, patience_of)
+    assert ask(fetch, patience_s) == [(A, 1)]
 
 
 def test_a_claim_waits_long_for_its_last_source_only() -> None:
