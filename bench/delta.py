@@ -13,8 +13,9 @@ changed (none for the model, whose changes are all over it).
 checkpoint, `full_ms` that of the same state when all of it is new, taken in turns, and `share` the one over
 the other.
 
---chunk-kib takes each state with several sizes of chunks: smaller ones send less of what is scattered, but
-name, hash and look up more.
+Chunks have the size of the row, also where nothing is found again: larger ones would be others than those
+that are counted. --chunk-kib takes each state with several sizes: smaller ones send less of what is
+scattered, but name, hash and look up more.
 """
 
 from __future__ import annotations
@@ -138,11 +139,13 @@ def measure(options: argparse.Namespace) -> Report:
     report = Report(question="What is sent when little has changed?", command=command_line(NAME))
     report.notes.append(f"worker as a {options.isolation}; {options.rounds} checkpoints of each state")
     for kind, chunk_kib in product(options.kinds, options.chunk_kib):
-        changes = {"keep": KEEP, "chunk_bytes": chunk_kib * KIB, "payload_bytes_max": PAYLOAD_BYTES_MAX}
+        fixed = {"chunk_bytes": chunk_kib * KIB, "stream_chunk_bytes": {"*": chunk_kib * KIB}}
+        changes = {"keep": KEEP, "payload_bytes_max": PAYLOAD_BYTES_MAX, **fixed}
         with Cluster(options.isolation, directory=options.dir, **changes) as cluster:
             report.note_settings(cluster.settings(cluster.names[0]))
             report.add(measure_kind(cluster, kind, options.rounds))
-    report.settings.pop("REPLICATOR_CHUNK_BYTES", None)  # a column
+    for name in ("REPLICATOR_CHUNK_BYTES", "REPLICATOR_STREAM_CHUNK_BYTES"):  # a column
+        report.settings.pop(name, None)
     return report
 
 
