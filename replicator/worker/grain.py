@@ -4,7 +4,8 @@ A chunk is what is compared with the checkpoint before, so the smaller it is the
 changed. But each costs every node its share of bookkeeping, a tenth of a large commit. Where a stream's
 checkpoints have nothing in common, small chunks buy nothing: that stream gets larger ones, until something is
 found again. What only small ones would find is looked for now and then, in two checkpoints: one to compare
-with, and one to compare. A size that is set for the stream is kept.
+with, and one to compare. A checkpoint that is all known says nothing: chunks of any size find that, and of
+another size than before they find nothing. A size that is set for the stream is kept.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Grain:
 
     def note(self, stream: StreamName, payload_bytes: int, found_bytes: int) -> None:
         """Of the stream's checkpoint so much was known already."""
-        if payload_bytes < ABOVE_BYTES:
+        if payload_bytes < ABOVE_BYTES or found_bytes == payload_bytes:
             return
         fruitless = self._fruitless.pop(stream, 0)
         if found_bytes < FOUND_SHARE * payload_bytes:

@@ -42,6 +42,8 @@ def test_a_little_that_is_found_is_nothing_and_much_is_something() -> None:
     coarse = grain()
     sizes(coarse, FRUITLESS, found_bytes=ABOVE_BYTES // 16 - 1)
     assert sizes(coarse, 2, found_bytes=ABOVE_BYTES // 16) == [COARSE_BYTES_MAX, FINE]
+    large = sizes(grain(), FRUITLESS + 1, found_bytes=ABOVE_BYTES // 4, payload_bytes=8 * ABOVE_BYTES)
+    assert large[-1] == COARSE_BYTES_MAX
 
 
 def test_what_only_small_chunks_would_find_is_looked_for_in_two_checkpoints() -> None:
@@ -56,8 +58,15 @@ def test_small_checkpoints_are_cut_as_ever_and_say_nothing() -> None:
     coarse = grain()
     assert sizes(coarse, 2 * FRUITLESS, payload_bytes=ABOVE_BYTES - 1) == [FINE] * 2 * FRUITLESS
     sizes(coarse, FRUITLESS)
-    assert sizes(coarse, 1, payload_bytes=ABOVE_BYTES - 1, found_bytes=ABOVE_BYTES - 1) == [FINE]
+    assert sizes(coarse, 1, payload_bytes=ABOVE_BYTES - 1, found_bytes=ABOVE_BYTES // 2) == [FINE]
     assert sizes(coarse, 1) == [COARSE_BYTES_MAX]
+
+
+def test_a_checkpoint_in_which_nothing_has_changed_says_nothing() -> None:
+    """A stream that rests would be sent whole, cut in another way."""
+    given = grain()
+    assert sizes(given, FRUITLESS - 1) + sizes(given, 2, found_bytes=ABOVE_BYTES) == [FINE] * (FRUITLESS + 1)
+    assert sizes(given, 2) + sizes(given, 2, found_bytes=ABOVE_BYTES) == [FINE] + [COARSE_BYTES_MAX] * 3
 
 
 @pytest.mark.parametrize(
@@ -94,7 +103,8 @@ def test_where_nothing_is_found_again_chunks_are_larger() -> None:
     with running(2) as (primary, backup):
         given = []
         for sequence in range(1, FRUITLESS + 4):
-            changed = noise(ABOVE_BYTES, seed=min(sequence, FRUITLESS + 1))
+            kept = noise(ABOVE_BYTES // 2, seed=100 + min(sequence, FRUITLESS + 1))
+            changed = noise(ABOVE_BYTES // 2, seed=sequence) + kept
             manifest = take(backup, primary.publish(changed, sequence))
             primary.store.accept(manifest)
             given.append({chunk.raw_bytes for chunk in chunks_of(manifest)})
