@@ -166,11 +166,7 @@ class Commits:
         """Commit the stream's flight if a majority holds it and the lease allows to say so (R25)."""
         reign = self._reign
         flight = reign.window.flights.get(stream)
-        if flight is None or flight.manifest is None:
-            return
-        if not flight.stored:
-            if reign.progress.others_hold(stream, flight.sequence, reign.record):
-                reign.outrun_since = min(reign.outrun_since, self._state.now)
+        if flight is None or flight.manifest is None or not flight.stored:
             return
         may_say = reign.serving and reign.holds_lease
         if not may_say or reign.progress.commit_point(stream, reign.record) < flight.sequence:
@@ -181,6 +177,15 @@ class Commits:
         holders = reign.progress.holders(stream, flight.sequence)
         reign.window.committed(flight, Generation(head.generation), head.position, holders)
         self._cover(stream)
+
+    def watch_disk(self) -> None:
+        """Look, with each heartbeat, whether something waits for the own disk and for no other, the oldest
+        flights first. What that disk has written last may be just before what it hangs at."""
+        reign = self._reign
+        flights = (f for f in islice(reign.window.flights.values(), STREAMS_PER_BEAT) if not f.stored)
+        held_up = (reign.progress.others_hold(f.stream, f.sequence, reign.record) for f in flights)
+        if any(held_up):
+            reign.outrun_since = min(reign.outrun_since, self._state.now)
 
     def check_all(self) -> None:
         for stream in list(self._reign.window.flights):

@@ -117,18 +117,14 @@ class Handover:
         """Who was named, else the follower that could take over and lacks least; one with room before."""
         if self._successor is not None:
             return self._successor
-        able = self._able(reign)
-        return (
-            min(able, key=lambda f: (f.full, not f.is_known, len(f.lacking), f.node)).node if able else None
-        )
+        able = sorted(self._able(reign), key=lambda f: (f.full, not f.is_known, len(f.lacking), f.node))
+        return able[0].node if able else None
 
     def _able(self, reign: Reign) -> list[Follower]:
         return [each for each in reign.progress.followers.values() if self._is_up(each) and each.can_lead]
 
     def _is_up(self, follower: Follower) -> bool:
-        if self._if_able:
-            return follower.heard_at > self._asked_at
-        return self._is_recent(follower)
+        return follower.heard_at > self._asked_at if self._if_able else self._is_recent(follower)
 
     def _is_no_worse(self, follower: Follower) -> bool:
         """Whether its disk takes new checkpoints, or none does here either: leadership goes to none that

@@ -155,6 +155,7 @@ class Primary:
 
     def _beat(self, reign: Reign) -> None:
         self._heartbeats.beat()
+        self._commits.watch_disk()
         if self.phase is Phase.SERVING and self._state.owns(reign.epoch):  # not once more is promised (R3)
             self._commits.forget_tombstones()
             if reign.membership.is_changing:
@@ -192,10 +193,8 @@ class Primary:
         self.claimant.bump()
 
     def suspend(self) -> None:
-        """The lease is no longer what it was, or a higher epoch is about to be promised (R24, R25).
-
-        One lapse, however many epochs are claimed in it.
-        """
+        """The lease is no longer what it was, or a higher epoch is about to be promised: one lapse, however
+        many epochs are claimed in it (R24, R25)."""
         if self._lapsed_since is None:
             self._lapsed_since = self._state.now
         self.tenure.suspend()
@@ -293,7 +292,7 @@ class Primary:
         reign, stream = self.reign, StreamName(event.manifest.stream)
         if reign is None or event.epoch != reign.epoch:
             return
-        head = self._state.heads.get(stream)
+        head, reign.outrun_since = self._state.heads.get(stream), math.inf
         if event.why is Why.STALE and head is not None and head.digest == event.manifest.digest:
             self.on_accepted(event.manifest, event.epoch)  # it has been, before it rotted or went out again
             return

@@ -160,10 +160,8 @@ class Progress:
     def acked(self, replica: ReplicaId, stream: StreamName) -> int:
         if replica == self._state.id:
             return self.own(stream)
-        follower = self.followers.get(replica[0])
-        if follower is None or follower.replica != replica:
-            return NOTHING
-        return follower.newest(stream)
+        follower = self.follower(replica)
+        return follower.newest(stream) if follower is not None else NOTHING
 
     def commit_point(self, stream: StreamName, record: MemberRecord) -> Sequence:
         """The newest sequence held by a majority, the primary itself included (R14)."""

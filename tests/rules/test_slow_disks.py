@@ -76,6 +76,25 @@ def test_R21_so_does_one_whose_adoption_is_never_written() -> None:
     assert cluster.effects("b", Transfer) == [Transfer(NodeId("a"))]
 
 
+def write_a_batch(cluster: Cluster, name: str) -> None:
+    """The disk does what it has begun, and begins the next."""
+    cluster._let(lambda one: one.name == "_synced" and one.owner == name)
+
+
+def test_R21_so_does_one_whose_disk_hangs_right_after_it_has_written_something() -> None:
+    """b and c have acknowledged s and t when a writes s down, and then nothing: no other word comes of t."""
+    cluster = serving().live(0.5).do("submit a s 1", "publish a")
+    write_a_batch(cluster, "a")
+    cluster.do("submit a t 1", "publish a", "sync b c", "deliver")
+    write_a_batch(cluster, "a")
+    cluster.do("hang a").live(5.3)
+    assert committed(cluster, "a") == [("s", 1)]
+    assert cluster.effects("a", Transfer) == [Transfer(NodeId("b"))]
+    cluster.do("revoke a", "grant b").live(0.5)
+    (tenure,) = cluster.effects("b", StartTenure)
+    assert [(head.stream, head.sequence) for head in tenure.heads] == [("s", 1), ("t", 1)]
+
+
 def test_R21_it_stays_where_nobody_else_can_be_primary() -> None:
     """It goes on when its disk does."""
     cluster = hanging("engine b gone", "engine c gone").live(8.0)
