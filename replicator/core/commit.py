@@ -184,7 +184,7 @@ class Commits:
         reign = self._reign
         flights = (f for f in islice(reign.window.flights.values(), STREAMS_PER_BEAT) if not f.stored)
         held_up = (reign.progress.others_hold(f.stream, f.sequence, reign.record) for f in flights)
-        if any(held_up):
+        if reign.recovery.is_accepting or any(held_up):
             reign.outrun_since = min(reign.outrun_since, self._state.now)
 
     def check_all(self) -> None:

@@ -75,6 +75,11 @@ class Recovery:
         return any(lack.waits_for_room for lack in self._lacking.values())
 
     @property
+    def is_accepting(self) -> bool:
+        """Whether the own store has been asked to accept a chosen head and has not answered yet."""
+        return any(lack.is_accepting for lack in self._lacking.values())
+
+    @property
     def lacking(self) -> Set[StreamName]:
         """The streams whose chosen heads are not accepted here in the epoch."""
         return self._lacking.keys()

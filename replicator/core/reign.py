@@ -32,7 +32,7 @@ class Reign:
         self.serving = False
         self.has_adopted = False  # the own bulk adoption is durable
         self.wants_room = False  # the own store has refused for want of room what is needed to go on (R21)
-        self.outrun_since = math.inf  # the others are a majority that wrote down what the own disk has not
+        self.outrun_since = math.inf  # something waits for the own disk, and for no other
         state.record = record
         state.write_record(record, epoch, True)
         self.holder = Holder(state.config, state.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import EndTenure, StartTenure, Transfer, WritePromise
+from replicator.core.effects import EndTenure, Fetch, StartTenure, Transfer, WritePromise
 from replicator.core.phase import Phase
 from replicator.model import Epoch, NodeId, Role
 from tests.rules.cluster import PROBED, Cluster
@@ -74,6 +74,23 @@ def test_R21_so_does_one_whose_adoption_is_never_written() -> None:
     assert cluster.core("b")._primary.phase is Phase.RECOVERING
     cluster.live(0.6)
     assert cluster.effects("b", Transfer) == [Transfer(NodeId("a"))]
+
+
+def test_R21_so_does_one_that_never_holds_what_it_lacked() -> None:
+    """a has adopted all it had, brings what b and c committed without it, and cannot write that down."""
+    cluster = Cluster("a", "b", "c").with_primary("b").do("submit b s 1").live(0.5).do("cut a b", "cut a c")
+    cluster.do("submit b s 2").live(0.2).do("revoke b", "resign b").live(0.2)
+    cluster.do("mend a b", "mend a c").live(1.0).forget().do("grant a")
+    while not cluster.effects("a", Fetch):
+        cluster.do("advance 0.01", "deliver", "sync")
+    cluster.do("sync", "hang a").live(4.9)
+    reign = cluster.core("a")._primary.reign
+    assert reign is not None
+    assert reign.has_adopted
+    cluster.live(0.6)
+    assert cluster.effects("a", Transfer) == [Transfer(NodeId("b"))]
+    cluster.do("revoke a", "grant b").live(0.5)
+    assert [head.sequence for tenure in cluster.effects("b", StartTenure) for head in tenure.heads] == [2]
 
 
 def write_a_batch(cluster: Cluster, name: str) -> None:
