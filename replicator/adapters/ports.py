@@ -94,6 +94,9 @@ class Store(Protocol):
         """Read at once, of those of *heads* whose payload has at most *bytes_max*: the manifest, and the
         chunks as `read_chunk` gives them. A head whose manifest is absent or damaged is left out."""
 
+    def writing_s(self) -> float:
+        """How long the write that is under way has taken so far; 0.0 if there is none. Any thread."""
+
     def usage(self) -> dict[str, int]:
         """Counts and bytes for status: streams, checkpoints, chunks, stored_bytes, queued_bytes."""
 

@@ -227,6 +227,9 @@ class LmdbStore:
         wanted no longer, which is asked before each chunk."""
         return self._scrubber.scrub(budget_bytes, is_wanted)
 
+    def writing_s(self) -> float:
+        return self._writer.writing_s
+
     def usage(self) -> dict[str, int]:
         memory = self._payload.memory
         return {

@@ -82,6 +82,7 @@ class Writer:
         self._bell = Bell()
         self._sleeper = select.poll()
         self._sleeper.register(self._bell, select.POLLIN)
+        self._writing_since = math.inf
         self._closing = False
         self._failed = False
 
@@ -164,6 +165,11 @@ class Writer:
             return True
         return self._payload.memory.chunks.is_kept(stored_digest) and stored_digest not in self._suspects
 
+    @property
+    def writing_s(self) -> float:
+        """How long the thread has been at one batch; a disk that hangs says nothing by itself."""
+        return max(0.0, time.monotonic() - self._writing_since)
+
     def close(self) -> bool:
         """Write what is queued and end the thread; true if everything is on the disk."""
         with self._changed:
@@ -190,11 +196,15 @@ class Writer:
     def _step(self) -> None:
         """Wait for the next batch, and write it."""
         urgent, items = self._take()
-        if urgent:
-            self._deliver_all(self._meta.write(urgent, self._payload.memory.state.counter))
-        else:
-            self._look_for_room()
-            self._write(items)
+        self._writing_since = time.monotonic()
+        try:
+            if urgent:
+                self._deliver_all(self._meta.write(urgent, self._payload.memory.state.counter))
+            else:
+                self._look_for_room()
+                self._write(items)
+        finally:
+            self._writing_since = math.inf
 
     def _take(self) -> tuple[list[WritePromise | WriteRecord], list[Item]]:
         """The next batch: what is urgent, or items; nothing when it is time to sweep or to look for room."""

@@ -115,6 +115,12 @@ class StoreRoom(Struct, frozen=True, gc=False):
     full: bool
 
 
+class StoreHangs(Struct, frozen=True, gc=False):
+    """The disk takes longer over what it writes than a tenure may lapse (*hangs*), or has done with it."""
+
+    hangs: bool
+
+
 class StoreFailed(Struct, frozen=True, gc=False):
     """A sync or a write has failed: the store is not written again in this process (R21)."""
 
@@ -229,8 +235,8 @@ class AbandonAsked(Struct, frozen=True, gc=False):
 
 Event = (
     Tick | Received | Granted | Revoked | PromiseWritten | RecordWritten | Accepted | AcceptRefused
-    | HeadsAdopted | HeadRotten | StoreRoom | StoreFailed | ManifestReceived | Seen | Published | Sent
-    | Fetched | FetchFailed | StartedWithout | EngineReady | Submitted | DeleteAsked | ResignAsked
+    | HeadsAdopted | HeadRotten | StoreRoom | StoreHangs | StoreFailed | ManifestReceived | Seen | Published
+    | Sent | Fetched | FetchFailed | StartedWithout | EngineReady | Submitted | DeleteAsked | ResignAsked
     | AbandonAsked
 )  # fmt: skip
 

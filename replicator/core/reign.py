@@ -72,8 +72,9 @@ class Reign:
 
     @property
     def is_outrun(self) -> bool:
-        """Whether the own disk, which says nothing of it, holds up for long what needs no other one."""
-        return self.state.now - self.outrun_since > self.state.config.lapse_max_s
+        """Whether the own disk holds up for long what needs no other one, or is known to hang: what would
+        show that it does may never have left, or have been lost on its way."""
+        return self.state.hangs or self.state.now - self.outrun_since > self.state.config.lapse_max_s
 
     @property
     def holds_lease(self) -> bool:

@@ -347,6 +347,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.HeadsAdopted: Replica._on_heads_adopted,
     events.HeadRotten: Replica._on_rotten,
     events.StoreRoom: Replica._on_room,
+    events.StoreHangs: lambda self, event: self._state.disk_hangs(event.hangs),
     events.StoreFailed: lambda self, event: self._fail(event.reason),
     events.ManifestReceived: Replica._on_publication,
     events.Seen: Replica._on_publication,

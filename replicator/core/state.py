@@ -80,6 +80,7 @@ class State:
         self.epoch_seen = Epoch(max(durable.epoch_seen, durable.promise.epoch if durable.promise else 0))
         self.role = Role.BACKUP if self.is_member else Role.JOINING if self.founded else Role.FOUNDING
         self.full = False
+        self.hangs = False  # the disk, says the store
         self.has_engine = config.has_engine
         self.fetching: dict[StreamName, effects.Fetch] = {}
         self._fetches_begun = 0
@@ -124,6 +125,11 @@ class State:
     def owns(self, epoch: Epoch) -> bool:
         """Whether *epoch* is promised durably here to this very process, and to nothing newer."""
         return self.promise == Promise(epoch, self.me) and self.promising == self.promise
+
+    def disk_hangs(self, hangs: bool) -> None:
+        """The store says that the disk has been at one write for long, or that it goes on."""
+        self.hangs = hangs
+        self.notice("the disk hangs: nothing is written here" if hangs else "the disk goes on")
 
     def saw_epoch(self, epoch: int) -> None:
         """An epoch exists somewhere: the next claim goes above it. It is come near to in steps as long as an

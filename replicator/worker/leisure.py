@@ -1,8 +1,8 @@
 """The leisurely side of a worker: an asyncio loop beside the control thread.
 
-It watches the engine, takes signals (in a process of its own) and serves the admin socket. Whatever it is
-told, it posts to the control thread. If it ends, for whatever reason, the worker ends too: one that does
-not notice the engine's death would outlive it.
+It watches the engine and the disk, takes signals (in a process of its own) and serves the admin socket.
+Whatever it is told, it posts to the control thread. If it ends, for whatever reason, the worker ends too: one
+that does not notice the engine's death would outlive it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from contextlib import suppress
 import uvloop
 from msgspec import json
 
+from replicator.adapters.ports import Store
+from replicator.core.events import StoreHangs
 from replicator.errors import Unavailable
 from replicator.model import StreamName
 from replicator.settings import Settings
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 # Whatever a part waits for at its end, the worker holds the store no longer than this after its engine, whose
 # next process wants it. It has room for a farewell; and what was acknowledged is durable at any moment.
 OUTLIVE_S_MAX = 0.15
+LOOK_S = 0.5  # from one look at the disk to the next
 
 
 class Leisure:
@@ -42,11 +45,15 @@ class Leisure:
         settings: Settings,
         driver: Driver,
         inbox: Inbox,
+        store: Store,
         engine_pid: int | None = None,
         stop_signals: Iterable[signal.Signals] = (),
     ) -> None:
         self._driver = driver
         self._inbox = inbox
+        self._store = store
+        self._hangs_after_s = settings.lapse_max_s
+        self._hangs = False
         self._engine_pid = engine_pid
         self._stop_signals = tuple(stop_signals)
         self._admin = AdminServer(settings.data_dir, self._handle)
@@ -80,12 +87,22 @@ class Leisure:
             await self._admin.start()
         except OSError as error:
             log.warning("admin socket not served reason=%r", str(error))
-        await self._done.wait()
+        while not self._done.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._done.wait(), LOOK_S)
+            self._look()
         await self._admin.close()
         for each in self._stop_signals:
             self._loop.remove_signal_handler(each)
         if watch is not None:
             watch.close()
+
+    def _look(self) -> None:
+        """Tell whether the disk hangs: whoever waits for it, as its writer does, cannot."""
+        hangs = self._store.writing_s() > self._hangs_after_s
+        if hangs != self._hangs:
+            self._hangs = hangs
+            self._inbox.deliver(StoreHangs(hangs))
 
     def _engine_is_gone(self) -> None:
         log.info("the engine has ended engine_pid=%d", self._engine_pid)

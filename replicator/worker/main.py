@@ -161,14 +161,14 @@ class Worker:
             parts.data.start(parts.inbox.deliver)
             self._end.send(Started(self._settings.node, self._reads_memory))
             if engine_pid is not None or not self._has_engine:
-                self._run_process(driver, parts.inbox, engine_pid)
+                self._run_process(driver, parts, engine_pid)
             else:
-                self._run_thread(driver, parts.inbox)
+                self._run_thread(driver, parts)
 
-    def _run_process(self, driver: Driver, inbox: Inbox, engine_pid: int | None) -> None:
+    def _run_process(self, driver: Driver, parts: Parts, engine_pid: int | None) -> None:
         """The driver on a control thread, the leisurely loop on this one."""
         stop_signals = () if self._has_engine else ending_signals()
-        leisure = Leisure(self._settings, driver, inbox, engine_pid, stop_signals)
+        leisure = Leisure(self._settings, driver, parts.inbox, parts.store, engine_pid, stop_signals)
         control = _Control(driver, leisure.end)
         gc.collect()
         gc.freeze()  # what stays for good is never looked at again
@@ -181,9 +181,9 @@ class Worker:
         if (error := control.error or leisure.error) is not None:
             raise error
 
-    def _run_thread(self, driver: Driver, inbox: Inbox) -> None:
+    def _run_thread(self, driver: Driver, parts: Parts) -> None:
         """The driver on this thread, the leisurely loop on a helper."""
-        leisure = Leisure(self._settings, driver, inbox)
+        leisure = Leisure(self._settings, driver, parts.inbox, parts.store)
         helper = threading.Thread(target=leisure.run, name="replicator-leisure", daemon=True)
         helper.start()
         try:

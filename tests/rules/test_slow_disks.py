@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import EndTenure, Fetch, StartTenure, Transfer, WritePromise
+from replicator.core.effects import EndTenure, Fetch, Notice, StartTenure, Transfer, WritePromise
+from replicator.core.events import StoreHangs
 from replicator.core.phase import Phase
 from replicator.model import Epoch, NodeId, Role
 from tests.rules.cluster import PROBED, Cluster
@@ -127,3 +128,42 @@ def test_R21_a_disk_that_is_only_slower_than_the_others_keeps_its_primary() -> N
         cluster.do("hang a", f"submit a s {sequence}").live(3.0).do("go_on a").live(0.2)
     assert committed(cluster, "a") == [("s", 1), ("s", 2), ("s", 3), ("s", 4)]
     assert not cluster.effects("a", EndTenure)
+
+
+def hand_over_once_told(cluster: Cluster) -> None:
+    """What waits for a's disk shows by nothing but the store's own word that it does."""
+    cluster.live(8.0)
+    assert not cluster.effects("a", EndTenure)
+    cluster.node("a").deliver(StoreHangs(True))
+    cluster.live(0.5)
+    assert cluster.effects("a", EndTenure) == [EndTenure(Epoch(1), "the disk hangs")]
+    assert cluster.effects("a", Transfer) == [Transfer(NodeId("b"))]
+    cluster.do("revoke a", "grant b").live(0.5).do("submit b s 3").live(0.5)
+    assert committed(cluster, "b") == [("s", 3)]
+
+
+def test_R21_so_does_one_whose_store_says_that_its_disk_hangs() -> None:
+    """The publication was lost, and nobody is told of it again before the own disk holds it."""
+    hand_over_once_told(hanging().do("lose a"))
+
+
+def test_R21_also_while_the_publisher_waits_for_that_disk() -> None:
+    """Of a large checkpoint the last message with the manifest never leaves."""
+    cluster = hanging()
+    cluster.waiting = [one for one in cluster.waiting if one.name != "_publish"]
+    hand_over_once_told(cluster)
+
+
+def test_R21_a_disk_that_went_on_in_time_ends_no_tenure() -> None:
+    """Before there was anybody to hand over to."""
+    cluster = hanging("engine b gone", "engine c gone").live(1.0)
+    cluster.node("a").deliver(StoreHangs(True))
+    cluster.live(1.0).do("go_on a")
+    cluster.node("a").deliver(StoreHangs(False))
+    cluster.live(0.5).do("engine b there", "engine c there").live(2.0)
+    assert not cluster.effects("a", EndTenure)
+    assert committed(cluster, "a") == [("s", 2)]
+    assert [notice.text for notice in cluster.effects("a", Notice)] == [
+        "the disk hangs: nothing is written here",
+        "the disk goes on",
+    ]

@@ -44,6 +44,7 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
+from tests.simulation.disk_watch import DiskWatch
 from tests.simulation.image import Image, Retained, chunk_digests
 
 KEEP = 1
@@ -84,6 +85,7 @@ class Disk:
         self._batch: list[Operation] | None = None
         self._parked: list[Operation] = []  # what waits for room, and nobody asks for again
         self._said_full = False
+        self._watch = DiskWatch(schedule, self._is_waited_for, lambda event: self._hand_in(self._life, event))
         self._life = 0  # completions of an earlier process or disk are dropped by it
         self._stopped = False
         self._transfers: dict[StreamName, dict[Digest, Sequence]] = {}
@@ -121,6 +123,7 @@ class Disk:
         self._tear()
         self._life += 1
         self._stopped = self.fails_next = False
+        self._watch.crash()
         self._urgent.clear()
         self._payload.clear()
         self._parked.clear()
@@ -209,9 +212,13 @@ class Disk:
         """Operations that wait."""
         return len(self._urgent) + len(self._payload)
 
+    def _is_waited_for(self) -> bool:
+        return self._deliver is not None and bool(self._batch or self.queued_count)
+
     # ── the writer ──
 
     def _start_batch(self) -> None:
+        self._watch.look_later()
         if self._batch is not None or self._stopped or self._deliver is None:
             return
         queue = self._urgent or self._payload
@@ -237,6 +244,7 @@ class Disk:
             deliver(StoreFailed("the sync has failed"))
             return
         batch, self._batch = self._batch, None
+        self._watch.wrote()
         found = [self._write(operation) for operation in batch]
         if self.is_brimful and _needs_room(batch[0]):
             self._say(True)  # when all is parked: whoever hears it may die

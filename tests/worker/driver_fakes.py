@@ -157,6 +157,9 @@ class FakeStore:
     def head_bytes(self, stream: str) -> int:
         return self.head_sizes.get(stream, 0)
 
+    def writing_s(self) -> float:
+        return 0.0
+
     def usage(self) -> dict[str, int]:
         return {"streams": 1}
 

@@ -74,6 +74,9 @@ class MemoryStore:
     def is_crowded(self) -> bool:
         return not self.gate.is_set()
 
+    def writing_s(self) -> float:
+        return 0.0
+
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         return [chunk for chunk in chunks if chunk.stored_digest not in self.chunks]
 

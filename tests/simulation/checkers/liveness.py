@@ -23,6 +23,7 @@ QUICK_MEAN_S = 0.1
 BESIDE_COMMITS = 5
 BRIMFUL_CHANCE = 0.7
 HANGING_CHANCE = 0.3
+IN_OFFICE_CHANCE = 0.5
 
 
 class Liveness:
@@ -59,21 +60,24 @@ class Liveness:
             raise Violation("I8", f"{self._unrest()} {RESTING_WITHIN_S} s later: {self._roles()}")
 
     def require_beside_bad_disks(self) -> None:
-        """The same while the disks of a minority stay full, or hang, one of whose nodes is named the leader;
-        then they have room again, or go on, and all are at rest."""
+        """The same while the disks of a minority stay full, or hang: one of their nodes is named the leader,
+        or is primary; then they have room again, or go on, and all are at rest."""
         world, random = self._world, self._world.random
         nodes = list(world.nodes.values())
-        bad = random.sample(nodes, (len(nodes) - 1) // 2)
+        hang = random.random() < HANGING_CHANCE
+        in_office = [node for node in nodes if node.engine.is_active and hang]
+        stays = bool(in_office) and random.random() < IN_OFFICE_CHANCE
+        drawn = random.sample(nodes, (len(nodes) - 1) // 2)
+        bad = list(dict.fromkeys([*in_office, *drawn]))[: len(drawn)] if stays else drawn
         if not bad or not any(node.config.has_engine for node in nodes if node not in bad):
             return
-        hang = random.random() < HANGING_CHANCE
         what = "hanging beside" if hang else "full beside"
         world.trace.add(world.now, "fault", what, " ".join(node.name for node in bad))
         for node in bad:
             node.disk.set_full(not hang, brimful=not hang and random.random() < BRIMFUL_CHANCE)
         for node in nodes:
             node.engine.rests = False
-            if node.engine.epoch:
+            if node.engine.epoch and not stays:
                 node.crash()
                 world.ensure_running(node)
         for node in bad:

@@ -75,6 +75,11 @@ def lead_though_hanging(patch: Patch) -> None:
     patch.setattr(Reign, "is_outrun", False)
 
 
+def lead_though_told_to_hang(patch: Patch) -> None:
+    """What the store says of a disk that hangs means nothing: only what others have acknowledged does."""
+    patch.setattr(State, "disk_hangs", lambda self, hangs: None)
+
+
 def claim_though_hanging(patch: Patch) -> None:
     """A node whose own promise is not written in time tries again for as long as the elector names it."""
     patch.setattr(Claimant, "_time_out", lambda self: self.stop("for the test", self.bumping))

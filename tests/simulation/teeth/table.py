@@ -187,6 +187,7 @@ TEETH = (
     Tooth("R21", room.stay_though_full, Guard(f"{DISK}R21_a_full_primary_gives_leadership_away_and_goes_on_with_room")),
     Tooth("R21", room.await_the_adoption),
     Tooth("R21", room.lead_though_hanging, Guard("tests.rules.test_slow_disks:test_R21_a_primary_whose_disk_hangs_hands_over")),
+    Tooth("R21", room.lead_though_told_to_hang, Guard("tests.rules.test_slow_disks:test_R21_so_does_one_whose_store_says_that_its_disk_hangs")),
     Tooth("R21", room.lead_with_room_alone, Guard(f"{FULL}R21_with_all_disks_full_a_node_takes_over_restores_and_deletes")),
     Tooth("R21", room.claim_though_full, Guard(f"{FULL}R21_a_full_node_leaves_the_grant_to_one_with_room")),
     Tooth("R21", room.wait_to_delete, Guard(f"{FULL}R21_a_deletion_waits_for_nothing_that_finds_no_room")),
