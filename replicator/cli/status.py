@@ -49,6 +49,7 @@ class Member(Struct, frozen=True):
     changing: bool = False
     durability: str = ""
     full: bool = False
+    hangs: bool = False
     lacking: dict[str, int | None] = {}
     streams: list[Stream] = []
     streams_left_out: int = 0
@@ -117,6 +118,7 @@ def _role(member: Member) -> str:
         "suspended" if member.role == Role.PRIMARY and not member.active else "",
         "members changing" if member.changing and member.role == Role.PRIMARY else "",
         "disk full" if member.full else "",
+        "disk hangs" if member.hangs else "",
     )
     return ", ".join(filter(None, (member.role, *hindrances)))
 

@@ -45,6 +45,7 @@ class ReplicaStatus(TypedDict):
     waiting_for: str
     changing: bool
     full: bool
+    hangs: bool
     heads: Mapping[StreamName, Head]
     committed: Mapping[StreamName, tuple[Generation, Sequence]]
     lacking: dict[NodeId, int | None]
@@ -139,6 +140,7 @@ class Replica:
             "waiting_for": self._founding.waiting_for,
             "changing": state.record is not None and bool(state.record.old),
             "full": state.full,
+            "hangs": state.hangs,
             "heads": state.heads,
             "committed": state.committed,
             "lacking": {

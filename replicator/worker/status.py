@@ -88,6 +88,7 @@ class MemberReport(Struct, kw_only=True):
     streams: list[StreamReport]
     streams_left_out: int
     usage: dict[str, int]
+    hangs: bool = False  # the disk
 
 
 class Unreachable(Struct):
@@ -233,6 +234,7 @@ class Census:
             streams=[self._stream(stream, heads[stream], committed.get(stream), now) for stream in shown],
             streams_left_out=len(heads) - len(shown),
             usage=usage,
+            hangs=known["hangs"],
         )
 
     def _stream(

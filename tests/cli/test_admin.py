@@ -45,6 +45,7 @@ REPORT = {
             "lease_s": 0.0,
             "durability": "memory",
             "full": True,
+            "hangs": False,
             "streams": [
                 {
                     "stream": "orders",
@@ -57,7 +58,7 @@ REPORT = {
         },
         {"node": "edge-3", "reachable": False},
         {"node": "edge-4", "reachable": True, "role": "primary", "epoch": 3, "streams": []},
-        {"node": "edge-5", "reachable": True, "role": "founding", "waiting_for": "edge-3"},
+        {"node": "edge-5", "reachable": True, "role": "founding", "waiting_for": "edge-3", "hangs": True},
     ],
 }
 
@@ -77,7 +78,7 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
         "edge-2 backup, disk full 4 memory orders 4.16 4.15 4.0 KiB, 0.2 s",
         "edge-3 unreachable",
         "edge-4 primary, suspended 3",
-        "edge-5 founding, waiting for edge-3",
+        "edge-5 founding, waiting for edge-3, disk hangs",
         "",
         "unknown to edge-1 yet, what they lack: edge-3, edge-5",
     ]

@@ -158,6 +158,7 @@ def test_R21_a_disk_that_went_on_in_time_ends_no_tenure() -> None:
     """Before there was anybody to hand over to."""
     cluster = hanging("engine b gone", "engine c gone").live(1.0)
     cluster.node("a").deliver(StoreHangs(True))
+    assert cluster.core("a").status()["hangs"]
     cluster.live(1.0).do("go_on a")
     cluster.node("a").deliver(StoreHangs(False))
     cluster.live(0.5).do("engine b there", "engine c there").live(2.0)

@@ -23,6 +23,7 @@ Nothing happens by itself here: what a core asks for waits until a command lets 
     pause a, resume a  the control thread stands still; what comes for it waits
     crash a, start a, wipe a, put_back a (the disk from before), rot a s, cut a b, mend a b, status a
     full a, brimful a, room a, hang a, go_on a      what becomes of its disk
+    stuck a            its store says that the disk hangs
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pathlib import Path
 from replicator.codec.frames import decode_envelope
 from replicator.core.config import Config
 from replicator.core.effects import Changed, Notice, RememberCounters, Send
-from replicator.core.events import AbandonAsked, Durable, Received, Tick
+from replicator.core.events import AbandonAsked, Durable, Received, StoreHangs, Tick
 from replicator.core.replica import Replica
 from replicator.model import Incarnation, Member, MemberRecord, NodeId, Process, Sequence, StreamName
 from tests.simulation.clock import Clock
@@ -136,6 +137,7 @@ class Bench(World):
             "room": lambda node: node.disk.set_full(False),
             "hang": lambda node: node.disk.set_stopped(True),
             "go_on": lambda node: node.disk.set_stopped(False),
+            "stuck": lambda node: node.deliver(StoreHangs(True)),
             "status": self._status,
             "wipe": self._wipe,
             "put_back": lambda node: node.disk.replace(self._shelf.pop(node.name)),

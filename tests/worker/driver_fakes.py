@@ -73,6 +73,7 @@ class FakeCore:
             "waiting_for": "",
             "changing": False,
             "full": False,
+            "hangs": False,
             "heads": {stream: head for stream, (head, _) in self.streams.items()},
             "committed": {stream: known for stream, (_, known) in self.streams.items() if known is not None},
             "lacking": self.lacking,
