@@ -123,6 +123,8 @@ class History:
         elif kind == "tenure":
             self._reigns[entry["epoch"]].owners.add((entry["node"], entry["pid"]))
             self._follow_on(entry["node"])
+        elif kind == "ended":  # also of a tenure that the engine resigned before it had restored everything
+            self._follow_on(entry["node"])
         elif kind == "corrupt":
             self._note("corrupt", f"{entry['node']}: {entry['error']}")
         elif kind == "error" and not entry["error"].startswith(("TenureEnded", "WorkerFailed")):

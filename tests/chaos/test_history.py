@@ -179,10 +179,13 @@ def test_a_new_life_of_a_standby_begins_anew() -> None:
     assert _kinds(_with(_line("b", "started"), _state("b", "followed", 2, 1, 2), at=8)) == set()
 
 
-def test_after_a_tenure_of_its_own_a_standby_may_get_its_last_again() -> None:
+@pytest.mark.parametrize(
+    "word", [_line("b", "tenure", epoch=2, pid=20), _line("b", "ended", epoch=2, reason="resigned")]
+)
+def test_after_a_tenure_of_its_own_a_standby_may_get_its_last_again(word: Entry) -> None:
     """What the engine made of it is not committed."""
     again = _state("b", "followed", 2, 1, 2)
-    assert _kinds(_with(_line("b", "tenure", epoch=2, pid=20), again, at=8)) == set()
+    assert _kinds(_with(word, again, at=8)) == set()
 
 
 def test_a_suspended_submit_is_no_activity() -> None:
