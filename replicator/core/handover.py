@@ -117,8 +117,8 @@ class Handover:
         """Who was named, else the follower that could take over and lacks least; one with room before."""
         if self._successor is not None:
             return self._successor
-        able = sorted(self._able(reign), key=lambda f: (f.full, not f.is_known, len(f.lacking), f.node))
-        return able[0].node if able else None
+        ranks = [(f.full, not f.is_known, len(f.lacking), f.node) for f in self._able(reign)]
+        return min(ranks)[-1] if ranks else None
 
     def _able(self, reign: Reign) -> list[Follower]:
         return [each for each in reign.progress.followers.values() if self._is_up(each) and each.can_lead]

@@ -31,12 +31,12 @@ class Grain:
 
     def chunk_bytes(self, stream: StreamName, payload_bytes: int) -> int:
         """The size of the chunks of the stream's next checkpoint."""
-        settings = self._settings
-        fine = settings.chunk_bytes_of(stream)
+        settings, fine = self._settings, self._settings.chunk_bytes
+        if (own := settings.own_chunk_bytes_of(stream)) is not None:
+            return own
         fruitless = self._fruitless.get(stream, 0)
         is_look = fruitless % LOOK_EVERY >= LOOK_EVERY - 2
-        is_set = settings.own_chunk_bytes_of(stream) is not None
-        if payload_bytes < ABOVE_BYTES or fruitless < FRUITLESS or is_look or is_set:
+        if payload_bytes < ABOVE_BYTES or fruitless < FRUITLESS or is_look:
             return fine
         return max(fine, min(COARSER * fine, COARSE_BYTES_MAX, settings.transaction_bytes_max))
 

@@ -120,10 +120,9 @@ class History:
             self._add_state(kind, entry, stream)
         elif kind == "started":
             self._lives[entry["node"]] += 1
-        elif kind == "tenure":
-            self._reigns[entry["epoch"]].owners.add((entry["node"], entry["pid"]))
-            self._follow_on(entry["node"])
-        elif kind == "ended":  # also of a tenure that the engine resigned before it had restored everything
+        elif kind in ("tenure", "ended"):  # the engine may have resigned before it had restored everything
+            if kind == "tenure":
+                self._reigns[entry["epoch"]].owners.add((entry["node"], entry["pid"]))
             self._follow_on(entry["node"])
         elif kind == "corrupt":
             self._note("corrupt", f"{entry['node']}: {entry['error']}")
