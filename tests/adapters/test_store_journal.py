@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EFBIG
+from errno import EFBIG, EINVAL
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from replicator.adapters.store_journal import BLOCK_BYTES, JOURNAL_NAME, Journal
 from replicator.adapters.store_reader import StoreReader
 from replicator.adapters.store_record import file_errors, read_manifest
 from replicator.core.events import Accepted, AcceptRefused, StoreRoom, Why
-from replicator.errors import StoreDamaged, StoreFull
+from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Digest, Epoch, Incarnation, Manifest, Sequence, StreamName
 from tests.adapters.store_kit import Opened, Stores, checkpoint
 
@@ -150,6 +151,66 @@ def test_r21_an_environment_older_than_the_journal_is_noticed(tmp_path: Path) ->
     with pytest.raises(StoreDamaged, match="begins at 100"):
         replay(path, ME, 50)
     assert list(replay(path, ME, 99)) == [b"100", b"101", b"102", b"103", b"104"]
+
+
+def test_where_the_disk_can_the_journal_is_written_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every record of it, by a wait for the disk."""
+    try:
+        os.close(os.open(tmp_path / "probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
+    except OSError:
+        pytest.skip("this file system cannot")
+    write, written = os.pwritev, []
+
+    def note(file: int, pieces: list[memoryview], offset: int, flags: int) -> int:
+        written.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT and flags & os.RWF_DSYNC)
+        return write(file, pieces, offset, flags)
+
+    monkeypatch.setattr(os, "pwritev", note)
+    fill(tmp_path, 3)
+    assert [bool(each) for each in written] == [True, True, True]
+
+
+@pytest.mark.parametrize("can", ["be set", "write", "neither"])
+def test_a_disk_that_cannot_be_written_past_the_page_cache_is_written_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can: str
+) -> None:
+    """The file system says so when it is asked, or only when it is to write; both are no failure."""
+    set_flags, write = fcntl.fcntl, os.pwritev
+
+    def is_direct(file: int) -> bool:
+        return bool(set_flags(file, fcntl.F_GETFL) & os.O_DIRECT)
+
+    def refuse_to_be_set(file: int, command: int, flags: int = 0) -> int:
+        if command == fcntl.F_SETFL and flags & os.O_DIRECT and can != "be set":
+            raise OSError(EINVAL, os.strerror(EINVAL))
+        return set_flags(file, command, flags)
+
+    def refuse_to_write(file: int, pieces: list[memoryview], offset: int, flags: int) -> int:
+        if can == "neither" or is_direct(file):
+            raise OSError(EINVAL, os.strerror(EINVAL))
+        return write(file, pieces, offset, flags)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse_to_be_set)
+    monkeypatch.setattr(os, "pwritev", refuse_to_write)
+    if can == "neither":
+        with pytest.raises(StoreError, match="Invalid argument"):
+            fill(tmp_path, 1)
+    else:
+        assert list(replay(fill(tmp_path, 5), ME, 0)) == [b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_what_a_longer_record_left_is_no_part_of_a_shorter_one(tmp_path: Path) -> None:
+    """All go through the same memory."""
+    journal = Journal(tmp_path / JOURNAL_NAME, ME)
+    journal.rewind()
+    assert journal.append(1, {b"long": b"x" * 3 * BLOCK_BYTES})
+    assert journal.append(2, {b"short": b"y"})
+    journal.close()
+    content = (tmp_path / JOURNAL_NAME).read_bytes()
+    assert b"x" not in content[4 * BLOCK_BYTES :]
+    assert [writes for _, writes in records(tmp_path / JOURNAL_NAME, ME)][1] == {b"short": b"y"}
 
 
 def test_another_stores_journal_is_none(tmp_path: Path) -> None:
