@@ -17,16 +17,19 @@ def assemble(manifest: Manifest, read_chunk: ReadChunk) -> Payload:
     *read_chunk* gives a chunk's stored bytes by their digest and has verified them, or gives None.
     Raises CheckpointUnreadable if a chunk is absent or damaged: never garbage, never shorter (R22).
     """
-    where = f"stream={manifest.stream} epoch={manifest.epoch} sequence={manifest.sequence}"
     if manifest.tombstone:
-        raise CheckpointUnreadable(f"the stream is deleted: {where}")
+        raise CheckpointUnreadable(f"the stream is deleted: {_where(manifest)}")
     parts: dict[str, Buffer] = {}
     for part in manifest.parts:
         try:
             parts[part.name] = _assemble_part(part, read_chunk)
         except MessageError as error:
-            raise CheckpointUnreadable(f"{error}: {where} part={part.name!r}") from error
+            raise CheckpointUnreadable(f"{error}: {_where(manifest)} part={part.name!r}") from error
     return Payload(parts, manifest.meta, manifest.is_mapping)
+
+
+def _where(manifest: Manifest) -> str:
+    return f"stream={manifest.stream} epoch={manifest.epoch} sequence={manifest.sequence}"
 
 
 def _assemble_part(part: Part, read_chunk: ReadChunk) -> Buffer:

@@ -24,12 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class _Job:
-    """What is to be restored for the tenure of *epoch*, or (None) a warm standby."""
+    """What is to be restored for the tenure of *epoch*: one, or some that may be small. Or (None) what is for
+    a warm standby, which is one."""
 
-    __slots__ = ("epoch", "head", "is_wanted")
+    __slots__ = ("epoch", "heads", "is_wanted")
 
-    def __init__(self, epoch: Epoch | None, head: Head) -> None:
-        self.epoch, self.head, self.is_wanted = epoch, head, True
+    def __init__(self, epoch: Epoch | None, heads: list[Head]) -> None:
+        self.epoch, self.heads, self.is_wanted = epoch, heads, True
 
 
 class Loader:
@@ -42,7 +43,7 @@ class Loader:
         self._urgent: deque[Head] = deque()
         self._leisurely: deque[Head] = deque()
         self._large: deque[_Job] = deque()  # of those heads, what did not come with the small ones
-        self._jobs: list[_Job] = []  # under way: one, or some of a tenure's that may be small
+        self._job: _Job | None = None  # under way
         self._work = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="replicator-loader", daemon=True)
@@ -60,11 +61,11 @@ class Loader:
 
     def _not_under_way(self, epoch: Epoch, heads: Iterable[Head]) -> list[Head]:
         """All but the one that is being restored for a standby, which is the tenure's from now on."""
-        wanted = list(heads)
-        for job in self._jobs:
-            for index, head in enumerate(wanted if job.epoch is None and job.is_wanted else ()):
-                if head.stream == job.head.stream and head.same_as(job.head):
-                    job.epoch, job.head = epoch, wanted.pop(index)
+        wanted, job = list(heads), self._job
+        if job is not None and job.epoch is None and job.is_wanted:
+            for index, head in enumerate(wanted):
+                if head.stream == job.heads[0].stream and head.same_as(job.heads[0]):
+                    job.epoch, job.heads = epoch, [wanted.pop(index)]
                     break
         return wanted
 
@@ -73,15 +74,15 @@ class Loader:
         with self._work:
             self._urgent.clear()
             self._large.clear()
-            for job in self._jobs:
-                job.is_wanted &= job.epoch is None
+            if self._job is not None:
+                self._job.is_wanted &= self._job.epoch is None
 
     def drop_standbys(self) -> None:
         """Forget what was to be restored for standbys."""
         with self._work:
             self._leisurely.clear()
-            for job in self._jobs:
-                job.is_wanted &= job.epoch is not None
+            if self._job is not None:
+                self._job.is_wanted &= self._job.epoch is not None
 
     def close(self) -> None:
         """End the thread, and what it restores at its next chunk."""
@@ -91,23 +92,23 @@ class Loader:
         self._thread.join()
 
     def _run(self) -> None:
-        while jobs := self._next():
-            if len(jobs) == 1:
-                self._restore(jobs[0])
+        while (job := self._next()) is not None:
+            if len(job.heads) == 1:
+                self._restore(job)
             else:
-                self._restore_small(jobs)
+                self._restore_small(job)
 
-    def _restore_small(self, jobs: list[_Job]) -> None:
+    def _restore_small(self, job: _Job) -> None:
         """Restore those that are small at once; the others have their turn by themselves."""
-        small = self._small([job.head for job in jobs])
-        found = [job for job in jobs if job.head.stream in small and job.is_wanted]
-        if found:
-            self._deliver(
-                tuple(Loaded(job.epoch, job.head, small[StreamName(job.head.stream)]) for job in found)
-            )
+        small = self._small(job.heads)
+        found = [head for head in job.heads if head.stream in small]
+        if found and job.is_wanted:
+            self._deliver(tuple([Loaded(job.epoch, head, small[StreamName(head.stream)]) for head in found]))
         with self._work:
-            self._large.extend(job for job in jobs if job.head.stream not in small and job.is_wanted)
-            self._jobs = []
+            self._job = None
+            for head in job.heads if job.is_wanted else ():
+                if head.stream not in small:
+                    self._large.append(_Job(job.epoch, [head]))
 
     def _small(self, heads: list[Head]) -> dict[StreamName, Payload]:
         try:
@@ -120,12 +121,12 @@ class Loader:
         """Restore one, and tell of it unless nobody wants it any longer."""
         payload, error = self._restored(job)
         with self._work:
-            self._jobs = []
+            self._job = None
         if job.is_wanted and not self._closed:
-            self._deliver((Loaded(job.epoch, job.head, payload, error),))
+            self._deliver((Loaded(job.epoch, job.heads[0], payload, error),))
 
     def _restored(self, job: _Job) -> tuple[Payload | None, str]:
-        head = job.head
+        head = job.heads[0]
         try:
             return self._data.restore(head, lambda: job.is_wanted and not self._closed), ""
         except ReplicatorError as error:
@@ -134,17 +135,17 @@ class Loader:
             log.exception("restore failed stream=%s sequence=%d", head.stream, head.sequence)
             return None, f"{type(error).__name__}: {error}"
 
-    def _next(self) -> list[_Job]:
+    def _next(self) -> _Job | None:
         """What is to be restored now; nothing when it is time to end."""
         with self._work:
             self._work.wait_for(lambda: self._closed or self._large or self._urgent or self._leisurely)
             if self._closed:
-                return []
+                return None
             if self._large:
-                self._jobs = [self._large.popleft()]
+                self._job = self._large.popleft()
             elif self._urgent:
                 count = min(len(self._urgent), HEADS_MAX)
-                self._jobs = [_Job(self._epoch, self._urgent.popleft()) for _ in range(count)]
+                self._job = _Job(self._epoch, [self._urgent.popleft() for _ in range(count)])
             else:
-                self._jobs = [_Job(None, self._leisurely.popleft())]
-            return self._jobs
+                self._job = _Job(None, [self._leisurely.popleft()])
+            return self._job
