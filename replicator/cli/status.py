@@ -13,6 +13,8 @@ from replicator.errors import Unavailable
 from replicator.model import Role
 
 LEASE_S_MAX = 60  # more than any setting allows has only a node without peers
+_WITHHELD = """no node that is up can read its newest checkpoint, or too few disks
+have room for it; start what is down, make room, or give it up with `replicator abandon`"""
 _COUNTING = (Role.PRIMARY, Role.BACKUP, Role.CANDIDATE)  # one that founds, joins or is faulty does not (R20)
 
 
@@ -32,6 +34,7 @@ class Stream(Struct, frozen=True):
     stream: str
     head: Place | None = None
     commit: Place | None = None
+    readable: bool = True
     lag_bytes: int | None = None
     lag_s: float | None = None
 
@@ -51,6 +54,7 @@ class Member(Struct, frozen=True):
     full: bool = False
     hangs: bool = False
     lacking: dict[str, int | None] = {}
+    withheld: list[str] = []
     streams: list[Stream] = []
     streams_left_out: int = 0
 
@@ -89,6 +93,8 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     for member in report.members:
         if unknown := [node for node, count in sorted(member.lacking.items()) if count is None]:
             print(f"\nunknown to {member.node} yet, what they lack: {', '.join(unknown)}")
+        if member.withheld:
+            print(f"\n{member.node} is primary without {', '.join(member.withheld)}:\n{_WITHHELD}")
     counting = sum(member.role in _COUNTING for member in report.members)
     if 2 * counting <= len(report.members):
         print(f"\nno majority: {counting} of {len(report.members)} members are up and count; nothing commits")
@@ -103,7 +109,8 @@ def _rows(member: Member) -> Iterator[tuple[str, ...]]:
         lease = "unlimited"
     first = (member.node, _role(member), str(member.epoch or ""), lease, member.durability)
     for stream in member.streams:
-        yield (*first, stream.stream, str(stream.head or ""), str(stream.commit or ""), _behind(stream))
+        head = f"{stream.head or ''}{'' if stream.readable else ', damaged'}"
+        yield (*first, stream.stream, head, str(stream.commit or ""), _behind(stream))
         first = ("",) * 5
     if not member.streams:
         yield (*first, *[""] * 4)

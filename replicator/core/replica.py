@@ -34,7 +34,8 @@ class ReplicaStatus(TypedDict):
 
     *changing* says that a change of members is under way: quorums are of the old and the new ones (R27).
     *heads* and *committed*, the generation and sequence known to be committed, are by stream. They are the
-    replica's own, to be looked at before it handles the next event.
+    replica's own, to be looked at before it handles the next event. *withheld* are the streams that the
+    tenure is without (R8).
     """
 
     role: str
@@ -49,6 +50,7 @@ class ReplicaStatus(TypedDict):
     heads: Mapping[StreamName, Head]
     committed: Mapping[StreamName, tuple[Generation, Sequence]]
     lacking: dict[NodeId, int | None]
+    withheld: list[StreamName]
 
 
 class Replica:
@@ -131,6 +133,7 @@ class Replica:
         """Counts and facts by state, for status and tests."""
         state, primary = self._state, self._primary
         promise = state.promise
+        followers = primary.reign.progress.followers if primary.reign is not None else {}
         return {
             "role": str(state.role),
             "epoch": promise.epoch if promise is not None else 0,
@@ -144,11 +147,9 @@ class Replica:
             "heads": state.heads,
             "committed": state.committed,
             "lacking": {
-                node: len(follower.lacking) if follower.is_known else None
-                for node, follower in primary.reign.progress.followers.items()
-            }
-            if primary.reign is not None
-            else {},
+                node: len(each.lacking) if each.is_known else None for node, each in followers.items()
+            },
+            "withheld": sorted(primary.tenure.withheld),
         }
 
     # ── what the machines ask of each other ──

@@ -37,6 +37,7 @@ GATHER_TIMEOUT_S = 0.5
 REPORT_BYTES_MAX = 2**14
 UNPACKED_BYTES_MAX = 2**21
 STREAMS_MAX = 1024  # what is told of each holds up the control thread
+WITHHELD_MAX = 16  # whose names are told
 LOST_AFTER_S = 2.0  # an answer that has not come by then is not waited for: its connection is dead
 ASKERS_MAX = 64
 
@@ -70,7 +71,7 @@ class StreamReport(Struct, kw_only=True):
 
 class MemberReport(Struct, kw_only=True):
     """A member's own word. *lacking* says, at a primary, how many streams each backup lacks, if it
-    knows."""
+    knows; *withheld* names the first of those that its tenure is without, for nobody can read them."""
 
     node: str
     reachable: bool = True
@@ -89,6 +90,7 @@ class MemberReport(Struct, kw_only=True):
     streams_left_out: int
     usage: dict[str, int]
     hangs: bool = False  # the disk
+    withheld: list[str] = []
 
 
 class Unreachable(Struct):
@@ -235,6 +237,7 @@ class Census:
             streams_left_out=len(heads) - len(shown),
             usage=usage,
             hangs=known["hangs"],
+            withheld=[*known["withheld"][:WITHHELD_MAX]],
         )
 
     def _stream(

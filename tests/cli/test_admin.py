@@ -25,6 +25,7 @@ REPORT = {
             "durability": "disk",
             "full": False,
             "lacking": {"edge-5": None, "edge-3": None, "edge-2": 1},
+            "withheld": ["model", "trades"],
             "streams": [
                 {
                     "stream": "orders",
@@ -33,7 +34,12 @@ REPORT = {
                     "lag_bytes": 0,
                     "lag_s": 0.0,
                 },
-                {"stream": "model", "head": {"epoch": 4, "sequence": 9}, "commit": None, "lag_bytes": None},
+                {
+                    "stream": "model",
+                    "head": {"epoch": 4, "sequence": 9},
+                    "readable": False,
+                    "lag_bytes": None,
+                },
             ],
             "usage": {"chunks": 12},
         },
@@ -65,7 +71,8 @@ REPORT = {
 
 def test_status_shows_every_member(command: Command, fake_node: StartNode) -> None:
     """Role, epoch, lease and each stream's progress of every member; one that is unreachable is named so, and
-    so are those of whom the primary does not know what they lack, and streams of which nobody knows."""
+    so are those of whom the primary does not know what they lack, streams of which nobody knows, checkpoints
+    that are damaged, and streams that the primary is without, with what there is to do."""
     node, data_dir = fake_node(REPORT)
     outcome = command("status", "--data-dir", data_dir)
     assert node.asked == [{"command": "status"}]
@@ -74,13 +81,17 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
         "",
         "node role epoch lease durability stream head commit behind",
         "edge-1 primary 4 0.23 s disk orders 4.17 4.17",
-        "model 4.9 unknown",
+        "model 4.9, damaged unknown",
         "edge-2 backup, disk full 4 memory orders 4.16 4.15 4.0 KiB, 0.2 s",
         "edge-3 unreachable",
         "edge-4 primary, suspended 3",
         "edge-5 founding, waiting for edge-3, disk hangs",
         "",
         "unknown to edge-1 yet, what they lack: edge-3, edge-5",
+        "",
+        "edge-1 is primary without model, trades:",
+        "no node that is up can read its newest checkpoint, or too few disks",
+        "have room for it; start what is down, make room, or give it up with `replicator abandon`",
     ]
 
 

@@ -16,7 +16,7 @@ from replicator.core.replica import ReplicaStatus
 from replicator.errors import CheckpointUnreadable
 from replicator.link.lease import LeaseWords
 from replicator.link.messages import ToEngine, ToWorker
-from replicator.model import Buffer, Epoch, Head, Incarnation, NodeId, Owner, Payload, Role
+from replicator.model import Buffer, Epoch, Head, Incarnation, NodeId, Owner, Payload, Role, StreamName
 from replicator.settings import Settings
 from replicator.worker.driver import Driver, Parts
 from replicator.worker.inbox import Inbox, Loaded
@@ -54,6 +54,7 @@ class FakeCore:
         self.counter = 7
         self.streams: dict[Any, Any] = {}
         self.lacking: dict[NodeId, int | None] = {}
+        self.withheld: list[StreamName] = []
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self.events.append(event)
@@ -77,6 +78,7 @@ class FakeCore:
             "heads": {stream: head for stream, (head, _) in self.streams.items()},
             "committed": {stream: known for stream, (_, known) in self.streams.items() if known is not None},
             "lacking": self.lacking,
+            "withheld": self.withheld,
         }
 
 

@@ -24,7 +24,13 @@ from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Position, Sequence, StreamName
 from replicator.worker import admin
-from replicator.worker.status import GATHER_TIMEOUT_S, LOST_AFTER_S, REPORT_BYTES_MAX, UNPACKED_BYTES_MAX
+from replicator.worker.status import (
+    GATHER_TIMEOUT_S,
+    LOST_AFTER_S,
+    REPORT_BYTES_MAX,
+    UNPACKED_BYTES_MAX,
+    WITHHELD_MAX,
+)
 from tests.worker.driver_fakes import B, Bench, C, head
 from tests.worker.nodes import wait_until
 
@@ -99,6 +105,12 @@ def test_all_members_are_asked_and_a_silent_one_is_said_to_be_so(bench: Bench) -
     assert status["members"][2] == {"node": "c", "reachable": False}
     assert [member["lacking"] for member in status["members"][:2]] == [{"b": 0, "c": None}] * 2
     assert status["members"][1]["usage"] == {"streams": 1, "published": 2, "messages_refused": 0}
+
+
+def test_streams_that_a_tenure_is_without_are_named_within_a_bound(bench: Bench) -> None:
+    """Their checkpoints nobody can read: an operator has to know which, and of many not all (I12)."""
+    bench.core.withheld = [StreamName(f"s{number:03}") for number in range(WITHHELD_MAX + 1)]
+    assert unpacked(own_report(bench))["withheld"] == bench.core.withheld[:WITHHELD_MAX]
 
 
 def test_lag_is_what_a_member_lacks_of_the_newest_head(bench: Bench) -> None:
