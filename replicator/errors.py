@@ -44,7 +44,8 @@ class StoreDamaged(StoreError):
 
 
 class CheckpointUnreadable(StoreError):
-    """A checkpoint's bytes are damaged or absent here and nobody reachable has them (R8, R22)."""
+    """A checkpoint's bytes are damaged or absent here and nobody reachable has them (R8, R22). An engine that
+    cannot go on without stays in ``tenure.wait_ended()``: the next tenure has them, or they are abandoned."""
 
 
 class TransportError(ReplicatorError):

@@ -48,8 +48,11 @@ def test_the_example_runs_and_goes_on_where_it_was(example: list[str], tmp_path:
 ENDING = """
 from concurrent.futures import Future
 
+class Restored(dict):
+    unavailable = frozenset()
+
 class Replicator:
-    active, restored, tickets = True, {}, []
+    active, restored, tickets = True, Restored(), []
 
     @classmethod
     def from_env(cls): return cls()
@@ -74,6 +77,29 @@ def test_the_example_s_tickets_may_end_with_the_tenure(example: list[str], tmp_p
     done = subprocess.run(example, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["the tenure ended first"] * (EVENTS // 1_000)
+
+
+UNREADABLE = (
+    ENDING.replace("return [self]", "return [Waiting(), self]")
+    + """
+class Waiting:
+    class restored:
+        unavailable = frozenset({"totals"})
+
+    def wait_ended(self): print("waits")
+"""
+)
+
+
+def test_the_example_stays_primary_where_its_checkpoint_cannot_be_read(
+    example: list[str], tmp_path: Path
+) -> None:
+    """It waits for the tenure's end: an engine that died of it would leave no primary to be told by
+    `replicator abandon`, start after start (R8)."""
+    (tmp_path / "replicator.py").write_text(UNREADABLE)
+    done = subprocess.run(example, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["waits", *["the tenure ended first"] * (EVENTS // 1_000)]
 
 
 def test_the_proof_counts_what_there_is() -> None:

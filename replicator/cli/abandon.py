@@ -21,7 +21,8 @@ def abandon(
 
     It is its stream's newest, and the stream goes on without it. This is the one act that can lose a
     committed checkpoint. The node must be the primary and be waiting for it; otherwise nothing changes,
-    and the reason is told.
+    and the reason is told. Its engine must stay meanwhile: in `tenure.wait_ended()`, not end on
+    CheckpointUnreadable.
 
     \b
     replicator abandon orders
