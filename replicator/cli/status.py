@@ -15,6 +15,8 @@ from replicator.model import Role
 LEASE_S_MAX = 60  # more than any setting allows has only a node without peers
 _WITHHELD = """no node that is up can read its newest checkpoint, or too few disks
 have room for it; start what is down, make room, or give it up with `replicator abandon`"""
+_NEW = """too many disks are new for the others to take them in: {}; put old ones back, or begin anew
+with every data directory emptied, after `replicator export` of what is left"""
 _COUNTING = (Role.PRIMARY, Role.BACKUP, Role.CANDIDATE)  # one that founds, joins or is faulty does not (R20)
 
 
@@ -98,6 +100,9 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     counting = sum(member.role in _COUNTING for member in report.members)
     if 2 * counting <= len(report.members):
         print(f"\nno majority: {counting} of {len(report.members)} members are up and count; nothing commits")
+    new = [member.node for member in report.members if member.role == Role.JOINING]
+    if 2 * len(new) >= len(report.members):
+        print(f"\n{_NEW.format(', '.join(new))}")
 
 
 def _rows(member: Member) -> Iterator[tuple[str, ...]]:

@@ -97,7 +97,8 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
 
 def test_status_says_when_there_is_no_majority(command: Command, fake_node: StartNode) -> None:
     """Half of the members are none, nor are those that are there and do not count, their stores being new or
-    faulty; and a node without peers has a lease without limit, however rounded."""
+    faulty; and a node without peers has a lease without limit, however rounded. Where half of the disks are
+    new no majority can take them in any more, and it says what to do (R20)."""
     members = [{"node": "a", "reachable": True, "role": "primary", "active": True, "lease_s": 3599.9}]
     report = {"node": "a", "cluster": "plant", "members": [*members, {"node": "b", "reachable": False}]}
     _, data_dir = fake_node(report)
@@ -107,7 +108,12 @@ def test_status_says_when_there_is_no_majority(command: Command, fake_node: Star
     members += [{"node": node, "reachable": True, "role": "joining"} for node in "bc"]
     _, data_dir = fake_node({**report, "members": members})
     out = command("status", "--data-dir", data_dir).out
-    assert out.endswith("\nno majority: 1 of 3 members are up and count; nothing commits\n")
+    no_majority = "\nno majority: 1 of 3 members are up and count; nothing commits\n"
+    assert no_majority in out
+    assert "too many disks are new for the others to take them in: b, c; put old ones back, or begin" in out
+    members[1]["role"] = "faulty"
+    _, data_dir = fake_node({**report, "members": members})
+    assert command("status", "--data-dir", data_dir).out.endswith(no_majority)
 
 
 def test_status_as_json_is_the_node_s_own_answer(command: Command, fake_node: StartNode) -> None:
