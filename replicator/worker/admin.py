@@ -98,8 +98,9 @@ class AdminServer:
                     reply = await self._answer(await reader.readuntil(b"\n"))
                 writer.write(reply + b"\n")
                 await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a client that asks for nothing, asks too much, reads nothing or is gone gets no answer
+        except (TimeoutError, OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # a client that asks for nothing, asks too much, reads nothing or is gone gets no answer,
+            # nor who waits when `close` cancels: Python 3.11 logs a traceback of a task that ends cancelled
         finally:
             self._clients.discard(client)
             writer.transport.abort()  # to close it would wait for a client that does not read

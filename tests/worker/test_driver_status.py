@@ -324,6 +324,24 @@ def test_nobody_there_is_said_so(tmp_path: Path, serve: Serve) -> None:
         admin.ask(tmp_path, {"command": "silence"}, timeout_s=0.1)
 
 
+def test_who_waits_at_the_end_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that ends while somebody asks it for the status logs no traceback of it."""
+
+    async def ends() -> None:
+        asked = asyncio.Event()
+        server = admin.AdminServer(tmp_path, lambda request, reply: asked.set())
+        await server.start()
+        _, writer = await asyncio.open_unix_connection(tmp_path / admin.SOCKET_NAME)
+        writer.write(b'{"command": "status"}\n')
+        await asked.wait()
+        await server.close()
+        await asyncio.sleep(0)
+        writer.close()
+
+    asyncio.run(ends())
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("line", [b"{}\n", b"nonsense\n", b'{"command": 7}\n', b"x" * 10_000 + b"\n", b""])
 def test_a_bad_request_harms_nobody(tmp_path: Path, serve: Serve, line: bytes) -> None:
     """It gets an error or no answer, and the next one is served."""
