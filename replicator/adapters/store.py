@@ -191,6 +191,7 @@ class LmdbStore:
             return self._reads.manifest(stream, digest)
         except StoreDamaged as error:
             logger.error("manifest of stream=%s cannot be read: %s", stream, error)
+            self._scrubber.suspect(stream)
             return None
 
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
@@ -218,6 +219,18 @@ class LmdbStore:
         stored, nobody has to bring it again (R22)."""
         if self._payload.memory.chunks.is_stored(stored_digest):
             self._writer.perform(Discard(stored_digest))
+            self._scrubber.suspect(stored_digest)
+
+    def wait_for_rot(
+        self, timeout_s: float | None, is_wanted: Callable[[], bool]
+    ) -> list[tuple[StreamName, Digest]]:
+        """Wait, for so long at most, until somebody has come upon what cannot be read, or `end_wait`; return
+        stream and manifest digest of the heads that are rotten for it (R22)."""
+        return self._scrubber.wait(timeout_s, is_wanted)
+
+    def end_wait(self) -> None:
+        """Have `wait_for_rot` return; any thread."""
+        self._scrubber.suspect(None)
 
     def scrub(
         self, budget_bytes: int, is_wanted: Callable[[], bool] = lambda: True

@@ -3,6 +3,9 @@
 Disks rot where nobody reads (R22). A walk goes over the checkpoints that were retained when it began, as
 far as its budget of bytes carries or until it is told to stop, and goes on from there at the next call;
 at its end it starts anew.
+
+What somebody else has come upon is looked for at once: whoever reads for a peer does not know which heads
+it belongs to, and a claimant that counts on such a head would keep all streams waiting for it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from replicator.adapters.store_payload import Payload
@@ -39,6 +43,34 @@ class Scrubber:
         self._payload = payload
         self._discard = discard
         self._steps = self._walk()
+        self._suspects: SimpleQueue[Digest | StreamName | None] = SimpleQueue()
+
+    def suspect(self, what: Digest | StreamName | None) -> None:
+        """A chunk, or a manifest of that stream, could not be read; None only ends a `wait`. Any thread."""
+        self._suspects.put(what)
+
+    def wait(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Damage]:
+        """Wait, for so long at most, until something is suspected; return the heads that lack it indeed."""
+        suspects: set[Digest | StreamName | None] = set()
+        with suppress(Empty):
+            suspects.add(self._suspects.get(timeout=timeout_s))
+            while True:
+                suspects.add(self._suspects.get_nowait())
+        rotten = {each for each in suspects if isinstance(each, bytes) and self._is_unreadable(each)}
+        damaged: list[Damage] = []
+        for stream, record in list(self._payload.memory.streams.items()) if suspects else ():
+            if (rotten or stream in suspects) and is_wanted():
+                manifest, is_damaged = self._look(stream, record.head, read_manifest, stream, record.head)
+                for digest in rotten.intersection(chunks_of(manifest)) if manifest is not None else ():
+                    is_damaged |= self._look(stream, record.head, read_chunk, digest)[1]
+                damaged += [(stream, record.head.digest)] if is_damaged else []
+        return damaged
+
+    def _is_unreadable(self, digest: Digest) -> bool:
+        """Whether a chunk is so still: it may have been about to be written."""
+        with suppress(StoreDamaged), self._payload.reading() as view:
+            return read_chunk(view, digest) is None
+        return True
 
     def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool]) -> list[Damage]:
         """Read about *budget_bytes* on, while that *is_wanted* and to the walk's end at most; return the

@@ -1,8 +1,9 @@
 """The scrubber: reads what is stored, a little at a time, before somebody needs it (R22).
 
 It goes over the whole store once in `interval_s`, in equal steps, so that neither disk nor processor is
-busy with it for long. It keeps the priority of the other threads: one that the kernel puts aside could
-hold the interpreter's lock meanwhile, and the heartbeats with it.
+busy with it for long. What others come upon, who read for a peer, it tells at once. It keeps the priority of
+the other threads: one that the kernel puts aside could hold the interpreter's lock meanwhile, and the
+heartbeats with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from replicator.adapters.store import LmdbStore
 from replicator.core.events import HeadRotten
 from replicator.errors import ReplicatorError
+from replicator.model import Digest, StreamName
 
 log = logging.getLogger(__name__)
 
@@ -22,36 +24,46 @@ STEP_S_MAX = 10.0
 
 
 class Scrubber:
-    """Walks the store on a thread of its own; *interval_s* 0 means never."""
+    """Walks the store on a thread of its own; never with an *interval_s* of 0, but tells what others find."""
 
     def __init__(self, store: LmdbStore, deliver: Callable[[HeadRotten], None], interval_s: float) -> None:
         self._store = store
         self._deliver = deliver
         self._interval_s = interval_s
-        self._step_s = min(STEP_S_MAX, interval_s / STEPS)
+        self._step_s = min(STEP_S_MAX, interval_s / STEPS) or None
+        self._told: set[tuple[StreamName, Digest]] = set()  # just now
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replicator-scrubber", daemon=True)
-        if interval_s > 0:
-            self._thread.start()
+        self._thread.start()
 
     def close(self) -> None:
         """End the thread after the chunk that it reads: a whole step may take longer than closing may."""
         self._closed.set()
-        if self._thread.ident:
-            self._thread.join()
+        self._store.end_wait()
+        self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed.wait(self._step_s):
+        while self._is_wanted():
             try:
-                self._step()
+                self._tell(self._store.wait_for_rot(self._step_s, self._is_wanted))
+                if self._step_s is not None and self._is_wanted():
+                    self._tell(self._scrub(self._step_s))
             except ReplicatorError as error:
                 log.warning("scrub failed reason=%r", str(error))
             except Exception:  # as the loader does: what nobody foresaw must not end it unseen
                 log.exception("scrub failed")
 
-    def _step(self) -> None:
+    def _is_wanted(self) -> bool:
+        return not self._closed.is_set()
+
+    def _scrub(self, step_s: float) -> list[tuple[StreamName, Digest]]:
         stored_bytes = self._store.usage()["stored_bytes"]
-        budget_bytes = 1 + int(stored_bytes * self._step_s / self._interval_s)
-        for stream, digest in self._store.scrub(budget_bytes, lambda: not self._closed.is_set()):
-            log.warning("rotten checkpoint found stream=%s digest=%s", stream, digest.hex())
-            self._deliver(HeadRotten(stream, digest))
+        return self._store.scrub(1 + int(stored_bytes * step_s / self._interval_s), self._is_wanted)
+
+    def _tell(self, damaged: list[tuple[StreamName, Digest]]) -> None:
+        """Tell each once: what the walk finds is suspected by it, too."""
+        for stream, digest in damaged:
+            if (stream, digest) not in self._told:
+                log.warning("rotten checkpoint found stream=%s digest=%s", stream, digest.hex())
+                self._deliver(HeadRotten(stream, digest))
+        self._told = {*damaged}

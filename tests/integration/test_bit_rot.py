@@ -51,3 +51,20 @@ def test_a_rotten_head_is_mended_at_the_takeover(tmp_path: Path) -> None:
         assert [entry["stream"] for entry in restored] == [STREAM]
         cluster.wait_commits(2, since, rotten)
         assert cluster.lost() == []
+
+
+def test_a_claimant_learns_of_its_own_rot_from_who_asks_for_the_bytes(tmp_path: Path) -> None:
+    """The same has rotted on both disks, and nothing is scrubbed: who takes over believes its head to be
+    whole, and the other one, which knows of its own rot, waits for the bytes. Nothing would be served."""
+    with Cluster(tmp_path, 2, payload_bytes=PAYLOAD_BYTES, interval_s=0.3, scrub_interval_s="0") as cluster:
+        cluster.start()
+        cluster.wait_tenure()
+        cluster.wait_commits(2)
+        cluster.kill_all()
+        for node in cluster.nodes.values():
+            assert _rot(node.data_dir) > 100
+        cluster.start()
+        cluster.wait(
+            lambda: {"n1", "n2"} == {entry["node"] for entry in cluster.entries("unreadable")},
+            what="a tenure of each that is without the stream",
+        )

@@ -17,10 +17,25 @@ from tests.worker.nodes import wait_until
 ROT = (StreamName("orders"), Digest(bytes(32)))
 
 
-class FakeStore:
+class Quiet:
+    """Nobody comes upon anything."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def wait_for_rot(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Any]:
+        self.ended.wait(timeout_s)
+        return []
+
+    def end_wait(self) -> None:
+        self.ended.set()
+
+
+class FakeStore(Quiet):
     """Fails in its first step, finds rot in the next."""
 
     def __init__(self, error: Exception) -> None:
+        super().__init__()
         self.errors = [error]
 
     def usage(self) -> dict[str, int]:
@@ -51,10 +66,11 @@ def test_scrubbing_goes_on_after_an_error(error: Exception, caplog: pytest.LogCa
     assert "scrub failed" in caplog.text
 
 
-class LargeStore:
+class LargeStore(Quiet):
     """One step goes on for as long as it is wanted."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.begun = threading.Event()
         self.broken_off = False
 
@@ -77,3 +93,29 @@ def test_closing_breaks_a_step_off() -> None:
     finally:
         scrubber.close()
     assert store.broken_off
+
+
+class Suspicious(Quiet):
+    """Others come upon rot, again and again, and nothing is to be walked over."""
+
+    def __init__(self, rounds: list[list[tuple[StreamName, Digest]]]) -> None:
+        super().__init__()
+        self.rounds = rounds
+
+    def wait_for_rot(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Any]:
+        assert timeout_s is None
+        if not self.rounds:
+            self.ended.wait()
+            return []
+        return self.rounds.pop(0)
+
+
+def test_what_others_come_upon_is_told_though_nothing_is_scrubbed() -> None:
+    """Each once, however many come upon it, and again when it has rotted anew; closing ends the wait."""
+    other = (StreamName("totals"), Digest(b"t" * 32))
+    store = Suspicious([[ROT], [ROT, other], [other], [], [other]])
+    found: list[HeadRotten] = []
+    scrubber = Scrubber(cast(Any, store), found.append, 0)
+    wait_until(lambda: not store.rounds and len(found) == 3, "all of it")
+    scrubber.close()
+    assert found == [HeadRotten(*ROT), HeadRotten(*other), HeadRotten(*other)]
