@@ -265,7 +265,7 @@ class Bench:
 
     def __init__(self, **settings: Any) -> None:
         ports = {A: ("127.0.0.1", 7400), B: ("127.0.0.1", 7410), C: ("127.0.0.1", 7420)}
-        self.settings = Settings(node=A, peers=ports, data_dir=Path("/nowhere"), **settings)
+        self.settings = Settings(**{"node": A, "peers": ports, "data_dir": Path("/nowhere"), **settings})
         self.clock = Clock()
         self.core = FakeCore()
         self.control = FakeControl(self.clock)

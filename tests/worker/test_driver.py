@@ -5,27 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
-from msgspec import json
 
 from replicator.adapters.ports import MEND_INTERVAL_S
 from replicator.core import effects, events
-from replicator.core.messages import Ack, Acked, Hello, Progress, Raft
-from replicator.errors import Unavailable
+from replicator.core.messages import ACKS_PER_MESSAGE, Ack, Acked, Hello, Progress, Raft
 from replicator.link import messages as link
 from replicator.model import (
     Epoch,
     Generation,
-    Owner,
     Payload,
     Position,
-    Promise,
     Role,
     Sequence,
     StreamName,
 )
-from tests.worker.driver_fakes import ID, A, B, Bench, C, head
+from tests.worker.driver_fakes import ID, A, B, Bench, C
 
 ORDERS = StreamName("orders")
 HELLO = Hello(True, None, "", "")
@@ -153,6 +150,15 @@ def test_acks_of_one_turn_travel_together(bench: Bench) -> None:
     assert sent == [(B, Ack(4, tuple(acked))), (B, Progress(4, 1)), (C, Ack(4, (acked[0],)))]
 
 
+def test_no_message_has_more_acks_than_are_read(bench: Bench) -> None:
+    """The primary would take none of a longer one, and wait for all of them."""
+    acked = [Acked(f"s{index}", 1, 1, bytes(32)) for index in range(ACKS_PER_MESSAGE + 1)]
+    bench.emit(*(effects.Send(B, Ack(4, (each,))) for each in acked))
+    bench.turn()
+    sent = [envelope.message for _, envelope in bench.control.sent]
+    assert sent == [Ack(4, tuple(acked[:-1])), Ack(4, (acked[-1],))]
+
+
 def test_acks_of_two_epochs_travel_apart(bench: Bench) -> None:
     """An ack says in which epoch it was given (R13)."""
     old, new = (Acked("s", 1, sequence, bytes(32)) for sequence in (1, 2))
@@ -259,82 +265,60 @@ def test_a_primary_leaves_in_good_order(bench: Bench) -> None:
     assert 0.1 <= bench.clock.now - 1000.0 < 0.2
 
 
+def test_the_elector_is_told_whether_this_node_is_behind(bench: Bench) -> None:
+    """One that is behind stands after the others, until it is so no longer (T17)."""
+    for behind in (True, False):
+        bench.core.is_behind = behind
+        bench.clock.now += 0.02
+        bench.turn()
+        assert bench.elector.behind is behind
+
+
+@pytest.mark.parametrize("who", ["elector", "core", "connections", "operator", "tenancy", "census", "peers"])
+def test_the_driver_sleeps_no_longer_than_until_something_is_due(bench: Bench, who: str) -> None:
+    """Whoever has something to do next, nobody else need have."""
+    bench.turn()
+    driver = bench.driver
+    driver._candidacy.deadline = driver._mend_at = driver._neighbours.deadline = 2000.0
+    due = bench.clock.now + 0.3
+    match who:
+        case "elector":
+            driver._candidacy.deadline = due
+        case "core":
+            bench.core.deadline = due
+        case "connections":
+            driver._mend_at = due
+        case "operator":
+            driver.operator.deadline = due
+        case "tenancy":
+            bench.tenancy._mending[ORDERS] = cast(Any, None), due
+        case "census":
+            bench.census.deadline = due
+        case _:
+            driver._neighbours.deadline = due
+    bench.turn()
+    assert driver._due == due
+
+
 def test_a_backup_leaves_at_once(bench: Bench) -> None:
-    """Nobody waits for a node that does not lead."""
+    """Nobody waits for a node that does not lead. It stands for election no longer."""
+    bench.end.waiting.append((link.Ready(True), []))
+    bench.turn()
+    bench.driver.leave()
+    assert bench.elector.electable[1:] == [True, False]
+    bench.driver.run()
+    assert bench.clock.now == 1000.0
+    assert bench.elector.electable[1:] == [True, False]
+
+
+def test_a_node_alone_leaves_at_once() -> None:
+    """It is its own leader, and nobody is there to take that over."""
+    bench = Bench(peers={})
+    bench.elector.leader = A
     bench.driver.leave()
     bench.driver.run()
     assert bench.clock.now == 1000.0
-
-
-def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:
-    """Handing over and abandoning are for the primary."""
-    bench.elector.leader = B
-    with pytest.raises(Unavailable, match="not primary; ask b"):
-        bench.driver.operator.hand_over(None, print)
-    with pytest.raises(Unavailable, match="not primary; ask b"):
-        bench.driver.operator.abandon(ORDERS, print)
-
-
-@pytest.mark.parametrize("role", [Role.FOUNDING, Role.JOINING, Role.BACKUP])
-def test_the_operator_is_told_the_role_that_the_node_has_started_in(bench: Bench, role: Role) -> None:
-    """One that was a member before does not change to backup: it is one from its start."""
-    bench.core.role = role
-    bench.driver.leave()
-    bench.driver.run()
-    with pytest.raises(Unavailable, match=f"a is {role}, not primary"):
-        bench.driver.operator.hand_over(None, print)
-
-
-@pytest.mark.parametrize(
-    ("happens", "answer"),
-    [
-        (
-            effects.Abandoned(head(sequence=7), head(sequence=6)),
-            {"ok": True, "position": [3, 7], "instead": [3, 6]},
-        ),
-        (effects.Abandoned(head(sequence=7), None), {"ok": True, "position": [3, 7], "instead": None}),
-        (effects.AbandonRefused("it can be read"), {"error": "nothing was changed: it can be read"}),
-    ],
-)
-def test_the_operator_is_told_what_was_abandoned(
-    bench: Bench, happens: effects.Effect, answer: dict[str, object]
-) -> None:
-    """The core decides whether anything is given up, and its answer is the operator's."""
-    bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
-    bench.core.react = lambda event: [happens] if isinstance(event, events.AbandonAsked) else []
-    told: list[bytes] = []
-    bench.driver.operator.abandon(ORDERS, told.append)
-    assert bench.core.events[-1] == events.AbandonAsked(ORDERS)
-    assert [json.decode(line) for line in told] == [answer]
-
-
-@pytest.mark.parametrize(
-    ("happens", "answer"),
-    [
-        (effects.WritePromise(Promise(5, Owner(C, ID, ID))), {"ok": True, "primary": "c"}),
-        (effects.WritePromise(Promise(5, Owner(B, ID, ID))), {"error": "c did not take over in time, b did"}),
-        (effects.HandoverRefused("c is not reachable"), {"error": "c is not reachable"}),
-        (None, {"error": "nobody has taken over yet"}),
-    ],
-)
-def test_the_operator_is_told_who_took_over(
-    bench: Bench, happens: effects.Effect | None, answer: dict[str, object]
-) -> None:
-    """Whoever names a successor hears whether it took over, or why not; the own promises do not count."""
-    bench.emit(effects.Changed(Role.CANDIDATE, Role.PRIMARY, "for the test"))
-    told: list[bytes] = []
-    bench.driver.operator.hand_over("c", told.append)
-    assert bench.core.events[-1] == events.ResignAsked(C, if_able=True)
-    with pytest.raises(Unavailable, match="under way already"):
-        bench.driver.operator.hand_over("b", print)
-    bench.emit(effects.WritePromise(Promise(4, Owner(A, ID, ID))))
-    assert told == []
-    if happens is not None:
-        bench.emit(happens)
-    else:
-        bench.clock.now += 4.0
-        bench.turn()
-    assert [json.decode(line) for line in told] == [answer]
+    bench.close()
 
 
 def test_all_effects_can_be_performed(bench: Bench) -> None:

@@ -1,17 +1,12 @@
-"""Status: everybody's word, gathered within half a second; and the admin socket that serves it."""
+"""Status: everybody's word, gathered within half a second."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 import os
-import socket
 import sys
-import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,11 +15,10 @@ from msgspec import json
 from replicator.core.effects import ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted
 from replicator.core.messages import StatusReport, StatusRequest
-from replicator.errors import Unavailable
 from replicator.link import messages as link
 from replicator.model import Chunk, Codec, Epoch, Generation, Manifest, Part, Position, Sequence, StreamName
-from replicator.worker import admin
 from replicator.worker.status import (
+    ASKERS_MAX,
     GATHER_TIMEOUT_S,
     LOST_AFTER_S,
     REPORT_BYTES_MAX,
@@ -32,7 +26,6 @@ from replicator.worker.status import (
     WITHHELD_MAX,
 )
 from tests.worker.driver_fakes import B, Bench, C, head
-from tests.worker.nodes import wait_until
 
 ORDERS = StreamName("orders")
 
@@ -272,129 +265,15 @@ def test_askers_share_a_gathering(bench: Bench) -> None:
     bench.turn()
     assert len(replies(bench)) == 2
     assert [to for to, _ in bench.control.sent] == [B, C]
+    assert bench.census.deadline == math.inf  # or the driver would never sleep again
 
 
-# ── the admin socket ──
-
-Serve = Callable[[Path], None]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Serve the socket in a directory, echoing each command."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    servers = []
-
-    def handle(request: admin.Request, reply: admin.Reply) -> None:
-        asked = "much " * 500_000 if request.command == "much" else request.command
-        if request.command != "silence":
-            threading.Thread(target=reply, args=(json.encode({"asked": asked}),)).start()
-
-    def start(data_dir: Path) -> None:
-        servers.append(admin.AdminServer(data_dir, handle))
-        asyncio.run_coroutine_threadsafe(servers[-1].start(), loop).result(5)
-
-    yield start
-    for server in servers:
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result(5)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-@pytest.mark.parametrize("depth", [1, 10])
-def test_the_socket_serves_from_any_directory(tmp_path: Path, serve: Serve, depth: int) -> None:
-    """Also from one whose path is too long for the kernel, and in the place of a dead process's socket."""
-    data_dir = tmp_path.joinpath(*["a-long-name"] * depth)
-    data_dir.mkdir(parents=True)
-    os.close(os.open(data_dir / admin.SOCKET_NAME, os.O_CREAT))
-    serve(data_dir)
-    assert admin.ask(data_dir, {"command": "hello"}) == {"asked": "hello"}
-    assert (data_dir / admin.SOCKET_NAME).stat().st_mode & 0o777 == 0o600
-
-
-def test_nobody_there_is_said_so(tmp_path: Path, serve: Serve) -> None:
-    """No socket, no answer in time: `Unavailable`, with the directory."""
-    with pytest.raises(Unavailable, match=str(tmp_path)):
-        admin.ask(tmp_path, {"command": "status"})
-    serve(tmp_path)
-    with pytest.raises(Unavailable, match=str(tmp_path)):
-        admin.ask(tmp_path, {"command": "silence"}, timeout_s=0.1)
-
-
-def test_who_waits_at_the_end_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A node that ends while somebody asks it for the status logs no traceback of it."""
-
-    async def ends() -> None:
-        asked = asyncio.Event()
-        server = admin.AdminServer(tmp_path, lambda request, reply: asked.set())
-        await server.start()
-        _, writer = await asyncio.open_unix_connection(tmp_path / admin.SOCKET_NAME)
-        writer.write(b'{"command": "status"}\n')
-        await asked.wait()
-        await server.close()
-        await asyncio.sleep(0)
-        writer.close()
-
-    asyncio.run(ends())
-    assert caplog.messages == []
-
-
-@pytest.mark.parametrize("line", [b"{}\n", b"nonsense\n", b'{"command": 7}\n', b"x" * 10_000 + b"\n", b""])
-def test_a_bad_request_harms_nobody(tmp_path: Path, serve: Serve, line: bytes) -> None:
-    """It gets an error or no answer, and the next one is served."""
-    serve(tmp_path)
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(tmp_path / admin.SOCKET_NAME))
-        client.sendall(line)
-        client.shutdown(socket.SHUT_WR)
-        client.settimeout(5)
-        try:
-            reply = client.recv(1000)
-        except ConnectionResetError:
-            reply = b""
-        assert reply == b"" or b"error" in reply
-    assert admin.ask(tmp_path, {"command": "hello"}) == {"asked": "hello"}
-
-
-def test_clients_that_do_not_read_keep_nobody_out(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their places are free again when the time for a reply is over, and their connections are gone."""
-    monkeypatch.setattr(admin, "REPLY_TIMEOUT_S", 0.2)
-    serve(tmp_path)
-    with ExitStack() as stack:
-        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(admin.CLIENTS_MAX)]
-        for client in clients:
-            client.connect(str(tmp_path / admin.SOCKET_NAME))
-            client.sendall(b'{"command": "much"}\n')
-        wait_until(lambda: _is_served(tmp_path), "a place")
-        for client in clients:
-            client.settimeout(5)
-        assert min(sum(map(len, iter(partial(each.recv, 100_000), b""))) for each in clients) < 2_000_000
-
-
-def test_a_client_that_is_one_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if its connection is closed before it has asked."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(tmp_path / admin.SOCKET_NAME))
-    listener.listen()
-
-    @contextmanager
-    def refuse(data_dir: Path) -> Iterator[str]:
-        yield str(data_dir / admin.SOCKET_NAME)
-        with listener.accept()[0] as client:
-            client.sendall(admin._error("too many clients") + b"\n")
-
-    monkeypatch.setattr(admin, "_reachable", refuse)
-    with listener:
-        assert admin.ask(tmp_path, {"command": "hello"}) == {"error": "too many clients"}
-
-
-def _is_served(data_dir: Path) -> bool:
-    try:
-        return admin.ask(data_dir, {"command": "hello"}) == {"asked": "hello"}
-    except Unavailable:  # one too many is not listened to
-        return False
+def test_one_asker_too_many_is_told_so(bench: Bench) -> None:
+    """At once; the others' answer comes."""
+    told: list[bytes] = []
+    for _ in range(ASKERS_MAX + 1):
+        bench.driver.ask_status(told.append)
+    assert told == [b'{"error":"too many ask for the status"}']
+    bench.clock.now += GATHER_TIMEOUT_S
+    bench.turn()
+    assert len(told) == ASKERS_MAX + 1

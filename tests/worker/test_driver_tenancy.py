@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
 
 from replicator.core import effects, events
 from replicator.link import messages as link
-from replicator.model import Digest, Epoch, Head, Manifest, Payload, Role, StreamName
+from replicator.model import Digest, Epoch, Generation, Head, Manifest, Payload, Position, Role, StreamName
 from replicator.worker.inbox import Loaded
-from replicator.worker.tenancy import MEND_TIMEOUT_S
-from tests.worker.driver_fakes import Bench, head
+from replicator.worker.tenancy import DRAINED_NS, MEND_TIMEOUT_S
+from tests.worker.driver_fakes import A, Bench, head
 
 ORDERS = StreamName("orders")
 FOUR, FIVE = Epoch(4), Epoch(5)
@@ -43,6 +44,10 @@ def test_a_tenure_starts_when_every_head_is_loaded(bench: Bench) -> None:
     bench.emit(effects.Changed(Role.BACKUP, Role.CANDIDATE, ""))
     bench.clock.now += 1
     bench.emit(effects.AdoptHeads(FOUR, frozenset()))
+    bench.clock.now += 1
+    bench.inbox.deliver(events.Fetched(1, ORDERS, manifest_of(head())))
+    bench.turn()
+    bench.clock.now += 1
     gone, lost = head("gone", 8, tombstone=True), head("lost", 9)
     bench.emit(start(head(), head("sensors", 2), gone, unavailable=(lost,)), LENT)
     assert bench.end.all(link.TenureStarted) == []
@@ -58,9 +63,9 @@ def test_a_tenure_starts_when_every_head_is_loaded(bench: Bench) -> None:
         "detected": 999,
         "granted": 1000,
         "claimed": 1001,
-        "fetched": 1001,
-        "adopted": 1001,
-        "restored": 1001,
+        "fetched": 1002,
+        "adopted": 1003,
+        "restored": 1003,
     }
     assert started.instants == moments
 
@@ -72,7 +77,8 @@ def test_a_tenure_without_streams_starts_at_once(bench: Bench) -> None:
 
 
 def test_a_tenure_starts_with_its_lease(bench: Bench) -> None:
-    """An engine that looks at the lease word when it is told finds it written."""
+    """An engine that looks at the lease word when it is told finds it written, and by this tenure."""
+    bench.words.slot(1).deadline_ns = 1005 * 10**9
     bench.emit(start())
     assert bench.end.told == []
     bench.emit(LENT)
@@ -121,6 +127,7 @@ def test_what_nobody_mends_does_not_hold_up_the_tenure(bench: Bench, how: str) -
     assert began == [(events.StartedWithout(FOUR, ORDERS, Digest(head().digest)), False)]
     told = [type(message) for message in bench.end.told]
     assert told == [link.Restored, link.RestoredUnavailable, link.TenureStarted]
+    assert bench.tenancy.deadline == math.inf
 
 
 def test_each_rotten_head_has_its_time(bench: Bench) -> None:
@@ -177,6 +184,34 @@ def test_a_tenure_that_ends_while_it_loads_never_starts(bench: Bench) -> None:
     assert [message.epoch for message in bench.end.all(link.TenureStarted)] == [FIVE]
 
 
+def test_a_tenure_that_is_renewed_while_it_loads_waits_for_its_own_alone(bench: Bench) -> None:
+    """What was to be loaded in the older epoch, or mended, has nobody to wait for it (R11)."""
+    bench.loader.rotten = {"orders"}
+    bench.emit(start(head(), head("sensors", 2)), LENT)
+    bench.inbox.deliver((next(bench.loader.results()),))
+    bench.turn()
+    bench.emit(effects.StartTenure(FIVE, (head("new", 3),), (), False), effects.SetLease(FIVE, 1010.0))
+    assert [each.stream for _, each in bench.loader.jobs] == ["new"]
+    assert bench.tenancy.deadline == math.inf
+    bench.load()
+    assert [message.epoch for message in bench.end.all(link.TenureStarted)] == [FIVE]
+
+
+def test_nothing_is_kept_of_a_checkpoint_that_has_ended(bench: Bench) -> None:
+    """Neither its payload nor its instants, however it ends."""
+    ends = (
+        effects.Commit(1, ORDERS, Generation(1), Position(4, 1), (A,)),
+        effects.Supersede(2, ORDERS, Position(4, 1)),
+        effects.Abort(3, "over"),
+    )
+    for each in ends:
+        bench.tenancy.keep(each.handle, Payload({"": b"x"}), bench.clock.now)
+        bench.emit(each, effects.Release(each.handle))
+    assert (bench.tenancy._stages, bench.tenancy._payloads) == ({}, {})
+    (committed,) = bench.end.all(link.Committed)  # in an epoch that has no lease word yet
+    assert committed.until_ns == int(bench.clock.now * 10**9) + DRAINED_NS
+
+
 def test_an_unchanged_tenure_restores_all_the_same(bench: Bench) -> None:
     """An engine that does not look at `unchanged` starts from the right state, too (R11)."""
     bench.emit(start(head(), unchanged=True), LENT)
@@ -210,7 +245,10 @@ def test_the_lease_word_is_cleared_before_the_engine_is_told(bench: Bench) -> No
     word = bench.words.slot(slot_of(bench))
     bench.emit(effects.EndTenure(FOUR, "resigned"))
     assert word.deadline_ns == 0
-    bench.emit(effects.SetLease(FOUR, 0.0))
+    assert bench.tenancy.epoch is None
+    for deadline in (0.0, 1005.0):
+        bench.emit(effects.SetLease(FOUR, deadline))
+        assert word.deadline_ns == 0
     bench.emit(effects.StartTenure(FIVE, (), (), False))
     assert word.deadline_ns == 0
 

@@ -204,6 +204,43 @@ def test_a_silent_source_is_asked_again_and_then_left() -> None:
     assert ask(fetch, PATIENCE_S * ATTEMPTS_MAX) == [(B, 1)]
 
 
+def test_who_was_silent_once_and_answers_is_patiently_waited_for_again() -> None:
+    """A message that is lost now and then is no reason to leave a source, however long the fetch takes."""
+    fetch = begun([], A)
+    for number in range(ATTEMPTS_MAX + 1):
+        now = number * PATIENCE_S
+        fetch.want(chunk(number))
+        assert ask(fetch, now) == [(A, 1)]
+        fetch.expire(now + PATIENCE_S, patience_of)
+        assert ask(fetch, now + PATIENCE_S) == [(A, 1)]
+        fetch.got(Digest(chunk(number).stored_digest))
+        fetch.heard(A, now + PATIENCE_S)
+
+
+def test_to_ask_for_more_is_no_sign_of_life() -> None:
+    """Silence counts from the first request that is not answered."""
+    chunks = [chunk(n) for n in range(8)]
+    fetch = begun(chunks, A)
+    for now in (0.0, PATIENCE_S * 0.9):
+        request = fetch.next_request(now, has_credit)
+        assert request is not None
+        fetch.asked(*request, now)
+    fetch.expire(PATIENCE_S, patience_of)
+    assert fetch.asked_bytes(A) == 0
+
+
+def test_a_source_without_credit_is_not_left_for_one_silence() -> None:
+    """What it was asked for is asked once more, as of any other, though more was wanted of it meanwhile."""
+    fetch = begun([chunk(n) for n in range(8)], A)
+    request = fetch.next_request(0.0, has_credit)
+    assert request is not None
+    fetch.asked(*request, 0.0)
+    assert fetch.next_request(0.0, lambda _: False) is None
+    for _ in range(2):
+        fetch.expire(PATIENCE_S, patience_of)
+    assert ask(fetch, PATIENCE_S) == [(A, 4), (A, 4)]
+
+
 @pytest.mark.parametrize(
     ("size", "patience_s"),
     [(1, PATIENCE_S), (3 * REPLY_BYTES_MAX, 3 * PATIENCE_S), (64 * REPLY_BYTES_MAX, URGENT_PATIENCE_S)],
@@ -306,6 +343,17 @@ def test_an_unreachable_source_is_tried_for_a_while() -> None:
     assert alone.has_failed
 
 
+def test_a_source_that_was_reached_meanwhile_is_tried_for_a_while_again() -> None:
+    """The while counts from the first time in a row."""
+    fetch = begun([chunk(0)], A)
+    fetch.unreachable(A, 0.0)
+    assert ask(fetch, 1.0) == [(A, 1)]
+    fetch.lacks(A, Digest(chunk(0).stored_digest))
+    fetch.want(chunk(1))
+    fetch.unreachable(A, 100.0)
+    assert ask(fetch, 101.0) == [(A, 1)]
+
+
 def test_what_is_present_is_checked_before_it_is_done() -> None:
     """A fetch that verifies gives out every present chunk once; what is found rotten is wanted."""
     chunks = [chunk(n) for n in range(5)]
@@ -333,4 +381,6 @@ def test_a_rest_is_no_silence() -> None:
     assert fetch.next_request(0.0, lambda _: False) is None
     fetch.rest()
     fetch.expire(100.0, patience_of)
-    assert ask(fetch, 100.0) == [(A, 4), (A, 4)]
+    for now in (100.0, 100.0 + PATIENCE_S):
+        assert ask(fetch, now) == [(A, 4), (A, 4)]
+        fetch.expire(now + PATIENCE_S, patience_of)

@@ -15,6 +15,7 @@ from replicator.model import Epoch, Head, Payload, StreamName
 from replicator.worker.inbox import Loaded
 from replicator.worker.loader import HEADS_MAX, Loader
 from tests.worker.driver_fakes import head
+from tests.worker.nodes import wait_until
 
 FOUR = Epoch(4)
 DEADLINE_S = 10
@@ -132,6 +133,26 @@ def test_what_is_restored_for_a_standby_is_the_tenure_s_if_that_wants_it(
     assert (first.epoch, first.head, second.head.stream) == (FOUR, adopted, "other")
     loader.load(None, [head("last")])
     assert told.get(timeout=DEADLINE_S)[0].head.stream == "last"
+
+
+def test_a_tenure_gets_what_was_restored_or_dropped_for_a_standby(
+    loader: Loader, data: Data, told: queue.Queue[tuple[Loaded, ...]]
+) -> None:
+    """Only what a standby is still to get is on its way: else the tenure would wait for it without end."""
+    data.gate.set()
+    loader.load(None, [head("large")])
+    assert told.get(timeout=DEADLINE_S)[0].epoch is None
+    wait_until(lambda: not loader._jobs, "the end of the job")
+    loader.load(FOUR, [head("large")])
+    assert told.get(timeout=DEADLINE_S)[0].epoch == FOUR
+    data.gate.clear()
+    data.begun.clear()
+    loader.load(None, [head("larger")])
+    assert data.begun.wait(DEADLINE_S)
+    loader.drop_standbys()
+    loader.load(FOUR, [head("larger")])
+    data.gate.set()
+    assert told.get(timeout=DEADLINE_S)[0].epoch == FOUR
 
 
 @pytest.mark.parametrize("epoch", [None, FOUR])

@@ -76,6 +76,8 @@ def test_each_peer_that_is_waited_for_is_named_with_what_may_be_wrong(
     bench.turn()
     (line,) = told(bench, caplog)
     assert "7420" not in line
+    pass_time(bench, TELL_INTERVAL_S - 1)
+    assert caplog.text.count("still founding") == 1
     bench.control.closed = []
     bench.arrive(HELLO)
     bench.turn()
@@ -101,6 +103,7 @@ def test_a_member_says_once_who_is_cut_off_and_once_that_it_is_back(
     pass_time(bench, TELL_INTERVAL_S - 1)
     bench.control.closed = []
     pass_time(bench, 1)
+    assert "out of reach" not in caplog.text
     caplog.clear()
     bench.control.closed = ports_of(bench, B) + ports_of(bench, C, first=1)
     pass_time(bench, 3 * TELL_INTERVAL_S)

@@ -43,7 +43,8 @@ def test_without_publications_there_is_no_bound() -> None:
     assert pace.rests(5.0 + PUBLISHING_S - 0.001)
     assert not pace.rests(5.0 + PUBLISHING_S)
     pace.heard(2, 7.0)
-    assert not pace.rests(7.0)
+    pace.asked(1, 7.0)
+    assert not pace.rests(7.0)  # what was asked for then is not to be paid for later
 
 
 def test_zero_is_no_bound() -> None:

@@ -161,6 +161,8 @@ def test_who_follows_anew_again_and_again_has_nothing_loaded_twice(bench: Bench)
     assert len(bench.loader.jobs) == OUT_MAX
     bench.load()
     assert len(offers(bench)) == OUT_MAX
+    bench.standbys.taken(StreamName("s0"), head("s0").position)
+    assert [each.stream for _, each in bench.loader.jobs] == [f"s{OUT_MAX}"]
     bench.standbys.follow(True)
     bench.load()
     assert len(offers(bench)) == 2 * OUT_MAX
@@ -173,11 +175,12 @@ def test_the_end_of_an_older_one_is_not_that_of_the_one_that_is_out(bench: Bench
     bench.emit(effects.Standby(head()))
     bench.load()
     bench.emit(effects.Standby(head(sequence=2, tombstone=True)), effects.Standby(head(sequence=3)))
-    bench.standbys.taken(ORDERS, head().position)
     bench.load()
     assert offers(bench) == [("orders", 1), ("orders", 3)]
-    bench.standbys.taken(ORDERS, head(sequence=3).position)
+    bench.standbys.taken(ORDERS, head().position)
     bench.emit(effects.Standby(head(sequence=4)))
+    assert bench.loader.jobs == []
+    bench.standbys.taken(ORDERS, head(sequence=3).position)
     stale = next(bench.loader.results())
     bench.emit(effects.Standby(head(sequence=5, tombstone=True)), effects.Standby(head(sequence=6)))
     bench.standbys.loaded(stale)

@@ -12,6 +12,7 @@ import zmq
 
 from replicator.adapters.zeromq import PUBLICATIONS_PER_TURN
 from replicator.core.events import Event, ManifestReceived, Published, Seen, StoreFailed, Tick
+from replicator.model import Epoch, NodeId
 from replicator.worker.subscriber import IN_CALL_BYTES_MAX, QUEUE_MESSAGES_MAX, Subscriber
 from tests.worker.nodes import DEADLINE_S, Node, running, wait_until
 from tests.worker.payloads import noise
@@ -74,6 +75,16 @@ def test_a_large_publication_is_taken_by_the_thread() -> None:
         backup.receive()
         wait_until(backup.sequences, "the manifest")
         assert get_ident() not in {thread for _, thread in backup.told}
+
+
+def test_nothing_that_was_taken_of_an_epoch_goes_untold() -> None:
+    """Several messages are told of at once, but only of one epoch."""
+    with pair() as (_, backup):
+        node = NodeId("n0")
+        for seen in (Seen(node, Epoch(1), 4), Seen(node, Epoch(1), 5), Seen(node, Epoch(2), 1)):
+            backup.subscriber._note(seen)
+        backup.subscriber._say()
+        assert [event for event, _ in backup.told] == [Seen(node, Epoch(1), 5), Seen(node, Epoch(2), 1)]
 
 
 def test_a_small_publication_does_not_overtake_a_large_one() -> None:
