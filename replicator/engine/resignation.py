@@ -28,5 +28,5 @@ class Resignation:
         """To whom to hand over now, or to nobody; None if what was refused was not the engine's wish."""
         if self.epoch != epoch or self._successor is None:
             return None
-        later, self.epoch, self._later = self._later, None, ()
-        return later
+        self.epoch = None
+        return self._later

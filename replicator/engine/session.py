@@ -329,7 +329,6 @@ class Session(Generic[TenureT]):
     def close(self) -> None:
         """The end; called when no thread sends or receives any more."""
         self.worker_gone("the Replicator was closed")
-        self.changed.fire()
         self.words.close()
         self.bell.close()
 

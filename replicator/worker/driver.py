@@ -134,7 +134,6 @@ class Driver:
         while not self._leaving or (self._leads and self._clock() < self._leave_at):
             self._turn()
         self._handle(events.EngineReady(False))  # if it could not hand over in time
-        self._mesh.flush()
 
     def leave(self) -> None:
         """End the tenure, give back the lease, and give leadership away before `run` returns.
