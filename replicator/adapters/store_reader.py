@@ -142,7 +142,7 @@ class StoreReader:
                 with self._begin() as txn:
                     state = load(State, txn, STATE_KEY)
                     applied = state.journaled if state else 0
-                    if applied == self._applied:  # nothing has moved since the journal was read
+                    if applied == self._applied:  # what was read of the journal lies over it
                         yield View(txn, self._newer)
                         return
                 self._read_journal(applied)

@@ -62,9 +62,10 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
 
 
 def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
-    """Until the first lets go; the lock file itself stays."""
+    """Until the first lets go; the lock file itself stays, and whoever had it before is not named."""
+    (tmp_path / "lock").write_text(f"{2**40}\n")
     lock = DirectoryLock(tmp_path)
-    with pytest.raises(StoreInUse, match=f"in use by process {os.getpid()}"):
+    with pytest.raises(StoreInUse, match=f"in use by process {os.getpid()};"):
         DirectoryLock(tmp_path)
     lock.release()
     lock.release()

@@ -85,3 +85,5 @@ def test_r21_who_waits_for_a_place_waits_for_no_store_that_has_failed(
     assert isinstance(opened.next(), StoreFailed)
     waiter.join(DEADLINE_S)
     assert not waiter.is_alive()
+    opened.store.close()
+    assert not opened.store._meta.session.clean, "what has failed is never taken for closed in order"  # type: ignore[union-attr]
