@@ -142,7 +142,7 @@ def test_a_tenure_gets_what_was_restored_or_dropped_for_a_standby(
     data.gate.set()
     loader.load(None, [head("large")])
     assert told.get(timeout=DEADLINE_S)[0].epoch is None
-    wait_until(lambda: not loader._jobs, "the end of the job")
+    wait_until(lambda: loader._job is None, "the end of the job")
     loader.load(FOUR, [head("large")])
     assert told.get(timeout=DEADLINE_S)[0].epoch == FOUR
     data.gate.clear()
