@@ -53,7 +53,7 @@ class Leisure:
         self._inbox = inbox
         self._store = store
         self._hangs_after_s = settings.lapse_max_s
-        self._hangs = False
+        self._is_late = self._hangs = False
         self._engine_pid = engine_pid
         self._stop_signals = tuple(stop_signals)
         self._admin = AdminServer(settings.data_dir, self._handle)
@@ -98,8 +98,10 @@ class Leisure:
             watch.close()
 
     def _look(self) -> None:
-        """Tell whether the disk hangs: whoever waits for it, as its writer does, cannot."""
-        hangs = self._store.writing_s() > self._hangs_after_s
+        """Tell whether the disk hangs: whoever waits for it, as its writer does, cannot. By two looks: after
+        the first one a process that has stood still itself finds it at work."""
+        was_late, self._is_late = self._is_late, self._store.writing_s() > self._hangs_after_s
+        hangs = was_late and self._is_late
         if hangs != self._hangs:
             self._hangs = hangs
             self._inbox.deliver(StoreHangs(hangs))
