@@ -40,7 +40,6 @@ BATCH_BYTES_MAX = 2**18  # a larger one gains nothing here: its bytes would be w
 Writes = Mapping[bytes, bytes | None]
 
 _HEADER = struct.Struct("<QQ16s")
-_PADDING = bytes(BLOCK_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 _bodies = msgspec.msgpack.Decoder(dict[bytes, bytes | None])
 
@@ -87,11 +86,7 @@ class Journal:
         if self._position + end > JOURNAL_BYTES:
             return False
         record = self._record[:end]
-        record[: _HEADER.size], record[_HEADER.size : size], record[size:] = (
-            header,
-            body,
-            _PADDING[: end - size],
-        )
+        record[: _HEADER.size], record[_HEADER.size : size], record[size:] = header, body, bytes(end - size)
         try:
             written = self._write(record)
         except OSError as error:
@@ -109,9 +104,7 @@ class Journal:
         except OSError as error:
             if error.errno != EINVAL or not self._set_direct(False):
                 raise
-        return self._write(
-            record
-        )  # nothing was written: the disk has larger blocks, or cannot do it after all
+        return self._write(record)  # nothing was written: its blocks are larger, or it cannot after all
 
     def _set_direct(self, wanted: bool) -> bool:
         """Write past the page cache, or through it; whether that was a change. Not every file system can."""

@@ -9,7 +9,9 @@ heartbeats with it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from replicator.adapters.store import LmdbStore
@@ -45,13 +47,19 @@ class Scrubber:
     def _run(self) -> None:
         while self._is_wanted():
             try:
-                self._tell(self._store.wait_for_rot(self._step_s, self._is_wanted))
+                self._rest()
                 if self._step_s is not None and self._is_wanted():
                     self._tell(self._scrub(self._step_s))
             except ReplicatorError as error:
                 log.warning("scrub failed reason=%r", str(error))
             except Exception:  # as the loader does: what nobody foresaw must not end it unseen
                 log.exception("scrub failed")
+
+    def _rest(self) -> None:
+        """Tell what others come upon until it is time for the next step, which comes no sooner for that."""
+        until = time.monotonic() + (self._step_s or math.inf)
+        while self._is_wanted() and (rest_s := until - time.monotonic()) > 0:
+            self._tell(self._store.wait_for_rot(rest_s if self._step_s else None, self._is_wanted))
 
     def _is_wanted(self) -> bool:
         return not self._closed.is_set()

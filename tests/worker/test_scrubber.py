@@ -119,3 +119,32 @@ def test_what_others_come_upon_is_told_though_nothing_is_scrubbed() -> None:
     wait_until(lambda: not store.rounds and len(found) == 3, "all of it")
     scrubber.close()
     assert found == [HeadRotten(*ROT), HeadRotten(*other), HeadRotten(*other)]
+
+
+class Provoked(Quiet):
+    """A peer asks again and again for what has rotted, and the step is not due for a long time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def wait_for_rot(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Any]:
+        assert timeout_s is not None
+        assert 0 < timeout_s <= 10
+        self.asked += 1
+        return [ROT] if is_wanted() else []
+
+    def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool]) -> list[tuple[StreamName, Digest]]:
+        raise AssertionError("sooner than it was due")
+
+
+def test_who_comes_upon_rot_again_and_again_makes_no_step_come_sooner(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each one of them is a part of the whole store; nor is it told, or logged, again and again."""
+    store, found = Provoked(), list[HeadRotten]()
+    scrubber = Scrubber(cast(Any, store), found.append, 3600.0)
+    wait_until(lambda: store.asked > 50, "a peer that does not give in")
+    scrubber.close()
+    assert found == [HeadRotten(*ROT)]
+    assert "scrub failed" not in caplog.text
