@@ -50,7 +50,7 @@ class Keeper:
         if self._ended.wait(timeout_s + EXIT_TIMEOUT_S):
             self._thread.join()
         else:
-            log.error("the link's thread does not end: one of the tickets' callbacks does not return")
+            log.error("the link's thread does not end: a ticket's callback, or the worker's disk, hangs")
 
     def _run(self) -> None:
         try:

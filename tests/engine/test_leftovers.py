@@ -7,7 +7,11 @@ import threading
 import weakref
 from collections.abc import Callable
 
+import pytest
+
 from replicator import Replicator, Settings
+from replicator.engine import keeper
+from replicator.engine.life import Life
 from replicator.link import messages as link
 from tests.engine.fake_worker import FakeWorker, soon
 
@@ -54,3 +58,22 @@ def test_a_thread_that_is_late_hears_of_the_end(
 
 def _threads() -> list[str]:
     return [thread.name for thread in threading.enumerate()]
+
+
+def test_a_worker_whose_disk_hangs_is_not_put_down_to_the_engine_s_callbacks(
+    replicator: Replicator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even SIGKILL ends it before the disk goes on. Closing waits for it no longer than it may, and who
+    reads why looks for the fault in the right place, too."""
+    goes_on, bury = threading.Event(), Life.bury
+
+    def wait(life: Life) -> None:
+        goes_on.wait()
+        bury(life)
+
+    monkeypatch.setattr(Life, "bury", wait)
+    monkeypatch.setattr(keeper, "EXIT_TIMEOUT_S", 0.05)
+    replicator.close(0)
+    goes_on.set()
+    assert "disk, hangs" in caplog.text
+    replicator._keeper._thread.join()
