@@ -57,14 +57,17 @@ class Scrubber:
             while True:
                 suspects.add(self._suspects.get_nowait())
         rotten = {each for each in suspects if isinstance(each, bytes) and self._is_unreadable(each)}
-        damaged: list[Damage] = []
-        for stream, record in list(self._payload.memory.streams.items()) if suspects else ():
-            if (rotten or stream in suspects) and is_wanted():
-                manifest, is_damaged = self._look(stream, record.head, read_manifest, stream, record.head)
-                for digest in rotten.intersection(chunks_of(manifest)) if manifest is not None else ():
-                    is_damaged |= self._look(stream, record.head, read_chunk, digest)[1]
-                damaged += [(stream, record.head.digest)] if is_damaged else []
-        return damaged
+        streams = self._payload.memory.streams if suspects else {}
+        heads = [(s, record.head) for s, record in list(streams.items()) if rotten or s in suspects]
+        for _ in range(2):  # where there are many, those that came first may be mended by now
+            heads = [each for each in heads if is_wanted() and self._lacks(*each, rotten)]
+        return [(stream, head.digest) for stream, head in heads]
+
+    def _lacks(self, stream: StreamName, head: Entry, rotten: set[Digest]) -> bool:
+        """Whether its manifest cannot be read, or one of those chunks, which it names."""
+        manifest, is_damaged = self._look(stream, head, read_manifest, stream, head)
+        named = rotten.intersection(chunks_of(manifest)) if manifest is not None else ()
+        return is_damaged or any(self._look(stream, head, read_chunk, digest)[1] for digest in named)
 
     def _is_unreadable(self, digest: Digest) -> bool:
         """Whether a chunk is so still: it may have been about to be written."""

@@ -131,63 +131,6 @@ def test_r22_a_chunk_that_nobody_finds_any_more_is_replaced(stores: Stores) -> N
     assert opened.is_readable(first)
 
 
-def test_r22_who_comes_upon_rot_for_a_peer_has_it_told_of_every_head_at_once(stores: Stores) -> None:
-    """A chunk is asked for by its digest alone; what is older than the head, or sound, concerns nobody."""
-    opened = stores.open(keep=2)
-    opened.promise(1)
-    rotten = b"rotten" * 2000
-    heads = [opened.accept("a", 1, rotten), opened.accept("b", 1, b"other" * 2000, rotten)]
-    opened.accept("sound", 1, b"sound" * 2000)
-    opened.accept("older", 1, rotten)
-    opened.accept("older", 2, b"newer" * 2000)
-    opened.settle()
-    spoil(stores.path, rotten, b"R")
-    assert opened.store.wait_for_rot(0, lambda: True) == []
-    assert opened.store.read_chunk(Digest(blake3(rotten).digest())) is None
-    found = opened.store.wait_for_rot(5, lambda: True)
-    assert sorted(found) == [("a", heads[0].digest), ("b", heads[1].digest)]
-    opened.store.read_chunk(Digest(blake3(b"nobody has it").digest()))
-    assert opened.store.wait_for_rot(0, lambda: True) == []
-
-
-def test_r22_who_comes_upon_a_rotten_manifest_has_it_told(stores: Stores) -> None:
-    """It is asked for by its stream."""
-    opened = stores.open()
-    opened.promise(1)
-    head = opened.accept("a", 1, b"a" * 2000)
-    opened.accept("b", 1, b"b" * 2000)
-    opened.settle()
-    with opened.store._payload.reading() as view:
-        sealed = view.get(manifest_key(StreamName("a"), Sequence(1)))
-    assert sealed is not None
-    spoil(stores.path, sealed, b"R")
-    assert opened.store.read_manifest(StreamName("a"), Digest(head.digest)) is None
-    assert opened.store.wait_for_rot(5, lambda: True) == [("a", head.digest)]
-
-
-def test_r22_what_was_about_to_be_written_is_not_told_of(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who reads may be behind the writer: by the time that it is looked for, it is there."""
-    opened = stores.open()
-    opened.promise(1)
-    manifest = opened.accept("a", 1, b"a" * 2000)
-    digest = Digest(manifest.parts[0].chunks[0].stored_digest)
-    with monkeypatch.context() as patch:
-        patch.setattr(opened.store._reads, "chunk", lambda digest: None)
-        assert opened.store.read_chunk(digest) is None
-    looked: list[object] = []
-    look = store_scrub.Scrubber._look
-
-    def note(self: store_scrub.Scrubber, *names: Any) -> Any:
-        looked.append(names)
-        return look(self, *names)
-
-    monkeypatch.setattr(store_scrub.Scrubber, "_look", note)
-    assert opened.store.wait_for_rot(5, lambda: True) == []
-    assert looked == [], "no head was read for it"
-
-
 def test_r22_a_sound_chunk_is_not_discarded(stores: Stores) -> None:
     """Whoever found rot may have read what has been replaced since."""
     opened = stores.open()
