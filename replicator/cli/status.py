@@ -57,6 +57,7 @@ class Member(Struct, frozen=True):
     hangs: bool = False
     lacking: dict[str, int | None] = {}
     withheld: list[str] = []
+    withheld_left_out: int = 0
     streams: list[Stream] = []
     streams_left_out: int = 0
 
@@ -96,7 +97,8 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         if unknown := [node for node, count in sorted(member.lacking.items()) if count is None]:
             print(f"\nunknown to {member.node} yet, what they lack: {', '.join(unknown)}")
         if member.withheld:
-            print(f"\n{member.node} is primary without {', '.join(member.withheld)}:\n{_WITHHELD}")
+            others = f" and {member.withheld_left_out} more" if member.withheld_left_out else ""
+            print(f"\n{member.node} is primary without {', '.join(member.withheld)}{others}:\n{_WITHHELD}")
     counting = sum(member.role in _COUNTING for member in report.members)
     if 2 * counting <= len(report.members):
         print(f"\nno majority: {counting} of {len(report.members)} members are up and count; nothing commits")
@@ -109,9 +111,8 @@ def _rows(member: Member) -> Iterator[tuple[str, ...]]:
     if not member.reachable:
         yield (member.node, "unreachable", *[""] * 7)
         return
-    lease = f"{member.lease_s:.2f} s" if member.lease_s else ""
-    if member.lease_s > LEASE_S_MAX:
-        lease = "unlimited"
+    lasts = f"{member.lease_s:.2f} s" if member.lease_s else ""
+    lease = lasts if member.lease_s <= LEASE_S_MAX else "unlimited"
     first = (member.node, _role(member), str(member.epoch or ""), lease, member.durability)
     for stream in member.streams:
         head = f"{stream.head or ''}{'' if stream.readable else ', damaged'}"

@@ -71,7 +71,8 @@ class StreamReport(Struct, kw_only=True):
 
 class MemberReport(Struct, kw_only=True):
     """A member's own word. *lacking* says, at a primary, how many streams each backup lacks, if it
-    knows; *withheld* names the first of those that its tenure is without, for nobody can read them."""
+    knows; *withheld* names the first of those that its tenure is without, for nobody can read them, and
+    *withheld_left_out* says how many more there are."""
 
     node: str
     reachable: bool = True
@@ -91,6 +92,7 @@ class MemberReport(Struct, kw_only=True):
     usage: dict[str, int]
     hangs: bool = False  # the disk
     withheld: list[str] = []
+    withheld_left_out: int = 0
 
 
 class Unreachable(Struct):
@@ -219,7 +221,6 @@ class Census:
         known = self._core.status()
         heads, committed = known["heads"], known["committed"]
         shown = nsmallest(STREAMS_MAX, heads)
-        usage = {**self._store.usage(), **self._data.usage(), "messages_refused": self._mesh.refused}
         return MemberReport(
             node=self._settings.node,
             role=known["role"],
@@ -235,9 +236,10 @@ class Census:
             durability=self._settings.durability,
             streams=[self._stream(stream, heads[stream], committed.get(stream), now) for stream in shown],
             streams_left_out=len(heads) - len(shown),
-            usage=usage,
+            usage={**self._store.usage(), **self._data.usage(), "messages_refused": self._mesh.refused},
             hangs=known["hangs"],
             withheld=[*known["withheld"][:WITHHELD_MAX]],
+            withheld_left_out=max(0, len(known["withheld"]) - WITHHELD_MAX),
         )
 
     def _stream(

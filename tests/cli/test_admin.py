@@ -26,6 +26,7 @@ REPORT = {
             "full": False,
             "lacking": {"edge-5": None, "edge-3": None, "edge-2": 1},
             "withheld": ["model", "trades"],
+            "withheld_left_out": 3,
             "streams": [
                 {
                     "stream": "orders",
@@ -89,7 +90,7 @@ def test_status_shows_every_member(command: Command, fake_node: StartNode) -> No
         "",
         "unknown to edge-1 yet, what they lack: edge-3, edge-5",
         "",
-        "edge-1 is primary without model, trades:",
+        "edge-1 is primary without model, trades and 3 more:",
         "no node that is up can read its newest checkpoint, or too few disks",
         "have room for it; start what is down, make room, or give it up with `replicator abandon`",
     ]
