@@ -96,7 +96,7 @@ class Handover:
         if follower is None:
             return f"{named} is not another member of this cluster"
         if not self._is_up(follower):
-            return f"{named} is not reachable"
+            return f"{named} is not reachable, or its disk hangs"
         if not follower.can_lead:
             return f"{named} cannot be primary: no engine is ready there, or it is joining"
         return None if self._is_no_worse(follower) else f"{named} has no room on its disk"

@@ -33,8 +33,8 @@ def test_R26_the_named_node_takes_over() -> None:
     ("before", "successor", "reason"),
     [
         ("engine c gone", "c", "c cannot be primary: no engine is ready there, or it is joining"),
-        ("cut a c", "c", "c is not reachable"),
-        ("crash c", "c", "c is not reachable"),
+        ("cut a c", "c", "c is not reachable, or its disk hangs"),
+        ("crash c", "c", "c is not reachable, or its disk hangs"),
         ("advance 0.01", "a", "a is not another member of this cluster"),
         ("advance 0.01", "x", "x is not another member of this cluster"),
     ],
@@ -48,6 +48,15 @@ def test_R26_a_named_node_that_cannot_take_over_is_refused(before: str, successo
     assert not cluster.effects("a", Transfer)
     cluster.do("submit a s 2", "settle")
     assert [effect.position.sequence for effect in cluster.effects("a", Commit)] == [2]
+
+
+def test_R26_a_named_node_whose_disk_hangs_is_not_said_to_be_out_of_reach_only() -> None:
+    """It cannot promise what the primary leads, so the primary hears nothing of it; the status does."""
+    cluster = _serving().do("hang c", "revoke a", "grant b").live(3).forget()
+    cluster.do("resign b c").live(0.6)
+    assert [effect.reason for effect in cluster.effects("b", HandoverRefused)] == [
+        "c is not reachable, or its disk hangs"
+    ]
 
 
 def test_R26_a_named_node_that_is_not_ready_is_waited_for() -> None:
@@ -67,7 +76,8 @@ def test_R26_the_last_checkpoint_commits_first_and_is_held_by_the_successor() ->
     assert not cluster.effects("a", EndTenure)
     cluster.do("cut a c").live(0.6)
     (refusal,) = _refusals(cluster)
-    assert refusal in ("c is not reachable", "c lacks the newest checkpoint of 1 streams")
+    lacks = "c lacks the newest checkpoint of 1 streams"
+    assert refusal in ("c is not reachable, or its disk hangs", lacks)
     cluster.do("settle")
     assert {effect.stream for effect in cluster.effects("a", Commit)} == {"s", "t"}
     assert not cluster.effects("a", Abort)
