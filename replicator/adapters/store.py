@@ -27,7 +27,7 @@ from replicator.adapters.store_payload import Payload, has_streams
 from replicator.adapters.store_plan import Discard
 from replicator.adapters.store_reader import Reads
 from replicator.adapters.store_record import Durability, file_errors, sync_directory
-from replicator.adapters.store_scrub import Scrubber
+from replicator.adapters.store_scrub import Damage, Scrubber
 from replicator.adapters.store_writer import Writer
 from replicator.core.events import Durable
 from replicator.errors import StoreDamaged, StoreError
@@ -221,9 +221,7 @@ class LmdbStore:
             self._writer.perform(Discard(stored_digest))
             self._scrubber.suspect(stored_digest)
 
-    def wait_for_rot(
-        self, timeout_s: float | None, is_wanted: Callable[[], bool]
-    ) -> list[tuple[StreamName, Digest]]:
+    def wait_for_rot(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Damage]:
         """Wait, for so long at most, until somebody has come upon what cannot be read, or `end_wait`; return
         stream and manifest digest of the heads that are rotten for it (R22)."""
         return self._scrubber.wait(timeout_s, is_wanted)
@@ -232,9 +230,7 @@ class LmdbStore:
         """Have `wait_for_rot` return; any thread."""
         self._scrubber.suspect(None)
 
-    def scrub(
-        self, budget_bytes: int, is_wanted: Callable[[], bool] = lambda: True
-    ) -> list[tuple[StreamName, Digest]]:
+    def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool] = lambda: True) -> list[Damage]:
         """Read about *budget_bytes* of retained checkpoints, going on where the last call stopped, and
         return stream and manifest digest of those with rotten or absent chunks (R22). It stops when it is
         wanted no longer, which is asked before each chunk."""
