@@ -117,10 +117,9 @@ class Repairer(DataThread):
             while self._orders:
                 self._begin(self._orders.popleft())
             taken = 0
-            for taken, (key_node, frames) in enumerate(self._sockets.receive_frames(), 1):
+            for key_node, frames in self._sockets.receive_frames():
                 self._take(key_node, frames)
-                if taken == MESSAGES_PER_TURN:
-                    break
+                taken += 1
             self._serving.serve()
             now = time.monotonic()
             self._is_asking = False
@@ -255,12 +254,12 @@ class Repairer(DataThread):
     def _take_manifest(
         self, heir: Fetch | None, asker: Fetch | None, node: NodeId, message: HaveManifest
     ) -> list[Fetch]:
-        """Go on with the chunks, if it is the manifest that is looked for; the asker, if that is of use."""
-        manifest = message.manifest
-        if heir is None or heir.manifest is not None or message.digest != heir.digest:
+        """Go on with the chunks, if it is the manifest that is looked for; the asker, if that is of use. A
+        source that gives another one has not what it was asked for."""
+        if heir is None or heir.manifest is not None:
             return []
-        if manifest is not None and (manifest.stream, manifest.digest) == (heir.stream, heir.digest):
-            self._unfold(heir, manifest)
+        if message.manifest is not None and message.digest == heir.digest:
+            self._unfold(heir, message.manifest)
         elif heir is not asker or not heir.lacks(node, heir.digest):
             return []
         return [heir] if heir is asker else []
