@@ -216,7 +216,6 @@ class Life:
         self._receive()
         while self._end.wait_for_link(LAST_MESSAGES_MS):
             self._receive()
-        self._release_read()
         return self.last_words or Failure(errors.WorkerDied.__name__, self._host.why())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -120,6 +121,21 @@ def test_what_was_not_read_goes_by_the_link(lender: Lender) -> None:
     assert lender.backlog.outbox[-1].ticket is later
 
 
+@pytest.mark.parametrize("how", [Lending.go_by_link, Lending.disown])
+def test_who_may_not_use_the_line_says_nothing_there(lender: Lender, how: Callable[[Lending], None]) -> None:
+    """The worker could not read it, or it is the parent's worker: what comes waits for the link."""
+    lender.lending.await_read()
+    lender.submit("s", bytearray(100))
+    lender.lending.await_read()
+    how(lender.lending)
+    lender.backlog.outbox.clear()
+    ticket = lender.submit("other", bytearray(100))
+    assert lender.backlog.outbox[0].ticket is ticket
+    assert not lender.lending.has_read(0)
+    if how is Lending.go_by_link:
+        assert not lender.lending.is_awaited
+
+
 def test_who_began_to_wait_before_it_went_is_told(lender: Lender) -> None:
     """The second of a stream waits in the engine until the first has committed; nobody lends it till then."""
     first, second = lender.submit("s", bytearray(100)), lender.submit("s", bytearray(100))
@@ -130,8 +146,10 @@ def test_who_began_to_wait_before_it_went_is_told(lender: Lender) -> None:
     assert not lender.lending.is_awaited
     handle = lender.backlog._lanes[StreamName("s")].flying.handle  # type: ignore[union-attr]
     assert list(lender.backlog.committed(link.Committed(handle, first.position, ()), 3.0))
+    lender.bell.doze()
     with lender.lock:
         assert lender.lending.send(4.0)
+    assert select.select([lender.bell], [], [], 0)[0], "the link's thread has to look soon"
     assert lender.lending.is_awaited
     assert lender.reader.words[WANTED]
     lender.read()

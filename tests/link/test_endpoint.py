@@ -130,6 +130,18 @@ def test_nothing_is_sent_to_nobody(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_a_queue_has_no_mark(ends: tuple[EngineEnd, WorkerEnd]) -> None:
+    """Nothing is lost while the other end is busy, however many messages that are: credit bounds payloads."""
+    engine, worker = ends
+    count = 3000
+    worker.send(link.Started("edge-1"))
+    assert take(engine.receive)
+    for nonce in range(count):
+        engine.send(link.AskStatus(nonce))
+    for nonce in range(count):
+        assert take(worker.receive)[0] == link.AskStatus(nonce)
+
+
 def test_an_address_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     """As a TransportError, whose text has the address."""
     missing = f"ipc://{tmp_path}/missing/link.sock"

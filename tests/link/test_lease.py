@@ -20,8 +20,10 @@ def test_both_sides_see_the_same_words() -> None:
     slot.deadline_ns = 2**62
     assert seen.deadline_ns == 2**62 == seen.word[0] * 1e9
     assert words.slot(2).deadline_ns == words.slot(4).deadline_ns == 0
+    first, last = words.slot(0), words.slot(SLOTS - 1)
+    first.deadline_ns = last.deadline_ns = 2**62
     words.clear()
-    assert seen.deadline_ns == 0
+    assert first.deadline_ns == seen.deadline_ns == last.deadline_ns == 0
     words.close()
     words.close()
     assert seen.deadline_ns == 0  # the memory outlives the descriptors
@@ -40,6 +42,7 @@ def test_slots_are_used_in_turn() -> None:
 def test_a_child_process_writes_them() -> None:
     """Through the descriptor that it was given, and only if it was given."""
     words = LeaseWords.create()
+    assert not os.get_inheritable(words.fd)
     code = (
         "import sys; from replicator.link.lease import LeaseWords;"
         "LeaseWords.attach(int(sys.argv[1])).slot(1).deadline_ns = 99"

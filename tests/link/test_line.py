@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import mmap
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
 
 from replicator.errors import MessageError
-from replicator.link import memory, messages as link
+from replicator.link import line as line_module, memory, messages as link
 from replicator.link.endpoint import Context, EngineEnd, WorkerEnd
-from replicator.link.line import SLICE_BYTES, EngineLine, WorkerFds, WorkerLine
+from replicator.link.line import (
+    DATAGRAM_BYTES_MAX,
+    PIECE_BYTES,
+    SLICE_BYTES,
+    EngineLine,
+    WorkerFds,
+    WorkerLine,
+)
 from replicator.link.ring import ADDRESS, CAPACITY_BYTES, NONCE, Ring
 from replicator.model import META_BYTES_MAX, Buffer, Position
 from tests.link.test_endpoint import take
@@ -222,6 +232,59 @@ def test_what_does_not_fit_is_refused(ends: Ends) -> None:
     for number in range(sent):
         assert take(ends.worker.receive)[0].sequence == number  # type: ignore[union-attr]
     assert ends.submit(sent, a=b"small"), "there is room again"
+
+
+def test_what_is_too_long_for_a_datagram_takes_the_link(ends: Ends) -> None:
+    """The engine would hear a part of it, which is no message."""
+    assert not ends.worker_line.send(link.Aborted(1, "x" * DATAGRAM_BYTES_MAX))
+    assert ends.worker_line.send(link.Aborted(1, "x"))
+
+
+def test_a_part_may_be_empty(ends: Ends) -> None:
+    """Of whatever kind: it lies nowhere."""
+    assert ends.send(1, {"a": bytearray(), "b": b"", "c": memoryview(bytearray())}, b"", True)
+    assert take(ends.worker.receive)[1] == [b"", b"", b""]
+
+
+def test_memory_that_can_be_read_in_part_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives what it can, and says so: the rest would be whatever was there before."""
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    region = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    address = memory.address_of(memoryview(region))
+    engine, into = memory.EngineMemory(os.getpid()), bytearray(2 * mmap.PAGESIZE)
+    engine.read(address, into)
+    second = ctypes.c_void_p(address + mmap.PAGESIZE), ctypes.c_size_t(mmap.PAGESIZE)
+    assert not ctypes.CDLL(None).mprotect(*second, 0)
+    with pytest.raises(OSError, match="Bad address"):
+        engine.read(address, into)
+
+
+@pytest.mark.parametrize("bound", ["bytes", "time"])
+def test_other_duties_have_their_turn(ends: Ends, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """A large payload is read in slices, each of so many bytes or for so long."""
+    monkeypatch.setattr(line_module, "SLICE_BYTES", 2 * PIECE_BYTES if bound == "bytes" else 2**40)
+    monkeypatch.setattr(line_module, "SLICE_S", 1e9 if bound == "bytes" else 2)
+    clock = itertools.count()
+    monkeypatch.setattr(line_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert ends.submit(1, a=memoryview(bytearray(5 * PIECE_BYTES)))
+    goes = 1
+    while not (heard := list(ends.worker.receive())):
+        goes += 1
+    assert isinstance(heard[0][0], link.Submit)
+    assert goes == (3 if bound == "bytes" else 6)
+
+
+def test_each_line_is_known_by_a_number_of_its_own(ends: Ends) -> None:
+    """Another engine's ring, at the same address, is another one; and no child of either end gets it."""
+    other = EngineLine()
+    assert other._ring.words[NONCE] != ends.line._ring.words[NONCE]
+    other.close()
+    fds = tuple(map(os.dup, ends.line.worker_fds[:2]))
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    ring = Ring.attach(fds)  # type: ignore[arg-type]
+    assert not any(map(os.get_inheritable, (*ends.line.worker_fds, *fds)))
+    ring.close()
 
 
 def test_a_ring_goes_round(ends: Ends) -> None:

@@ -303,7 +303,7 @@ def test_who_gives_something_else_is_as_good_as_without_it(rig: Rig) -> None:
     rig.hear(C, rig.job(), HaveManifest(manifest.digest, manifest))
     rig.fetch(manifest, C, B)
     rig.hear(C, rig.job(), HaveChunks(digests(manifest), ()), [b"something else"])
-    assert rig.asked[-1] == (B, WantChunks(digests(manifest)))
+    assert rig.asked[-1:] == [(B, WantChunks(digests(manifest)))]
     assert not rig.chunks
 
 
