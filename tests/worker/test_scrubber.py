@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from replicator.core.events import HeadRotten
 from replicator.errors import StoreDamaged
 from replicator.model import Digest, StreamName
-from replicator.worker.scrubber import Scrubber
+from replicator.worker import scrubber as scrubber_module
+from replicator.worker.scrubber import STEP_S_MAX, Scrubber
 from tests.worker.nodes import wait_until
 
 ROT = (StreamName("orders"), Digest(bytes(32)))
@@ -148,3 +150,40 @@ def test_who_comes_upon_rot_again_and_again_makes_no_step_come_sooner(
     scrubber.close()
     assert found == [HeadRotten(*ROT)]
     assert "scrub failed" not in caplog.text
+
+
+class Patient(Quiet):
+    """So much is stored; what was waited for, and how much of it was to be read then."""
+
+    def __init__(self, stored_bytes: int) -> None:
+        super().__init__()
+        self.stored_bytes = stored_bytes
+        self.now_s = 0.0
+        self.steps: list[tuple[float | None, int]] = []
+
+    def wait_for_rot(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Any]:
+        self.timeout_s = timeout_s
+        self.now_s += timeout_s or 0.0
+        if len(self.steps) == 3:
+            self.ended.wait()
+        return []
+
+    def usage(self) -> dict[str, int]:
+        return {"stored_bytes": self.stored_bytes}
+
+    def scrub(self, budget_bytes: int, is_wanted: Callable[[], bool]) -> list[tuple[StreamName, Digest]]:
+        self.steps.append((self.timeout_s, budget_bytes))
+        return []
+
+
+@pytest.mark.parametrize(("interval_s", "step_s"), [(500.0, 5.0), (100_000.0, STEP_S_MAX)])
+def test_all_is_read_once_in_an_interval_in_equal_steps(
+    interval_s: float, step_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step reads its share, and is never far from the next; nothing is begun at the end."""
+    store = Patient(10**9)
+    monkeypatch.setattr(scrubber_module, "time", SimpleNamespace(monotonic=lambda: store.now_s))
+    scrubber = Scrubber(cast(Any, store), lambda event: None, interval_s)
+    wait_until(lambda: len(store.steps) == 3, "three steps")
+    scrubber.close()
+    assert store.steps == [(step_s, 1 + int(10**9 * step_s / interval_s))] * 3
