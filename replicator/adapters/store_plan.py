@@ -224,16 +224,14 @@ class Plan:
     def _adopt(self, effect: AdoptHeads) -> None:
         if effect.epoch != self._fence.promised:
             return
-        lower = set()
-        for stream in effect.exceptions & self._streams.keys():
+        exceptions = effect.exceptions & self._streams.keys()
+        for stream in exceptions:
             record = self._streams[stream]
             present = accepted_epoch_of(record, self.bulk)
-            if present < effect.epoch:
-                lower.add(stream)
             if present > record.accepted_epoch:
                 # It came from the bulk record that this one replaces.
                 self._set_record(stream, structs.replace(record, accepted_epoch=present))
-        bulk = Bulk(effect.epoch, frozenset(lower))
+        bulk = Bulk(effect.epoch, frozenset(exceptions))
         self._write(BULK_KEY, self.bulk, bulk)
         self.bulk = bulk
         self.change.events.append(HeadsAdopted(effect.epoch, self._count()))

@@ -339,6 +339,11 @@ def test_r23_only_the_head_tombstone_is_forgotten(stores: Stores) -> None:
         opened.store.perform(ForgetTombstone(S, Generation(0), Sequence(sequence)))
     opened.barrier()
     assert opened.store.usage()["streams"] == 1
+    opened.accept("s", 3, generation=1, tombstone=True)
+    for generation, sequence in ((0, 1), (0, 3), (1, 1)):
+        opened.store.perform(ForgetTombstone(S, Generation(generation), Sequence(sequence)))
+    opened.barrier()
+    assert opened.store.usage()["streams"] == 1
 
 
 # ── what else is durable ──
