@@ -14,6 +14,9 @@ import zmq
 
 from replicator.adapters.curve import Keys
 from replicator.adapters.zeromq import (
+    CONNECT_TIMEOUT_MS,
+    CONTROL,
+    HANDSHAKE_TIMEOUT_MS,
     MESSAGES_PER_TURN,
     PUBLISH,
     RENEW_S,
@@ -280,3 +283,26 @@ def test_without_keys_only_this_machine_is_used() -> None:
     settings.peers.update(far)
     with pytest.raises(TransportError, match=r"192\.0\.2\.1 is not on this machine"):
         Transport(settings)
+
+
+def test_r16_heartbeats_share_no_thread_with_payload() -> None:
+    """Control has an I/O thread of its own, in both directions; and no peer that hangs is waited for."""
+    transport = Transport(make_settings(2)[0])
+    try:
+        affinities = []
+        for kinds, channel in (((zmq.ROUTER, zmq.DEALER), CONTROL), ((zmq.PUB, zmq.SUB), PUBLISH)):
+            sockets = [transport.bind(kinds[0], channel, 1)]
+            line = transport.connect(kinds[1], N2, channel, 1)
+            sockets.append(line.socket)
+            affinities.append({each.getsockopt(zmq.AFFINITY) for each in sockets})
+            waits = [
+                [each.getsockopt(o) for o in (zmq.CONNECT_TIMEOUT, zmq.HANDSHAKE_IVL)] for each in sockets
+            ]
+            assert waits == [[CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS]] * 2
+            sockets[0].close()
+            line.close()
+        control, payload = affinities
+        assert len(control) == len(payload) == 1
+        assert not control & payload
+    finally:
+        transport.close()
