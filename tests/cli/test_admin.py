@@ -24,7 +24,7 @@ REPORT = {
             "leader": "edge-1",
             "durability": "disk",
             "full": False,
-            "lacking": {"edge-5": None, "edge-3": None, "edge-2": 1},
+            "lacking": {"edge-5": None, "edge-3": None, "edge-2": 1, "edge-4": 0},
             "withheld": ["model", "trades"],
             "withheld_left_out": 3,
             "streams": [
@@ -112,9 +112,37 @@ def test_status_says_when_there_is_no_majority(command: Command, fake_node: Star
     no_majority = "\nno majority: 1 of 3 members are up and count; nothing commits\n"
     assert no_majority in out
     assert "too many disks are new for the others to take them in: b, c; put old ones back, or begin" in out
+    half = [*members, {"node": "d", "reachable": True, "role": "backup"}]
+    _, data_dir = fake_node({**report, "members": half})
+    assert "too many disks are new" in command("status", "--data-dir", data_dir).out
     members[1]["role"] = "faulty"
     _, data_dir = fake_node({**report, "members": members})
     assert command("status", "--data-dir", data_dir).out.endswith(no_majority)
+
+
+def test_status_tells_as_much_of_a_lag_as_is_known(command: Command, fake_node: StartNode) -> None:
+    """Its size, its age, or both; where neither is, and there may be one, it says so."""
+    lags = [(4096, None), (4096, 0.25), (0, 0.25), (0, 0.0), (0, None), (None, None)]
+    streams = [
+        {"stream": f"s{number}", "lag_bytes": size, "lag_s": age} for number, (size, age) in enumerate(lags)
+    ]
+    member = {"node": "a", "reachable": True, "role": "backup", "streams": streams, "streams_left_out": 5}
+    _, data_dir = fake_node({"node": "a", "cluster": "plant", "members": [member]})
+    *rows, more = command("status", "--data-dir", data_dir).out.splitlines()[3:10]
+    assert more.split() == ["and", "5", "more"]
+    told = [row.partition(f"s{number}")[2].strip() for number, row in enumerate(rows)]
+    assert told == ["4.0 KiB", "4.0 KiB, 0.2 s", "0.2 s", "", "unknown", "unknown"]
+
+
+@pytest.mark.parametrize("role", ["primary", "backup"])
+def test_status_tells_of_a_change_of_members_where_it_is_made(
+    command: Command, fake_node: StartNode, role: str
+) -> None:
+    """The primary makes it; the others only have its record."""
+    member = {"node": "a", "reachable": True, "role": role, "active": True, "changing": True}
+    _, data_dir = fake_node({"node": "a", "cluster": "plant", "members": [member]})
+    out = command("status", "--data-dir", data_dir).out
+    assert ("primary, members changing" in out) == ("members changing" in out) == (role == "primary")
 
 
 def test_status_as_json_is_the_node_s_own_answer(command: Command, fake_node: StartNode) -> None:

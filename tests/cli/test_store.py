@@ -7,12 +7,18 @@ import subprocess
 import sys
 from errno import ENOSPC
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lmdb
 import msgspec
 import pytest
 
+from replicator.adapters import store_reader
+from replicator.cli import export
+from replicator.errors import CheckpointUnreadable, ReplicatorError, Unavailable
+from replicator.model import Digest, Manifest, StreamName
+from tests.adapters.store_kit import checkpoint
 from tests.cli.conftest import Command, StoreMaker
 
 STATE = bytes(range(256)) * 20
@@ -223,3 +229,51 @@ def test_a_directory_without_a_store(command: Command, tmp_path: Path) -> None:
     outcome = command("streams", "--data-dir", tmp_path)
     assert outcome.status == 1
     assert outcome.err.startswith(f"replicator: no store in {tmp_path}")
+
+
+def test_a_stream_that_is_replaced_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that it is read another checkpoint has taken its place: as often as is worth it."""
+    asked: list[str] = []
+
+    class Restless:
+        """A reader beside a node that commits faster than it reads."""
+
+        def __init__(self, data_dir: Path) -> None:
+            """Nothing is opened."""
+
+        def manifest(self, stream: StreamName) -> Manifest:
+            asked.append(stream)
+            return checkpoint(stream, len(asked))[0]
+
+        def chunk(self, digest: Digest) -> None:
+            """It is gone already."""
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(store_reader, "StoreReader", Restless)
+    with pytest.raises(CheckpointUnreadable):
+        export._read(Path(), StreamName("s"))
+    assert len(asked) == 2 * export.ATTEMPTS_MAX
+
+
+def test_what_could_not_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the file, nor what was to become it."""
+
+    def refuses(draft: Path, target: Path) -> None:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", refuses)
+    with pytest.raises(ReplicatorError, match="No space left"):
+        export._write(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deleted_stream_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tombstone is no empty checkpoint, and nobody is told to export it."""
+    deleted, _ = checkpoint("gone", 2, tombstone=True)
+    streams = [(SimpleNamespace(stream="gone", tombstone=True), deleted, True)]
+    reader = SimpleNamespace(manifest=lambda stream: deleted, streams=lambda: streams, close=lambda: None)
+    monkeypatch.setattr(store_reader, "StoreReader", lambda data_dir: reader)
+    with pytest.raises(Unavailable, match=r"no stream 'gone' in .*, only: none"):
+        export._read(Path(), StreamName("gone"))
