@@ -131,6 +131,17 @@ def test_r22_a_chunk_that_nobody_finds_any_more_is_replaced(stores: Stores) -> N
     assert opened.is_readable(first)
 
 
+def test_r22_the_scrub_reads_what_is_older_than_the_head_too(stores: Stores) -> None:
+    """It is what an operator falls back to."""
+    opened = stores.open(keep=2)
+    opened.promise(1)
+    older = opened.accept("s", 1, b"older" * 2000)
+    opened.accept("s", 2, b"newer" * 2000)
+    opened.settle()
+    spoil(stores.path, b"older" * 2000, b"R")
+    assert opened.store.scrub(2**30) == [("s", older.digest)]
+
+
 def test_r22_a_sound_chunk_is_not_discarded(stores: Stores) -> None:
     """Whoever found rot may have read what has been replaced since."""
     opened = stores.open()
