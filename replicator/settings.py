@@ -359,7 +359,8 @@ def _wrong_values(settings: Settings) -> dict[str, str]:
         except (msgspec.ValidationError, UnicodeEncodeError):
             right = False
         if not right:
-            problems[name] = f"{value!r} is not {_allowed(info)}"
+            words = _allowed(info)
+            problems[name] = f"{value!r} is not {'a pathlib.Path' if words == 'a path' else words}"
     return problems
 
 

@@ -244,6 +244,8 @@ def test_values_given_directly_are_checked_too() -> None:
         Settings(claim_retry_min_s=1)
     with pytest.raises(SettingsError, match=r"^REPLICATOR_ACKS: '\\udcff' is not one of: quorum"):
         Settings(acks=cast(Any, "\udcff"))
+    with pytest.raises(SettingsError, match=r"^REPLICATOR_DATA_DIR: '/data' is not a pathlib\.Path$"):
+        Settings(data_dir=cast(Any, "/data"))
     with pytest.raises(SettingsError, match="REPLICATOR_PEERS"):
         Settings(peers={NodeId("a b"): ("127.0.0.1", 7400), NodeId("local"): ("127.0.0.1", 7410)})
 
