@@ -113,8 +113,7 @@ def test_no_home_directory_is_told_unless_it_is_not_needed(monkeypatch: pytest.M
     ]
     with pytest.raises(SettingsError, match=f"^REPLICATOR_DATA_DIR: {line}$"):
         Settings()
-    settings = Settings.from_env({"REPLICATOR_DATA_DIR": "/data"})
-    assert settings.to_env() == {"REPLICATOR_DATA_DIR": "/data"}
+    assert Settings.from_env(told := {"REPLICATOR_DATA_DIR": "/data"}).to_env() == told
     assert Settings.from_env({"XDG_STATE_HOME": "/state"}).data_dir == Path("/state/replicator")
     assert Settings.from_env({"HOME": "/home"}).data_dir == Path("/home/.local/state/replicator")
     assert markdown().count("REPLICATOR_DATA_DIR") == 1
