@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
 from typing import Protocol
 
 from replicator.addresses import Address
+from replicator.codec.assembly import ReadChunk
 from replicator.core.effects import (
     Accept,
     AdoptHeads,
@@ -88,11 +89,10 @@ class Store(Protocol):
         """A chunk as stored, verified (R22); None if absent or rotten, and from then on it is missing. Queued
         chunks count as absent."""
 
-    def read_small(
-        self, heads: Iterable[Head], bytes_max: int
-    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
-        """Read at once, of those of *heads* whose payload has at most *bytes_max*: the manifest, and the
-        chunks as `read_chunk` gives them. A head whose manifest is absent or damaged is left out."""
+    def read_small(self, heads: Iterable[Head], bytes_max: int) -> Iterator[tuple[Manifest, ReadChunk]]:
+        """Read at once, of those of *heads* whose payload has at most *bytes_max*: the manifest, and what
+        reads the chunks until the next one comes, as stored and not verified. A head whose manifest is
+        absent or damaged is left out."""
 
     def writing_s(self) -> float:
         """How long the write that is under way has taken so far; 0.0 if there is none. Any thread."""

@@ -29,6 +29,7 @@ from replicator.adapters.store_reader import Reads
 from replicator.adapters.store_record import Durability, file_errors, sync_directory
 from replicator.adapters.store_scrub import Damage, Scrubber
 from replicator.adapters.store_writer import Writer
+from replicator.codec.assembly import ReadChunk
 from replicator.core.events import Durable
 from replicator.errors import StoreDamaged, StoreError
 from replicator.model import (
@@ -204,15 +205,8 @@ class LmdbStore:
             self.discard_chunk(stored_digest)
         return found
 
-    def read_small(
-        self, heads: Iterable[Head], bytes_max: int
-    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
-        found = self._reads.small(heads, bytes_max)
-        for _, chunks in found.values():
-            for digest, content in chunks.items():
-                if content is None:
-                    self.discard_chunk(digest)
-        return found
+    def read_small(self, heads: Iterable[Head], bytes_max: int) -> Iterator[tuple[Manifest, ReadChunk]]:
+        return self._reads.small(heads, bytes_max)
 
     def discard_chunk(self, stored_digest: Digest) -> None:
         """Remove a chunk that cannot be read, if the writer finds it rotten too: as long as it counts as

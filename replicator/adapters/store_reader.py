@@ -37,6 +37,7 @@ from replicator.adapters.store_record import (
     stream_key,
     unseal,
 )
+from replicator.codec.assembly import ReadChunk
 from replicator.errors import StoreDamaged, StoreError
 from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, Promise, StreamName
 
@@ -69,22 +70,17 @@ class Reads:
         with self._reading() as txn:
             return read_chunk(txn, stored_digest)
 
-    def small(
-        self, heads: Iterable[Head], bytes_max: int
-    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
-        """Manifest and chunks of those of *heads* that have at most *bytes_max*; None for a bad chunk."""
-        found = {}
+    def small(self, heads: Iterable[Head], bytes_max: int) -> Iterator[tuple[Manifest, ReadChunk]]:
+        """The manifests of those of *heads* that have at most *bytes_max*, and what reads their chunks, as
+        stored and not verified, before the next one comes. All in one transaction."""
         with self._reading() as txn:
             for head in heads:
-                stream = StreamName(head.stream)
                 try:
-                    manifest = read_manifest(txn, stream, head)
+                    manifest = read_manifest(txn, StreamName(head.stream), head)
                 except StoreDamaged:  # or replaced by a newer one
                     continue
                 if manifest.raw_bytes <= bytes_max:
-                    chunks = {digest: read_chunk(txn, digest) for digest in chunks_of(manifest)}
-                    found[stream] = manifest, chunks
-        return found
+                    yield manifest, lambda digest: txn.get(chunk_key(digest))
 
 
 class StoreStatus(Struct, frozen=True):

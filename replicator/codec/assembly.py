@@ -14,7 +14,7 @@ ReadChunk = Callable[[Digest], Buffer | None]
 def assemble(manifest: Manifest, read_chunk: ReadChunk) -> Payload:
     """The payload of a checkpoint; each part is filled chunk by chunk, so no second copy ever exists.
 
-    *read_chunk* gives a chunk's stored bytes by their digest and has verified them, or gives None.
+    *read_chunk* gives a chunk's stored bytes by their digest, or None; what they expand to is verified here.
     Raises CheckpointUnreadable if a chunk is absent or damaged: never garbage, never shorter (R22).
     """
     if manifest.tombstone:
@@ -47,4 +47,4 @@ def _read(chunk: Chunk, read_chunk: ReadChunk) -> Buffer:
     stored = read_chunk(Digest(chunk.stored_digest))
     if stored is None:
         raise MessageError(f"chunk {chunk.stored_digest.hex()[:16]} is absent or damaged")
-    return expand(chunk, stored, verified=True)
+    return expand(chunk, stored)

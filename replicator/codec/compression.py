@@ -40,14 +40,10 @@ def verify(chunk: Chunk, stored: Buffer) -> None:
         raise MessageError("stored digest is wrong")
 
 
-def expand(chunk: Chunk, stored: Buffer, *, verified: bool = False) -> Buffer:
-    """The raw bytes of a chunk, both digests checked; raises MessageError if anything does not fit.
-
-    *verified* says that the stored digest has been checked already (the store does, when it reads).
-    """
+def expand(chunk: Chunk, stored: Buffer) -> Buffer:
+    """The raw bytes of a chunk, held against its raw digest whether or not what is stored was verified;
+    raises MessageError if anything does not fit."""
     check_chunk(chunk)
-    if not verified:
-        verify(chunk, stored)
     raw = stored
     if chunk.codec is not Codec.NONE:
         try:

@@ -146,11 +146,12 @@ class DataPath:
         return assemble(manifest, read_chunk)
 
     def restore_small(self, heads: Iterable[Head]) -> dict[StreamName, Payload]:
-        """Those of the checkpoints that are small and can be read, at once; any thread."""
+        """Those of the checkpoints that are small and can be read, at once; any thread. The others' rot is
+        found, and dealt with, when they are restored by themselves."""
         found = {}
-        for stream, (manifest, chunks) in self._store.read_small(heads, SMALL_BYTES).items():
+        for manifest, read_chunk in self._store.read_small(heads, SMALL_BYTES):
             with suppress(CheckpointUnreadable):
-                found[stream] = assemble(manifest, chunks.get)
+                found[StreamName(manifest.stream)] = assemble(manifest, read_chunk)
         return found
 
     def usage(self) -> dict[str, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence as Ordered
+from collections.abc import Iterable, Iterator, Sequence as Ordered
 
 from replicator.adapters.ports import Deliver, StoreEffect
+from replicator.codec.assembly import ReadChunk
 from replicator.codec.chunking import digest_of
 from replicator.core.effects import Accept
 from replicator.core.events import Durable
@@ -97,16 +98,11 @@ class MemoryStore:
                 return None
             return stored
 
-    def read_small(
-        self, heads: Iterable[Head], bytes_max: int
-    ) -> dict[StreamName, tuple[Manifest, dict[Digest, bytes | None]]]:
-        found = {}
-        for stream, digest in [(StreamName(head.stream), Digest(head.digest)) for head in heads]:
-            manifest = self.manifests.get((stream, digest))
+    def read_small(self, heads: Iterable[Head], bytes_max: int) -> Iterator[tuple[Manifest, ReadChunk]]:
+        for head in heads:
+            manifest = self.manifests.get((StreamName(head.stream), Digest(head.digest)))
             if manifest is not None and manifest.raw_bytes <= bytes_max:
-                named = {Digest(chunk.stored_digest) for part in manifest.parts for chunk in part.chunks}
-                found[stream] = manifest, {name: self.read_chunk(name) for name in named}
-        return found
+                yield manifest, self.chunks.get
 
     def rot(self, stored_digest: Digest) -> None:
         """Flip a bit of a stored chunk."""

@@ -10,11 +10,24 @@ import pytest
 from replicator.adapters.store import LmdbStore
 from replicator.core.effects import Accept, WritePromise
 from replicator.core.events import Accepted, Event, PromiseWritten, Published
+from replicator.core.state import head_of
 from replicator.errors import CheckpointUnreadable
-from replicator.model import Epoch, Owner, Payload, Process, Promise, Sequence
+from replicator.model import (
+    Digest,
+    Epoch,
+    Incarnation,
+    NodeId,
+    Owner,
+    Payload,
+    Process,
+    Promise,
+    Sequence,
+    StreamName,
+)
 from replicator.settings import Settings
+from tests.worker.memory_store import MemoryStore
 from tests.worker.nodes import ORDERS, Node, bring, make_settings, wait_until
-from tests.worker.payloads import realistic
+from tests.worker.payloads import noise, realistic
 
 EPOCH = Epoch(3)
 MIB = 2**20
@@ -65,3 +78,28 @@ def test_a_checkpoint_survives_loss_and_restart(tmp_path: Path) -> None:
         node.close()
         again.close()
         assert (payload.parts[""], payload.meta) == (content, b"offset")
+
+
+def test_r22_a_small_checkpoint_that_has_rotted_is_left_to_be_restored_by_itself() -> None:
+    """What many are restored from at once is not verified as stored, but as what it expands to; of the one
+    that does not fit nothing is given, and when it is restored by itself its rot is found out."""
+    store = MemoryStore(NodeId("local"), Incarnation(bytes(16)))
+    node = Node(Settings(), store=store)
+    try:
+        manifests = [
+            node.publish(content, sequence, stream=StreamName(f"s{sequence}")).manifest
+            for sequence, content in enumerate(
+                (realistic(2000), noise(2000), realistic(3000), noise(100_000)), 1
+            )
+        ]
+        for rotten in manifests[:2]:
+            digest = Digest(rotten.parts[0].chunks[0].stored_digest)
+            store.chunks[digest] = bytes(len(store.chunks[digest]))
+        found = node.path.restore_small([head_of(manifest, Epoch(1)) for manifest in manifests])
+        assert {stream: payload.parts[""] for stream, payload in found.items()} == {"s3": realistic(3000)}
+        for rotten in manifests[:2]:
+            with pytest.raises(CheckpointUnreadable):
+                node.restore(rotten)
+            assert store.missing(rotten.parts[0].chunks) == [*rotten.parts[0].chunks]
+    finally:
+        node.close()
