@@ -57,7 +57,7 @@ class Scrubber:
             while True:
                 suspects.add(self._suspects.get_nowait())
         rotten = {each for each in suspects if isinstance(each, bytes) and self._is_unreadable(each)}
-        streams = self._payload.memory.streams if suspects else {}
+        streams = self._payload.memory.streams if suspects - {None} else {}
         heads = [(s, record.head) for s, record in list(streams.items()) if rotten or s in suspects]
         for _ in range(2):  # where there are many, those that came first may be mended by now
             heads = [each for each in heads if is_wanted() and self._lacks(*each, rotten)]
