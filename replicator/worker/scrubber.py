@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 
 from replicator.adapters.store import LmdbStore
+from replicator.adapters.store_scrub import Damage
 from replicator.core.events import HeadRotten
 from replicator.errors import ReplicatorError
-from replicator.model import Digest, StreamName
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Scrubber:
         self._deliver = deliver
         self._interval_s = interval_s
         self._step_s = min(STEP_S_MAX, interval_s / STEPS) or None
-        self._told: set[tuple[StreamName, Digest]] = set()  # just now
+        self._told: set[Damage] = set()  # just now
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replicator-scrubber", daemon=True)
         self._thread.start()
@@ -64,11 +64,11 @@ class Scrubber:
     def _is_wanted(self) -> bool:
         return not self._closed.is_set()
 
-    def _scrub(self, step_s: float) -> list[tuple[StreamName, Digest]]:
+    def _scrub(self, step_s: float) -> list[Damage]:
         stored_bytes = self._store.usage()["stored_bytes"]
         return self._store.scrub(1 + int(stored_bytes * step_s / self._interval_s), self._is_wanted)
 
-    def _tell(self, damaged: list[tuple[StreamName, Digest]]) -> None:
+    def _tell(self, damaged: list[Damage]) -> None:
         """Tell each once: what the walk finds is suspected by it, too."""
         for stream, digest in damaged:
             if (stream, digest) not in self._told:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -26,13 +25,6 @@ from tests.worker.driver_fakes import ID, A, B, Bench, C
 
 ORDERS = StreamName("orders")
 HELLO = Hello(True, None, "", "")
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 def test_events_reach_the_core_in_order_and_its_effects_are_done_in_order(bench: Bench) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -14,13 +13,6 @@ from replicator.model import NodeId
 from tests.worker.driver_fakes import ID, A, B, Bench, C
 
 HELLO = Hello(True, None, "", "")
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 def test_what_fits_reaches_the_core(bench: Bench) -> None:

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,13 +27,6 @@ from replicator.worker.status import (
 from tests.worker.driver_fakes import B, Bench, C, head
 
 ORDERS = StreamName("orders")
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 def accepted(sequence: int) -> Accepted:

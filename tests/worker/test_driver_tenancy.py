@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,13 +16,6 @@ from tests.worker.driver_fakes import A, Bench, head
 ORDERS = StreamName("orders")
 FOUR, FIVE = Epoch(4), Epoch(5)
 LENT = effects.SetLease(FOUR, 1010.0)
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 def start(*heads: Head, unavailable: tuple[Head, ...] = (), unchanged: bool = False) -> effects.StartTenure:

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 from msgspec import json
 
 from replicator.core import effects, events
 from replicator.errors import Unavailable
-from replicator.model import (
-    Owner,
-    Promise,
-    Role,
-    StreamName,
-)
+from replicator.model import Owner, Promise, Role, StreamName
 from tests.worker.driver_fakes import ID, A, B, Bench, C, head
 
 ORDERS = StreamName("orders")
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 def test_the_operator_is_refused_with_the_reason(bench: Bench) -> None:

@@ -18,13 +18,6 @@ FOUR = Epoch(4)
 LENT = effects.SetLease(FOUR, 1010.0)
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
-
-
 def start(*heads: Head) -> effects.StartTenure:
     return effects.StartTenure(FOUR, heads, (), False)
 
