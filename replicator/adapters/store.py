@@ -73,6 +73,7 @@ class LmdbStore:
         self._writer = Writer(meta, payload, writer_queue_bytes_max, transaction_bytes_max)
         self._reads = Reads(payload.reading)
         self._scrubber = Scrubber(payload, self.discard_chunk)
+        self._writer.discarded = self._scrubber.suspect
         self._closed = False
 
     @classmethod
@@ -210,10 +211,10 @@ class LmdbStore:
 
     def discard_chunk(self, stored_digest: Digest) -> None:
         """Remove a chunk that cannot be read, if the writer finds it rotten too: as long as it counts as
-        stored, nobody has to bring it again (R22)."""
+        stored, nobody has to bring it again (R22). It is suspected when that is done: what was to be accepted
+        before may name it as well, and can be looked at then."""
         if self._payload.memory.chunks.is_stored(stored_digest):
             self._writer.perform(Discard(stored_digest))
-            self._scrubber.suspect(stored_digest)
 
     def wait_for_rot(self, timeout_s: float | None, is_wanted: Callable[[], bool]) -> list[Damage]:
         """Wait, for so long at most, until somebody has come upon what cannot be read, or `end_wait`; return

@@ -18,7 +18,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence as Ordered
+from collections.abc import Callable, Iterable, Iterator, Sequence as Ordered
 
 from replicator.adapters.ports import Deliver, StoreEffect
 from replicator.adapters.store_meta import Meta
@@ -69,6 +69,7 @@ class Writer:
         self._hints = Hints()
         self._queued: dict[Digest, int] = {}
         self._suspects: set[Digest] = set()
+        self.discarded: Callable[[Digest], None] = lambda digest: None  # called when a Discard is done
         self.queued_bytes = 0
         self._parked: list[Item] = []  # what the core does not ask for again: adoptions, tombstones to forget
         self._is_full = False
@@ -77,14 +78,12 @@ class Writer:
         self._look_at = -math.inf  # for room
         self._pause_s = MISJUDGED_S  # until the next look, if that room is not there
         self._one_by_one = 0  # so many items go each by itself, since together they found no room
-        self._is_due = False  # something waits that is worth a transaction
-        self._is_idle = False
+        self._is_due = self._is_idle = False  # due: something waits that is worth a transaction
         self._bell = Bell()
         self._sleeper = select.poll()
         self._sleeper.register(self._bell, select.POLLIN)
         self._writing_since = math.inf
-        self._closing = False
-        self._failed = False
+        self._closing = self._failed = False
 
     # ── from any thread ──
 
@@ -108,10 +107,9 @@ class Writer:
                     return
                 case WritePromise() | WriteRecord():
                     self._urgent.append(effect)
-                case Discard():
-                    self._suspects.add(effect.stored_digest)
-                    self._queue.append(effect)
                 case _:
+                    if isinstance(effect, Discard):
+                        self._suspects.add(effect.stored_digest)
                     self._queue.append(effect)
             self._is_due = True
         self._wake()
@@ -318,6 +316,7 @@ class Writer:
                             del self._queued[digest]
                 elif isinstance(item, Discard):
                     self._suspects.discard(item.stored_digest)
+                    self.discarded(item.stored_digest)
             self._changed.notify_all()
 
     def _deliver_all(self, events: list[Event]) -> None:

@@ -72,6 +72,30 @@ def test_r22_what_was_about_to_be_written_is_not_told_of(
     assert looked == [], "no head was read for it"
 
 
+def test_r22_rot_that_is_come_upon_while_the_next_head_is_written_is_told_of_that_head(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts on the same chunk, which counted as stored when it was accepted."""
+    opened = stores.open()
+    opened.promise(1)
+    same = b"same" * 2000
+    opened.accept("s", 1, same)
+    opened.settle()
+    spoil(stores.path, same, b"R")
+    payload = opened.store._payload
+    commit = payload._commit
+
+    def come_upon(*arguments: Any) -> None:
+        monkeypatch.setattr(payload, "_commit", commit)
+        assert opened.store.read_chunk(Digest(blake3(same).digest())) is None
+        assert opened.store.wait_for_rot(0, lambda: True) == []
+        commit(*arguments)
+
+    monkeypatch.setattr(payload, "_commit", come_upon)
+    head = opened.accept("s", 2, b"another" * 2000, same)
+    assert opened.store.wait_for_rot(5, lambda: True) == [("s", head.digest)]
+
+
 def test_r22_what_is_mended_while_the_others_are_looked_at_is_not_told_of(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
