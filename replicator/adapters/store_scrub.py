@@ -1,8 +1,8 @@
 """The background look at what lies on the disk: every chunk of every retained checkpoint, in turn.
 
-Disks rot where nobody reads (R22). A walk goes over the checkpoints that were retained when it began, as
-far as its budget of bytes carries or until it is told to stop, and goes on from there at the next call;
-at its end it starts anew.
+Disks rot where nobody reads (R22). A walk goes over the streams that there were when it began, and of each
+over what is retained when its turn comes, as far as its budget of bytes carries or until it is told to stop,
+and goes on from there at the next call; at its end it starts anew.
 
 What somebody else has come upon is looked for at once: whoever reads for a peer does not know which heads
 it belongs to, and a claimant that counts on such a head would keep all streams waiting for it.
@@ -67,7 +67,7 @@ class Scrubber:
         """Whether its manifest cannot be read, or one of those chunks, which it names."""
         manifest, is_damaged = self._look(stream, head, read_manifest, stream, head)
         named = rotten.intersection(chunks_of(manifest)) if manifest is not None else ()
-        return is_damaged or any(self._look(stream, head, read_chunk, digest)[1] for digest in named)
+        return bool(is_damaged) or any(self._look(stream, head, read_chunk, digest)[1] for digest in named)
 
     def _is_unreadable(self, digest: Digest) -> bool:
         """Whether a chunk is so still: it may have been about to be written."""
@@ -92,10 +92,12 @@ class Scrubber:
 
     def _walk(self) -> Iterator[tuple[int, Damage | None]]:
         """What each step read, in bytes, and what it found damaged: one manifest, or one chunk, which is read
-        once in a walk."""
+        once in a walk. A newer checkpoint may have taken the place of what is looked at: a chunk that it goes
+        on with is suspected, whoever needs it now."""
         sound: set[Digest] = set()
-        for stream, record in list(self._payload.memory.streams.items()):
-            for entry in record.entries:
+        for stream in list(self._payload.memory.streams):
+            record = self._payload.memory.streams.get(stream)
+            for entry in record.entries if record is not None else ():
                 damage = (stream, entry.digest)
                 manifest, is_damaged = self._look(stream, entry, read_manifest, stream, entry)
                 yield 0, damage if is_damaged else None
@@ -105,14 +107,14 @@ class Scrubber:
                     chunk, is_damaged = self._look(stream, entry, read_chunk, digest)
                     if chunk is not None:
                         sound.add(digest)
-                    elif is_damaged:
+                    elif is_damaged is not None:
                         self._discard(digest)
                     yield size, damage if is_damaged else None
 
     def _look(
         self, stream: StreamName, entry: Entry, read: Callable[..., _T | None], *names: object
-    ) -> tuple[_T | None, bool]:
-        """What *read* finds, and whether the checkpoint lacks it."""
+    ) -> tuple[_T | None, bool | None]:
+        """What *read* finds, and whether the checkpoint lacks it; None where LMDB cannot tell."""
         try:
             with self._payload.reading() as view:
                 found = None
@@ -121,7 +123,7 @@ class Scrubber:
                 return found, found is None and _is_retained(view, stream, entry)
         except StoreDamaged as error:  # a page of LMDB's own, which nobody can write again: on with the rest
             logger.error("scrub of stream=%s: %s", stream, error)
-            return None, False
+            return None, None
 
 
 def _is_retained(view: Readable, stream: StreamName, entry: Entry) -> bool:

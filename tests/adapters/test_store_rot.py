@@ -243,9 +243,12 @@ def test_r22_the_scrub_goes_on_behind_a_page_that_lmdb_cannot_read(
             raise error
         return read_chunk(view, digest)
 
+    discarded: list[Digest] = []
     monkeypatch.setattr(store_scrub, "read_chunk", read)
+    monkeypatch.setattr(opened.store._scrubber, "_discard", discarded.append)
     for _ in range(2):
         assert opened.store.scrub(2**30) == [("b", rotten.digest)]
+    assert set(discarded) == {rotten.parts[0].chunks[0].stored_digest}, "the writer cannot read it either"
 
 
 def test_r22_what_is_being_written_is_not_rotten(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from replicator.adapters import store_scrub
 from replicator.adapters.store_record import manifest_key
-from replicator.core.events import Why
+from replicator.core.events import Accepted, Why
 from replicator.model import Digest, Sequence, StreamName
 from tests.adapters.store_kit import Stores, checkpoint
 from tests.adapters.test_store_rot import spoil
@@ -94,6 +94,41 @@ def test_r22_rot_that_is_come_upon_while_the_next_head_is_written_is_told_of_tha
     monkeypatch.setattr(payload, "_commit", come_upon)
     head = opened.accept("s", 2, b"another" * 2000, same)
     assert opened.store.wait_for_rot(5, lambda: True) == [("s", head.digest)]
+
+
+def test_r22_the_scrub_finds_what_rots_under_a_stream_that_goes_on(stores: Stores) -> None:
+    """Each checkpoint names again what has not changed: that the one which the scrub reads has given way
+    before it comes to the rot must not hide it, for it is so at every walk."""
+    opened = stores.open()
+    opened.promise(1)
+    cold = b"cold" * 5000
+    opened.accept("s", 1, b"1" * 20_000, cold)
+    opened.settle()
+    spoil(stores.path, cold, b"R")
+    assert opened.store.scrub(10_000) == [], "it has read the first chunk"
+    for sequence in range(2, 5):
+        head, (new, _) = checkpoint("s", sequence, b"%d" % sequence * 20_000, cold)
+        opened.put(head, [new], 1)
+        assert isinstance(opened.ask(head, 1), Accepted)
+        opened.mark(head)
+    opened.settle()
+    assert opened.store.scrub(10_000) == [], "what has given way concerns nobody"
+    assert opened.store.wait_for_rot(5, lambda: True) == [("s", head.digest)]
+
+
+def test_r22_the_scrub_reads_of_a_stream_what_it_has_when_its_turn_comes(stores: Stores) -> None:
+    """A walk may take an hour: what there was when it began is long gone."""
+    opened = stores.open(keep=0)
+    opened.promise(1)
+    for stream in "as":
+        opened.mark(opened.accept(stream, 1, stream.encode() * 20_000))
+    assert opened.store.scrub(10_000) == [], "it has read the first stream"
+    for sequence in range(2, 4):
+        head = opened.accept("s", sequence, b"%d" % sequence * 20_000)
+        opened.mark(head)
+    opened.settle()
+    spoil(stores.path, b"3" * 20_000, b"R")
+    assert opened.store.scrub(10_000_000) == [("s", head.digest)]
 
 
 def test_r22_what_is_mended_while_the_others_are_looked_at_is_not_told_of(
