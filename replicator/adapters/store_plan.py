@@ -184,7 +184,7 @@ class Plan:
         chunks that are, where others have come that were compressed in another way (R22)."""
         stream, head = record.stream, record.head
         before = self._named(stream, head)
-        if (before or not named) and all(map(self._chunks.is_stored, before)):
+        if before and all(map(self._chunks.is_stored, before)):  # not so, if its manifest is rotten
             return
         key = manifest_key(stream, head.sequence)
         self.change.writes[key] = seal(key, manifest)

@@ -311,6 +311,22 @@ def test_r22_a_rotten_manifest_is_written_again_when_its_head_is_fetched(stores:
     assert reopened.store.missing(head.parts[0].chunks) == []
 
 
+@pytest.mark.parametrize("tombstone", [True, False])
+def test_r22_a_rotten_manifest_without_chunks_is_written_again_too(stores: Stores, tombstone: bool) -> None:
+    """An empty payload may have a source offset beside it, and the next start reads every manifest."""
+    opened = stores.open()
+    opened.promise(1)
+    head, _ = checkpoint("s", 1, tombstone=True)
+    head = structs.replace(head, tombstone=tombstone, meta=b"offset 7")
+    assert isinstance(opened.ask(head, 1), Accepted)
+    opened.settle()
+    spoil_manifest(opened, 1)
+    assert opened.store.scrub(2**30) == [("s", head.digest)]
+    assert opened.refusal(head, 1) is Why.STALE
+    assert opened.store.scrub(2**30) == []
+    assert stores.reopen().is_readable(head)
+
+
 def test_r22_a_rotten_manifest_is_no_reason_to_refuse_what_takes_its_place(stores: Stores) -> None:
     """Neither a newer checkpoint nor the stream's deletion needs to know what it named."""
     opened = stores.open(keep=0)
