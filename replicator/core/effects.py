@@ -134,7 +134,7 @@ class CancelFetch(Struct, frozen=True, gc=False):
 
 
 class Release(Struct, frozen=True, gc=False):
-    """The payload of *handle* is not needed any longer."""
+    """The payload of *handle* is not needed any longer; no `Publish` of it is unanswered in this epoch."""
 
     handle: int
 

@@ -60,6 +60,8 @@ class Window:
         self._seen: dict[ReplicaId, int] = {}
         self._allowed = 0
         self._dropped: frozenset[StreamName] = frozenset()
+        # Payloads that are being read to be published; whether they are needed after that.
+        self._going_out: dict[int, bool] = {}
 
     @property
     def empty(self) -> bool:
@@ -79,6 +81,7 @@ class Window:
         self._seen.clear()
         self._allowed = self._state.config.window_frames_max
         self._state.emit(effects.AllowPublish(epoch, self._allowed))
+        self._let_go()
         for flight in self.flights.values():
             if not flight.stored:  # a stored one is a head, and commits by its adoption
                 self.publish(flight)
@@ -86,6 +89,7 @@ class Window:
     def close(self, reason: str) -> None:
         """The tenure is over: every outcome still open is unknown (R17a)."""
         state = self._state
+        self._let_go()
         for flight in (*self.flights.values(), *self._waiting.values(), *(self._held or ())):
             self._release(flight)
             for handle in (*flight.replaces, flight.handle):
@@ -163,14 +167,28 @@ class Window:
         self._release(flight)
 
     def _release(self, flight: Flight) -> None:
-        """The payload is not needed any longer; an operator's tombstone (handle 0) has none."""
-        if flight.handle:
+        """The payload is not needed any longer; an operator's tombstone (handle 0) has none. One that is
+        going out, for the second time then, is kept as it is until it has: else others would get something
+        else under the same position (I4)."""
+        if flight.handle in self._going_out:
+            self._going_out[flight.handle] = False
+        elif flight.handle:
             self._state.emit(effects.Release(flight.handle))
+
+    def _let_go(self) -> None:
+        """Nothing goes out any longer of what was published in an older epoch, or before the end."""
+        going_out, self._going_out = self._going_out, {}
+        for handle in (each for each, is_needed in going_out.items() if not is_needed):
+            self._state.emit(effects.Release(handle))
 
     def publish(self, flight: Flight) -> None:
         """Broadcast a flight, or broadcast it again: in the same epoch the same checkpoint, which others may
         hold and acknowledge, and the own store may tell of, meanwhile."""
         state = self._state
+        if flight.handle in self._going_out:
+            return
+        if flight.handle:
+            self._going_out[flight.handle] = True
         if not flight.is_of(self.epoch):
             flight.manifest = None
         head = state.heads.get(flight.stream)
@@ -195,6 +213,8 @@ class Window:
     def published(self, handle: int, manifest: Manifest, publish_index: int) -> Flight | None:
         """The broadcast is out: the primary accepts it itself, fenced like everybody (R12, T8)."""
         self.sent(self.epoch, publish_index)
+        if self._going_out.pop(handle, True) is False:
+            self._state.emit(effects.Release(handle))
         flight = self.flights.get(StreamName(manifest.stream))
         if flight is None or flight.handle != handle or flight.sequence != manifest.sequence:
             return None

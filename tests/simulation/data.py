@@ -31,6 +31,7 @@ from replicator.model import (
     Sequence,
     StreamName,
 )
+from tests.simulation.checkers import Violation
 from tests.simulation.history import CHUNK_BYTES
 from tests.simulation.image import chunk_digests
 
@@ -133,6 +134,7 @@ class Publisher:
     def _go_on(self, broadcast: Broadcast) -> None:
         node, effect, before = self._node, broadcast.effect, self._index
         while broadcast.frames and (self._index < self._allowed or not node.config.peers):
+            self._check_kept(effect)
             self._index += 1
             self._frame(broadcast.manifest, self._index, broadcast.frames.popleft())
         if broadcast.frames:
@@ -143,6 +145,14 @@ class Publisher:
         node.disk.put_chunks(effect.stream, effect.epoch, effect.sequence, broadcast.pieces)
         node.deliver(Published(effect.handle, broadcast.manifest, Epoch(effect.epoch), self._index))
         self._start()
+
+    def _check_kept(self, effect: Publish) -> None:
+        """The engine may put something else where a payload lay that it has been given back (I4)."""
+        node = self._node
+        primary = node.replica._primary if node.replica is not None else None
+        is_on = primary is not None and primary.reign is not None and primary.window.epoch == effect.epoch
+        if is_on and effect.handle and effect.handle not in node.engine.unreleased:
+            raise Violation("I4", f"{node.name} publishes payload {effect.handle}, which is released")
 
     def _stalled(self, epoch: Epoch, index: int) -> None:
         """Nothing has left for a while: say how much has, unless all is done (R18)."""
