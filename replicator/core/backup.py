@@ -69,6 +69,7 @@ class Backup:
         self._accepting: dict[StreamName, Digest] = {}
         self._wanted: dict[StreamName, tuple[Epoch, Digest]] = {}  # fetches, and for which epoch
         self._next: dict[StreamName, Manifest] = {}  # came while an older one was being fetched
+        self._told: list[Head] = []  # said to be lacking last, and found no place
         self._rotten = {stream: Digest(h.digest) for stream, h in state.heads.items() if not h.readable}
         self._rotten_at = state.now
         self._no_room: dict[StreamName, Digest] = {}  # refused, and not fetched before there is room
@@ -110,6 +111,7 @@ class Backup:
         """A new epoch: what was wanted for the old one is not wanted any longer."""
         self._arrivals.begin()
         self._next.clear()
+        self._told.clear()
         self._state.forgotten.clear()
         for stream in [s for s in self._wanted if s not in self._rotten]:
             del self._wanted[stream]
@@ -205,17 +207,26 @@ class Backup:
 
     def on_behind(self, node: NodeId, message: Behind) -> None:
         """Fetch the heads that are lacking here, as many at a time as is allowed, and fit."""
-        if not self._follows(node, message.epoch):
-            return
-        for theirs in message.heads:
-            stream = StreamName(theirs.stream)
-            if self._state.is_old(stream, message.epoch, theirs.sequence):
-                self._ack_if(self._state.heads.get(stream), theirs.digest)
-            elif stream not in self._accepting and self._is_to_fetch(stream, theirs, message.epoch):
-                fetch = self._state.fetching.get(stream)
-                if stream in self._rotten and fetch is not None and fetch.digest != theirs.digest:
-                    self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
-                self._want(stream, Digest(theirs.digest), None, Epoch(message.epoch))
+        if self._follows(node, message.epoch):
+            for theirs in message.heads:
+                self._look_at(theirs, Epoch(message.epoch))
+            self._told = [head for head in message.heads if head.stream not in self._state.fetching]
+
+    def _look_at(self, theirs: Head, epoch: Epoch) -> None:
+        """Acknowledge a head of the primary's that is here, or fetch it if there is a place."""
+        stream = StreamName(theirs.stream)
+        if self._state.is_old(stream, epoch, theirs.sequence):
+            self._ack_if(self._state.heads.get(stream), theirs.digest)
+        elif stream not in self._accepting and self._is_to_fetch(stream, theirs, epoch):
+            fetch = self._state.fetching.get(stream)
+            if stream in self._rotten and fetch is not None and fetch.digest != theirs.digest:
+                self._state.cancel_fetch(stream)  # of rot that another head has taken the place of (R8)
+            self._want(stream, Digest(theirs.digest), None, epoch)
+
+    def _fetch_more(self) -> None:
+        """A place is free for what found none: to be told of it again takes an interval."""
+        while self._told and len(self._state.fetching) < self._state.config.fetches_max:
+            self._look_at(self._told.pop(0), self._state.promised_epoch)
 
     def _is_to_fetch(self, stream: StreamName, theirs: Head, epoch: int) -> bool:
         """Whether it is not on its way, and may find room. A full disk refuses what is too large for it:
@@ -236,19 +247,18 @@ class Backup:
         first = (NodeId(owner.node),) if owner is not None else ()
         return (*first, *(node for node in self._state.others if node not in first))
 
-    def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest) -> None:
-        """What was wanted is here: accept it in the epoch it was wanted for."""
+    def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
+        """What was wanted is here: accept it in the epoch it was wanted for. Or (None) nobody had it: the
+        primary tells again what is lacking, and rot is tried again later."""
         wanted = self._wanted.pop(stream, None)
-        if wanted is not None and wanted[1] == digest:
+        if manifest is None:
+            if stream in self._rotten:
+                self._rotten[stream] = self._rotten.pop(stream)  # others have their turn first
+            self._next.pop(stream, None)
+        elif wanted is not None and wanted[1] == digest:
             # For a rotten head the store's refusal says that the chunks queued before it are written.
             self._accept(manifest, wanted[0])
-
-    def on_fetch_failed(self, stream: StreamName) -> None:
-        """Nobody had it: the primary tells again what is lacking, and rot is tried again later."""
-        if stream in self._rotten:
-            self._rotten[stream] = self._rotten.pop(stream)  # others have their turn first
-        self._next.pop(stream, None)
-        self._wanted.pop(stream, None)
+        self._fetch_more()
 
     # ── what the store has done ──
 
@@ -277,15 +287,12 @@ class Backup:
             self._mended(stream, Digest(event.manifest.digest))
         elif event.why is Why.FULL:
             self._no_room[stream] = Digest(event.manifest.digest)
-        promise = self._state.promise
-        if promise is None or promise.epoch != event.epoch:
+        if event.epoch != self._state.promised_epoch:
             return
         if event.why is Why.INCOMPLETE:
             self._want(stream, Digest(event.manifest.digest), event.manifest, event.epoch)
         elif event.why is Why.STALE:
-            head = self._state.heads.get(stream)
-            if head is not None:
-                self._ack_if(head, event.manifest.digest)
+            self._ack_if(self._state.heads.get(stream), event.manifest.digest)
             self._go_on(stream)
 
     # ── bulk adoption, the member record, tombstones ──

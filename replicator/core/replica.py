@@ -290,18 +290,13 @@ class Replica:
         else:
             self._backup.on_manifest(event)
 
-    def _on_fetched(self, event: events.Fetched) -> None:
+    def _on_fetched(self, event: events.Fetched | events.FetchFailed) -> None:
         if (digest := self._state.end_fetch(event.stream, event.number)) is None:
             return
+        manifest = event.manifest if isinstance(event, events.Fetched) else None
         # Recovery may wait for the very stream whose rot is being mended: both are told.
-        self._backup.on_fetched(event.stream, digest, event.manifest)
-        self._primary.on_fetched(event.stream, digest, event.manifest)
-
-    def _on_fetch_failed(self, event: events.FetchFailed) -> None:
-        if (digest := self._state.end_fetch(event.stream, event.number)) is None:
-            return
-        self._backup.on_fetch_failed(event.stream)
-        self._primary.on_fetched(event.stream, digest, None)
+        self._backup.on_fetched(event.stream, digest, manifest)
+        self._primary.on_fetched(event.stream, digest, manifest)
 
     # ── the elector and the engine ──
 
@@ -357,7 +352,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.Published: lambda self, event: self._primary.on_published(event),
     events.Sent: lambda self, event: self._primary.window.sent(event.epoch, event.publish_index),
     events.Fetched: Replica._on_fetched,
-    events.FetchFailed: Replica._on_fetch_failed,
+    events.FetchFailed: Replica._on_fetched,
     events.StartedWithout: lambda self, event: self._primary.tenure.without(event),
     events.EngineReady: Replica._on_engine_ready,
     events.Submitted: Replica._on_submitted,

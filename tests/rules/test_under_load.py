@@ -135,6 +135,18 @@ def test_R18_more_than_a_message_holds_is_told_in_turns() -> None:
     assert sorted(told[:5]) == [f"r{index}" for index in range(5)]
 
 
+def test_R18_what_found_no_place_is_fetched_without_being_told_again() -> None:
+    """Many streams that a follower lacks do not wait for the next word of them, a few with each."""
+    cluster = serving().live(0.3).do("cut a c", "cut b c")
+    names = [f"r{index:02}" for index in range(3 * cluster.state("c").config.fetches_max)]
+    cluster.do(*(f"submit a {name} 1" for name in names)).live(0.5).forget().do("mend a c", "mend b c")
+    while not cluster.state("c").fetching:
+        cluster.do("advance 0.05", "deliver")
+    cluster.do(*("fetch c", "sync c") * len(names))
+    assert {*names} <= cluster.state("c").heads.keys()
+    assert len(cluster.effects("c", Fetch)) == len(names), "none is fetched twice"
+
+
 def test_R21_a_full_disk_asks_for_nothing_that_it_would_refuse() -> None:
     """Told what it lacks it fetches deletions, and all of it when there is room again."""
     cluster = serving().do("full c").live(0.3).forget().do("submit a s 1").live(2.0)
