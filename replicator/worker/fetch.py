@@ -32,6 +32,7 @@ class _Source(Struct):
 
     lacks: set[Digest]
     asked: dict[Digest, tuple[float, Chunk | None]]  # when, and for what
+    has_nothing: bool = False  # it lacks all that is wanted, and nothing else is wanted since
     no_credit: bool = False  # it would be asked, but has enough to do
     silent_since: float = 0.0  # it is waited for, and nothing shows since then that it is alive
     attempts: int = 0  # how often it was asked in vain since it was heard
@@ -99,7 +100,7 @@ class Fetch:
     def next_request(self, now: float, has_credit: Callable[[NodeId], bool]) -> Request | None:
         """Whom to ask for what; None if nobody can be asked now. Chunks need credit, a manifest does not."""
         for node, source in self._sources.items():
-            if source.pause_until > now or not (batch := self._batch(source)):
+            if source.pause_until > now or source.has_nothing or not (batch := self._batch(source)):
                 source.no_credit = False
             elif self.manifest is None or has_credit(node):
                 return node, batch
@@ -193,16 +194,19 @@ class Fetch:
         self._give_up(self._wanted)
 
     def _give_up(self, digests: Iterable[Digest]) -> None:
-        """Note which of *digests*, that are wanted, every source lacks. Done where that may have changed: to
-        go over all that is lacking in each turn would take longer than the turn."""
+        """Note which of *digests*, that are wanted, every source lacks, and who may have others. Done where
+        that may have changed: to go over all that is lacking in each turn would take longer than the turn."""
         for digest in digests:
-            if all(digest in source.lacks for source in self._sources.values()):
+            able = [source for source in self._sources.values() if digest not in source.lacks]
+            for source in able:
+                source.has_nothing = False
+            if not able:
                 self._hopeless.add(digest)
 
     def _take_back(self, source: _Source) -> None:
-        self._wanted.update((digest, chunk) for digest, (_, chunk) in source.asked.items())
-        source.asked.clear()
-        source.no_credit = False
+        taken, source.asked, source.no_credit = source.asked, {}, False
+        self._wanted.update((digest, chunk) for digest, (_, chunk) in taken.items())
+        self._give_up(taken)
 
     def _batch(self, source: _Source) -> list[Digest]:
         batch: list[Digest] = []
@@ -214,6 +218,7 @@ class Fetch:
             if batch and cost > REQUEST_BYTES_MAX:
                 break
             batch.append(digest)
+        source.has_nothing = not batch
         return batch
 
 

@@ -93,9 +93,8 @@ class Repairer(DataThread):
         self._publications = publications  # how many were heard
         self._pace = Pace(settings.fetch_bytes_per_s)
         self._patience = Patience()
-        self._jobs = itertools.count(
-            secrets.randbits(48)
-        )  # so that no answer to a former life of this node fits
+        # From anywhere, so that no answer to a former life of this node fits.
+        self._jobs = itertools.count(secrets.randbits(48))
         self._asked: dict[int, _Asked] = {}
         # Of fetches that nobody has answered in time: what comes too late for one is of use to the next only
         # if that knows what it lacks, and its own question would be answered behind all of it.
@@ -136,8 +135,7 @@ class Repairer(DataThread):
 
     def _begin(self, order: effects.Fetch | effects.CancelFetch) -> None:
         stream = StreamName(order.stream)
-        if stream in self._fetches:
-            del self._fetches[stream]
+        self._fetches.pop(stream, None)
         if isinstance(order, effects.CancelFetch):
             return
         fetch = self._fetches[stream] = Fetch(order)
@@ -265,12 +263,9 @@ class Repairer(DataThread):
         return [heir] if heir is asker else []
 
     def _take_lacks(self, node: NodeId, absent: Iterable[bytes]) -> list[Fetch]:
-        """Whoever has asked the node for those need not wait for it; the fetches to which that is news."""
-        told = [
-            (fetch, [fetch.lacks(node, Digest(digest)) for digest in absent])
-            for fetch in self._fetches.values()
-        ]
-        return [fetch for fetch, news in told if any(news)]
+        """Whoever has asked the node for those need not wait for it; the fetches to which one is news."""
+        fetches = self._fetches.values()
+        return [each for each in fetches if sum([each.lacks(node, Digest(digest)) for digest in absent])]
 
     def _take_chunks(self, node: NodeId, received: Iterable[tuple[bytes, Buffer]]) -> list[Fetch]:
         """Store those that are needed and right, for every fetch that needs them: the source answers what

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from msgspec import structs
 
 from replicator.codec.chunking import seal
 from replicator.codec.frames import CHUNKS_PER_REQUEST, REPLY_BYTES_MAX, REQUEST_BYTES_MAX
@@ -165,31 +164,6 @@ def test_rotten_chunks_that_nobody_is_left_for_fail_it() -> None:
     assert not fetch.has_failed
     fetch.take_unchecked(1)
     assert fetch.has_failed
-
-
-class Looked(bytes):
-    """A digest that counts how often one is looked for in a table."""
-
-    times = 0
-
-    def __hash__(self) -> int:
-        Looked.times += 1
-        return super().__hash__()
-
-
-def test_a_rest_goes_over_nothing_that_is_lacking() -> None:
-    """It takes many turns, and what the largest checkpoint lacks would fill each of them."""
-    chunks = [structs.replace(chunk(n), stored_digest=Looked(n.to_bytes(32))) for n in range(100)]
-    fetch = begun(chunks, A, B)
-    request = fetch.next_request(0.0, has_credit)
-    assert request is not None
-    fetch.asked(*request, 0.0)
-    assert [fetch.lacks(A, digest) for digest in request[1]] == [True] * 4
-    Looked.times = 0
-    fetch.rest()
-    assert not fetch.has_failed
-    assert not fetch.is_done
-    assert Looked.times == 0
 
 
 def test_a_silent_source_is_asked_again_and_then_left() -> None:
