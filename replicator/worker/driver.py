@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 SLEEP_S_MAX = 1.0
 SLICE_S = 0.01  # how long one source is drained before the others, and what is due, have their turn
-FAREWELL_S = 0.1  # how long a leaving primary waits until its leadership has gone to another
+FAREWELL_S = 0.1  # how long a leaving primary waits until another leads, and has its promise
 
 
 class Core(Able, Protocol):
@@ -148,9 +148,10 @@ class Driver:
 
     @property
     def _leads(self) -> bool:
-        """Whether somebody else would still take this node for the primary or the leader."""
+        """Whether somebody else would still take this node for the primary or the leader, or its own next
+        process would, and promise nobody for as long as a lease may be: until its successor is promised."""
         leads = self.operator.role is Role.PRIMARY or self._elector.leader == self._node
-        return leads and not self._parts.settings.standalone
+        return (leads or self.operator.is_promised) and not self._parts.settings.standalone
 
     def _turn(self) -> None:
         timeout_s = 0.0
@@ -288,15 +289,8 @@ class Driver:
     def _on_submit(self, message: link.Submit, frames: list[memoryview]) -> None:
         payload = link.payload_of(message, frames)
         self._tenancy.keep(message.handle, payload, self._clock())
-        self._handle(
-            events.Submitted(
-                Epoch(message.epoch),
-                StreamName(message.stream),
-                Sequence(message.sequence),
-                message.handle,
-                payload.size_bytes,
-            )
-        )
+        what = (StreamName(message.stream), Sequence(message.sequence), message.handle, payload.size_bytes)
+        self._handle(events.Submitted(Epoch(message.epoch), *what))
 
     def _on_delete(self, message: link.Delete, _: list[memoryview]) -> None:
         stream, sequence = StreamName(message.stream), Sequence(message.sequence)

@@ -37,6 +37,7 @@ class Operator:
         self._abandoning: Reply  # set while the core has the request
         self._to: NodeId | None = None
         self.role = Role.FOUNDING  # the node's
+        self.is_promised = False  # whether the newest epoch promised by this process is its own
         self.deadline = math.inf
 
     # ── what he asks; raises `Unavailable` if this node is not primary ──
@@ -72,7 +73,8 @@ class Operator:
 
     def promised(self, owner: Owner) -> None:
         """An epoch is promised; to another node it is the end of the handover."""
-        if owner.node == self._node:
+        self.is_promised = owner.node == self._node
+        if self.is_promised:
             return
         if self._to in (None, owner.node):
             self._tell_handover({"ok": True, "primary": owner.node})

@@ -15,8 +15,11 @@ from replicator.link import messages as link
 from replicator.model import (
     Epoch,
     Generation,
+    Owner,
     Payload,
     Position,
+    Process,
+    Promise,
     Role,
     Sequence,
     StreamName,
@@ -255,6 +258,25 @@ def test_a_primary_leaves_in_good_order(bench: Bench) -> None:
     bench.driver.run()
     assert bench.core.events[-1] == events.EngineReady(False)
     assert 0.1 <= bench.clock.now - 1000.0 < 0.2
+
+
+def test_a_primary_leaves_with_its_successor_s_promise(bench: Bench) -> None:
+    """That another leads is not enough: with its own promise on the disk its next process would promise
+    nobody for as long as a lease may be (R24), and the others would need each other."""
+    bench.elector.leader = B
+    bench.emit(effects.WritePromise(Promise(Epoch(4), Owner(A, ID, Process(bytes(16))))))
+    bench.driver.leave()
+    bench.core.deadline = 0.0  # every turn has something to do, and takes a while
+
+    def react(event: events.Event) -> list[effects.Effect]:
+        bench.clock.now += 0.02
+        if event != events.Tick() or bench.clock.now < 1000.05:
+            return []
+        return [effects.WritePromise(Promise(Epoch(5), Owner(B, ID, Process(bytes(16)))))]
+
+    bench.core.react = react
+    bench.driver.run()
+    assert 0.05 <= bench.clock.now - 1000.0 < 0.1
 
 
 def test_the_elector_is_told_whether_this_node_is_behind(bench: Bench) -> None:
