@@ -88,7 +88,8 @@ class Backup:
         return promise.owner if promise is not None and promise.owner != self._state.me else None
 
     def hears_primary(self) -> bool:
-        """Whether a live primary has been heard within one lease (R11)."""
+        """Whether a live primary has been heard within one lease: one that hears this node, too. For one that
+        hears nobody, and cannot have the lease, a granted node does not wait until it gives up (R11)."""
         return self.owner is not None and self._state.now - self._heard_at < self._state.config.lease_s
 
     @property
@@ -135,8 +136,9 @@ class Backup:
 
     def _answer(self, node: NodeId, owner: Owner, message: Heartbeat) -> None:
         state = self._state
-        self._heard_at = state.now
         lends = state.may_promise and self._lender.lend(owner, message.lease_s, message.echo, state.now)
+        if lends:
+            self._heard_at = state.now
         if message.lease_s > state.config.lease_max_s and self._too_long_for != owner:
             self._too_long_for = owner
             state.notice(

@@ -13,6 +13,7 @@ from replicator.core.messages import (
     Heartbeat,
     HeartbeatAnswer,
     LeaseReturned,
+    Probe,
     ProbeAnswer,
     Reason,
     Refusal,
@@ -54,6 +55,24 @@ def test_R24_no_question_may_ask_for_more_than_the_maximum() -> None:
     assert not lender.lend(PRIMARY, CONFIG.lease_max_s + 0.01, Echo(ME, 1.0), 1.0)
     assert not lender.blocks(OTHER, 1.0)
     assert lender.lend(PRIMARY, CONFIG.lease_max_s, Echo(ME, 1.0), 1.0)
+
+
+def test_R11_a_primary_that_hears_nobody_is_not_waited_for() -> None:
+    """Its heartbeats arrive, its answers' way is cut: it cannot have the lease, and would give up much later."""
+    assert not _claims_beside("its answers arrive")
+    assert _claims_beside("its answers are lost")
+
+
+def _claims_beside(what: str) -> bool:
+    """Whether b, granted, claims while it hears heartbeats of a; which hears of b, or nobody."""
+    cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).do("cut a b", "cut a c", "grant b").forget()
+    heard = Echo(cluster.owner("b").process, cluster.state("b").now)
+    for question in range(100, 110):
+        if what == "its answers arrive":
+            heard = Echo(heard.process, cluster.state("b").now)
+        cluster.hear("b", "a", Heartbeat(1, question, 0.3, heard, 0, ()))
+        cluster.live(0.1)
+    return bool(cluster.sent("b", Probe))
 
 
 def test_R24_a_lease_that_is_too_long_is_refused_with_the_reason() -> None:

@@ -172,6 +172,16 @@ def replace_in_flight(patch: Patch) -> None:
     patch.setattr(Window, "submit", submit)
 
 
+def give_back_at_once(patch: Patch) -> None:
+    """A payload is given back while it goes out for the second time."""
+
+    def release(self: Window, flight: Flight) -> None:
+        if flight.handle:
+            self._state.emit(effects.Release(flight.handle))
+
+    patch.setattr(Window, "_release", release)
+
+
 def publish_the_adopted(patch: Patch) -> None:
     """What was adopted in an epoch and rots goes out in it again, as another one of the same order."""
     patch.setattr(Flight, "is_of", lambda self, epoch: True)

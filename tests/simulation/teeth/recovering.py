@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from replicator.core.backup import Backup
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
+from replicator.core.messages import Heartbeat
 from replicator.core.phase import Phase
 from replicator.core.primary import Primary
 from replicator.core.progress import Progress
@@ -19,7 +21,7 @@ from replicator.core.report import Report
 from replicator.core.state import State
 from replicator.core.tenure import Tenure
 from replicator.core.window import Window
-from replicator.model import Digest, Epoch, Head, Manifest, StreamName
+from replicator.model import Digest, Epoch, Head, Manifest, NodeId, Owner, StreamName
 
 Patch = pytest.MonkeyPatch
 
@@ -187,6 +189,17 @@ def deafen_by_bumps(patch: Patch) -> None:
         honest(self)
 
     patch.setattr(Claimant, "bump", bump)
+
+
+def wait_for_the_deaf(patch: Patch) -> None:
+    """A granted node waits for every primary that it hears, also for one that hears nobody."""
+    honest = Backup.on_heartbeat
+
+    def on_heartbeat(self: Backup, node: NodeId, owner: Owner, message: Heartbeat) -> None:
+        honest(self, node, owner, message)
+        self._heard_at = self._state.now
+
+    patch.setattr(Backup, "on_heartbeat", on_heartbeat)
 
 
 def lapse_anew(patch: Patch) -> None:
