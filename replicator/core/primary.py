@@ -80,13 +80,14 @@ class Primary:
 
     def _begin_anew(self, reason: str) -> None:
         """No tenure is to go on in this epoch: the engine gets a new one."""
-        self._unchanged = False
-        self._close(reason)
         assert self.reign is not None
-        self._state.change_role(Role.CANDIDATE, f"recovering epoch {self.reign.epoch}")
+        self._unchanged = False
+        self._close(reason, Role.CANDIDATE, f"recovering epoch {self.reign.epoch}")
 
-    def _close(self, reason: str) -> None:
+    def _close(self, reason: str, role: Role, why: str) -> None:
+        """What is being published is abandoned with the role, before its payload is given back (I4)."""
         self.tenure.end(reason)
+        self._state.change_role(role, why)
         self.window.close(reason)
 
     def on_report(self, report: Report) -> None:
@@ -385,7 +386,7 @@ class Primary:
         state, reign = self._state, self.reign
         if reign is None:
             return
-        self._close(reason)
+        self._close(reason, Role.BACKUP, reason)
         for follower in reign.progress.followers.values():
             state.send(follower.node, messages.LeaseReturned(reign.epoch))
         state.cancel_fetches()
@@ -393,7 +394,6 @@ class Primary:
         self.reign = None
         self.handover.clear()
         self._change(Phase.OFF)
-        state.change_role(Role.BACKUP, reason)
         self.claimant.on_reign_ended(reason)
         if hand_over:
             state.emit(effects.Transfer(successor))

@@ -58,7 +58,7 @@ def test_R24_no_question_may_ask_for_more_than_the_maximum() -> None:
 
 
 def test_R11_a_primary_that_hears_nobody_is_not_waited_for() -> None:
-    """Its heartbeats arrive, its answers' way is cut: it cannot have the lease, and would give up much later."""
+    """Its heartbeats arrive, the answers are lost: it cannot have the lease, and would give up much later."""
     assert not _claims_beside("its answers arrive")
     assert _claims_beside("its answers are lost")
 

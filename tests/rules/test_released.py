@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.effects import AllowPublish, Commit, Publish, Release
+from replicator.core.effects import AllowPublish, Changed, Commit, Publish, Release
 from replicator.core.events import EngineReady, HeadRotten
 from replicator.model import Digest, StreamName
 from tests.rules.cluster import Cluster
@@ -62,3 +62,11 @@ def test_R17_what_would_have_gone_out_again_is_given_back_with_its_epoch(how: st
         order = [kind for kind in cluster.order("a") if kind in (AllowPublish, Release)]
         assert order.index(AllowPublish) < order.index(Release), "which makes the older one's end"
     assert cluster.effects("a", Release) == [Release(1)]
+
+
+def test_R17_what_is_going_out_is_abandoned_before_it_is_given_back() -> None:
+    """A publisher lets go when the role ends: the engine may write there from the release on (I4)."""
+    cluster = serving().do("submit a s 1").forget()
+    cluster.node("a").deliver(EngineReady(False))
+    order = [kind for kind in cluster.order("a") if kind in (Changed, Release)]
+    assert order == [Changed, Release]

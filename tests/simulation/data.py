@@ -91,6 +91,11 @@ class Publisher:
         else:
             self._start()
 
+    def abandon(self) -> None:
+        """Nothing of what is queued leaves any more: the node is primary no longer."""
+        newest = max([self._epoch, *(effect.epoch for effect in self._waiting)])
+        self._raise(Epoch(newest + 1), self._node.config.window_frames_max)
+
     def _raise(self, epoch: Epoch, publish_index: int) -> None:
         if epoch > self._epoch:
             if self._broadcast is not None:
@@ -143,16 +148,14 @@ class Publisher:
             return
         self._broadcast, self._busy = None, False
         node.disk.put_chunks(effect.stream, effect.epoch, effect.sequence, broadcast.pieces)
-        node.deliver(Published(effect.handle, broadcast.manifest, Epoch(effect.epoch), self._index))
-        self._start()
+        published = Published(effect.handle, broadcast.manifest, Epoch(effect.epoch), self._index)
+        self._start()  # first: the node may be killed over what it is told
+        node.deliver(published)
 
     def _check_kept(self, effect: Publish) -> None:
         """The engine may put something else where a payload lay that it has been given back (I4)."""
-        node = self._node
-        primary = node.replica._primary if node.replica is not None else None
-        is_on = primary is not None and primary.reign is not None and primary.window.epoch == effect.epoch
-        if is_on and effect.handle and effect.handle not in node.engine.unreleased:
-            raise Violation("I4", f"{node.name} publishes payload {effect.handle}, which is released")
+        if effect.handle and effect.handle not in self._node.engine.unreleased:
+            raise Violation("I4", f"{self._node.name} publishes payload {effect.handle}, which is released")
 
     def _stalled(self, epoch: Epoch, index: int) -> None:
         """Nothing has left for a while: say how much has, unless all is done (R18)."""

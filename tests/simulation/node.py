@@ -317,6 +317,10 @@ class Node:
         """The elector names this node."""
         self.deliver(Granted())
 
+    def _changed(self, effect: Changed) -> None:
+        if effect.old is Role.PRIMARY:
+            self.publisher.abandon()
+
     def _transfer(self, effect: Transfer) -> None:
         self.world.elector.transfer(self, effect.to)
 
@@ -334,7 +338,7 @@ _PERFORMERS: dict[type[Effect], Callable[[Node, Any], None]] = {
     Fetch: lambda node, effect: node.fetcher.fetch(effect),
     CancelFetch: lambda node, effect: node.fetcher.cancel(effect.stream),
     Transfer: Node._transfer,
-    Changed: lambda node, effect: None,
+    Changed: Node._changed,
     HandoverRefused: lambda node, effect: None,
     Abandoned: lambda node, effect: None,
     AbandonRefused: lambda node, effect: None,
