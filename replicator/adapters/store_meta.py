@@ -63,7 +63,7 @@ class Meta:
             raise
 
     def read(self) -> None:
-        """Take into memory what the disk holds now; again for a reader beside a running node."""
+        """Take into memory what the disk holds now."""
         with lmdb_errors(self._path), self._environment.begin() as txn:
             version = load(int, txn, FORMAT_KEY) or 0
             if version not in (0, FORMAT_VERSION):

@@ -7,11 +7,10 @@ data directory read-only, whether its node runs or not; it takes no lock that wo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import lmdb
-from msgspec import Struct
 
 from replicator.adapters.store_journal import JOURNAL_NAME, View, records
 from replicator.adapters.store_lock import check_directory
@@ -21,7 +20,6 @@ from replicator.adapters.store_record import (
     STATE_KEY,
     STREAM_PREFIX,
     Bulk,
-    Identity,
     State,
     StreamRecord,
     Transaction,
@@ -39,7 +37,7 @@ from replicator.adapters.store_record import (
 )
 from replicator.codec.assembly import ReadChunk
 from replicator.errors import StoreDamaged, StoreError
-from replicator.model import Digest, Epoch, Head, Manifest, MemberRecord, Promise, StreamName
+from replicator.model import Digest, Head, Manifest, StreamName
 
 MAP_BYTES = 2**20
 ATTEMPTS_MAX = 10
@@ -83,21 +81,6 @@ class Reads:
                     yield manifest, lambda digest: txn.get(chunk_key(digest))
 
 
-class StoreStatus(Struct, frozen=True):
-    """What a store says of itself, for the command line."""
-
-    identity: Identity
-    durability: str
-    clean: bool
-    promise: Promise | None
-    record: MemberRecord | None
-    record_epoch: Epoch
-    founded: bool
-    counter: int
-    streams: int
-    checkpoints: int
-
-
 class StoreReader:
     """A data directory opened read-only, also while its node runs. For one thread; close it after use.
 
@@ -115,16 +98,11 @@ class StoreReader:
                     raise StoreError(f"no store in {path}: {name} is missing") from error
             check_directory(path)
         self._path = path
-        self._meta = Meta(path / "meta", readonly=True)
-        if self._meta.identity is None:
-            self._meta.close()
-            raise StoreError(f"no store in {path}: it has no identity yet")
-        self._identity = self._meta.identity
-        try:
-            self._environment = open_environment(path / "payload", MAP_BYTES, readonly=True)
-        except StoreError:
-            self._meta.close()
-            raise
+        with closing(Meta(path / "meta", readonly=True)) as meta:
+            if meta.identity is None:
+                raise StoreError(f"no store in {path}: it has no identity yet")
+            self._incarnation = meta.identity.incarnation
+        self._environment = open_environment(path / "payload", MAP_BYTES, readonly=True)
         self._applied = -1  # up to where the environment was when the journal was read
         self._newer: dict[bytes, bytes | None] = {}  # what only the journal had then
         reads = Reads(self._reading)
@@ -154,13 +132,9 @@ class StoreReader:
     def _read_journal(self, applied: int) -> None:
         """Take in what only the journal has, if the environment still ends at number *applied*."""
         self._applied, self._newer = applied, {}
-        for number, writes in records(self._path / "payload" / JOURNAL_NAME, self._identity.incarnation):
+        for number, writes in records(self._path / "payload" / JOURNAL_NAME, self._incarnation):
             if number > applied:
                 self._newer.update(writes)
-
-    def identity(self) -> Identity:
-        """Cluster, node and incarnation."""
-        return self._identity
 
     def streams(self) -> list[tuple[Head, Manifest, bool]]:
         """Every stream's head with its manifest, and whether it is known to be committed; by name.
@@ -178,26 +152,5 @@ class StoreReader:
                 found.append((head, manifest, record.is_committed(record.head)))
             return found
 
-    def status(self) -> StoreStatus:
-        """What the store holds besides checkpoints, and how many of these, as of now."""
-        self._meta.read()
-        with self._reading() as txn:
-            state = load(State, txn, STATE_KEY)
-            retained = [len(unseal(StreamRecord, *found).entries) for found in txn.scan(STREAM_PREFIX)]
-        session, membership = self._meta.session, self._meta.membership
-        return StoreStatus(
-            identity=self._identity,
-            durability=session.durability if session else "disk",
-            clean=session is not None and session.clean,
-            promise=self._meta.promise,
-            record=membership.record if membership else None,
-            record_epoch=membership.epoch if membership else Epoch(0),
-            founded=membership is not None and membership.founded,
-            counter=self._meta.counter + (state.counter if state else 0),
-            streams=len(retained),
-            checkpoints=sum(retained),
-        )
-
     def close(self) -> None:
         self._environment.close()
-        self._meta.close()

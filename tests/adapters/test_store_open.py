@@ -314,8 +314,7 @@ for line in sys.stdin:
         whole = all(reader.chunk(chunk.stored_digest) for part in manifest.parts for chunk in part.chunks)
         assert reader.manifest(head.stream) == manifest
         print(head.stream, head.accepted_epoch, head.sequence, committed, whole)
-    status = reader.status()
-    print(status.identity.node, status.promise.epoch, status.counter, status.streams, flush=True)
+    print("all", flush=True)
 """
 
 
@@ -332,13 +331,13 @@ def test_a_reader_sees_a_running_store(stores: Stores) -> None:
         print(file=reader.stdin, flush=True)
         return [reader.stdout.readline().strip() for _ in range(lines)]  # type: ignore[union-attr]
 
-    assert look(2) == ["a 1 1 False True", "edge-1 1 2 1"]
+    assert look(2) == ["a 1 1 False True", "all"]
     opened.promise(2)
     opened.store.perform(AdoptHeads(Epoch(2), frozenset()))
     assert isinstance(opened.next(), HeadsAdopted)
     opened.mark(opened.accept("b", 1, *(bytes([n]) * MIB for n in range(4)), at=2))
     opened.accept("c", 1, at=2)
-    assert look(4) == ["a 2 1 False True", "b 2 1 True True", "c 2 1 False True", "edge-1 2 6 3"]
+    assert look(4) == ["a 2 1 False True", "b 2 1 True True", "c 2 1 False True", "all"]
     reader.stdin.close()
     assert reader.wait(DEADLINE_S) == 0
     reader.stdout.close()
@@ -347,7 +346,7 @@ def test_a_reader_sees_a_running_store(stores: Stores) -> None:
 
 
 def test_a_reader_reads_a_stopped_store(stores: Stores) -> None:
-    """Whether it was closed in order is part of its status."""
+    """As it was when it was closed."""
     opened = stores.open()
     opened.promise(1)
     manifest = opened.accept("s", 1)
@@ -357,8 +356,6 @@ def test_a_reader_reads_a_stopped_store(stores: Stores) -> None:
     assert reader.manifest(StreamName("none")) is None
     assert reader.chunk(Digest(manifest.parts[0].chunks[0].stored_digest)) == b"s 1 1"
     assert reader.chunk(Digest(bytes(32))) is None
-    assert reader.identity().incarnation == opened.durable.incarnation
-    assert (reader.status().clean, reader.status().checkpoints) == (True, 1)
     reader.close()
 
 
