@@ -18,6 +18,7 @@ from replicator.core.effects import (
     Fetch,
     ForgetTombstone,
     MarkCommitted,
+    Publish,
     RememberCounters,
     WritePromise,
     WriteRecord,
@@ -180,15 +181,7 @@ class DataPath(Protocol):
     def mend(self, now: float) -> None:
         """As `Control.mend`, for what publications come in by."""
 
-    def publish(
-        self,
-        handle: int,
-        stream: StreamName,
-        generation: int,
-        epoch: Epoch,
-        sequence: Sequence,
-        payload: Payload | None,
-    ) -> None:
+    def publish(self, effect: Publish, payload: Payload | None) -> None:
         """Queue a publication (None: a tombstone); answered by the event Published."""
 
     def allow_publish(self, epoch: Epoch, publish_index: int) -> None:

@@ -14,18 +14,16 @@ from contextlib import suppress
 from replicator.adapters.ports import Deliver, Store
 from replicator.adapters.zeromq import PublishSocket, RepairSockets, SubscribeSockets, Transport
 from replicator.codec.assembly import assemble
-from replicator.core.effects import CancelFetch, Fetch
+from replicator.core.effects import CancelFetch, Fetch, Publish
 from replicator.core.events import FetchFailed
 from replicator.errors import CheckpointUnreadable
 from replicator.model import (
     Buffer,
     Digest,
     Epoch,
-    Generation,
     Head,
     Incarnation,
     Payload,
-    Sequence,
     StreamName,
 )
 from replicator.settings import Settings
@@ -98,17 +96,10 @@ class DataPath:
         if self._subscriber:
             self._subscriber.mend(now)
 
-    def publish(
-        self,
-        handle: int,
-        stream: StreamName,
-        generation: int,
-        epoch: Epoch,
-        sequence: Sequence,
-        payload: Payload | None,
-    ) -> None:
+    def publish(self, effect: Publish, payload: Payload | None) -> None:
         """Queue a publication (None: a tombstone); answered by Published, unless its epoch is over."""
-        self._publisher.publish(Task(handle, stream, Generation(generation), epoch, sequence, payload))
+        what = (effect.handle, effect.stream, effect.generation, effect.epoch, effect.sequence)
+        self._publisher.publish(Task(*what, payload))
 
     def allow_publish(self, epoch: Epoch, publish_index: int) -> None:
         """Raise (or for a new epoch set) the index up to which publications may leave (R16)."""

@@ -375,8 +375,7 @@ class Driver:
 
     def _publish(self, effect: effects.Publish, _: float) -> None:
         payload = None if effect.tombstone else self._tenancy.payload(effect.handle)
-        what = (effect.stream, effect.generation, effect.epoch, effect.sequence)
-        self._parts.data.publish(effect.handle, *what, payload)
+        self._parts.data.publish(effect, payload)
 
     def _changed(self, effect: effects.Changed, now: float) -> None:
         self.operator.role = effect.new

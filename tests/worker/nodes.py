@@ -23,6 +23,7 @@ from replicator.core.events import Event, Fetched, FetchFailed, ManifestReceived
 from replicator.model import (
     Digest,
     Epoch,
+    Generation,
     Head,
     Incarnation,
     Manifest,
@@ -115,6 +116,12 @@ class Node:
             assert came, f"no {kind.__name__} among {self.events!r:.2000}"
             return next(filter(match, self.all(kind)))
 
+    def start(
+        self, handle: int, stream: StreamName, epoch: Epoch, sequence: Sequence, payload: Payload | None
+    ) -> None:
+        """Begin to publish."""
+        self.path.publish(effects.Publish(handle, stream, Generation(1), epoch, sequence), payload)
+
     def publish(
         self,
         payload: Payload | bytes | None,
@@ -129,7 +136,7 @@ class Node:
             payload = Payload({"": payload})
         handle = len(self.events) * 1000 + sequence
         self.path.allow_publish(Epoch(epoch), LARGE_WINDOW)
-        self.path.publish(handle, stream, 1, Epoch(epoch), Sequence(sequence), payload)
+        self.start(handle, stream, Epoch(epoch), Sequence(sequence), payload)
         published = self.wait_for(Published, lambda event: event.handle == handle)
         if accept:
             self.store.accept(published.manifest)
@@ -233,7 +240,7 @@ def bring(
 def publish_half(primary: Node, backup: Node, epoch: Epoch) -> None:
     """Begin a large checkpoint, of which two of four messages may leave, and have come to the backup."""
     primary.path.allow_publish(epoch, 2)
-    primary.path.publish(5, ORDERS, 1, epoch, Sequence(1), Payload({"": noise(2**22)}))
+    primary.start(5, ORDERS, epoch, Sequence(1), Payload({"": noise(2**22)}))
     backup.wait_for(Seen, lambda event: event.epoch == epoch and event.publish_index == 2)
 
 

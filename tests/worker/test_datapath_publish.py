@@ -183,7 +183,7 @@ def test_publications_wait_until_they_are_allowed() -> None:
 def test_a_first_window_is_allowed_by_itself() -> None:
     """Before the core has allowed anything in an epoch, as much as the window holds may leave."""
     with running(2, window_bytes_max=2 * MIB) as (primary, backup):
-        primary.path.publish(5, ORDERS, 1, Epoch(9), Sequence(1), Payload({"": noise(4 * MIB)}))
+        primary.start(5, ORDERS, Epoch(9), Sequence(1), Payload({"": noise(4 * MIB)}))
         backup.wait_for(Seen, lambda event: event.epoch == 9 and event.publish_index == 2)
         assert not [event for event in primary.all(Published) if event.epoch == 9]
 
@@ -194,7 +194,7 @@ def test_a_window_of_large_chunks_is_no_larger() -> None:
         primary,
         backup,
     ):
-        primary.path.publish(5, ORDERS, 1, Epoch(9), Sequence(1), Payload({"": noise(16 * MIB)}))
+        primary.start(5, ORDERS, Epoch(9), Sequence(1), Payload({"": noise(16 * MIB)}))
         backup.wait_for(Seen, lambda event: event.epoch == 9 and event.publish_index == 2)
         primary.wait_for(Sent)  # it has stood still for a while
         assert primary.path.usage()["sent_bytes"] == 8 * MIB
@@ -205,11 +205,11 @@ def test_publications_of_an_older_epoch_are_abandoned(by: str) -> None:
     """One that waits ends without an event as soon as a newer epoch is heard of; the next one goes on."""
     with running(2) as (primary, _):
         primary.path.allow_publish(Epoch(8), 1)
-        primary.path.publish(5, ORDERS, 1, Epoch(8), Sequence(1), Payload({"": noise(4 * MIB)}))
-        primary.path.publish(6, ORDERS, 1, Epoch(8), Sequence(2), Payload({"": b"too late"}))
+        primary.start(5, ORDERS, Epoch(8), Sequence(1), Payload({"": noise(4 * MIB)}))
+        primary.start(6, ORDERS, Epoch(8), Sequence(2), Payload({"": b"too late"}))
         if by == "allowance":
             primary.path.allow_publish(Epoch(9), 5)
-        primary.path.publish(7, ORDERS, 1, Epoch(9), Sequence(3), Payload({"": b"new"}))
+        primary.start(7, ORDERS, Epoch(9), Sequence(3), Payload({"": b"new"}))
         published = primary.wait_for(Published, lambda event: event.epoch >= 8)
         assert (published.handle, published.publish_index) == (7, 1)
 
@@ -224,7 +224,7 @@ def test_subscribers_tell_what_they_have_seen() -> None:
         assert all(earlier < later for earlier, later in pairwise(told))
         assert not backup.all(Seen)
         primary.path.allow_publish(Epoch(3), 10)
-        primary.path.publish(5, ORDERS, 1, Epoch(3), Sequence(101), Payload({"": noise(12 * MIB)}))
+        primary.start(5, ORDERS, Epoch(3), Sequence(101), Payload({"": noise(12 * MIB)}))
         backup.wait_for(Seen, lambda event: event.publish_index == 10)
         seen = [event.publish_index for event in backup.all(Seen)]
         assert all(earlier < later for earlier, later in pairwise(seen))
@@ -246,7 +246,7 @@ def test_a_node_without_peers_stores_and_never_waits() -> None:
     node = Node(Settings(window_bytes_max=MIB), store=store)
     try:
         content = noise(20 * MIB)
-        node.path.publish(1, ORDERS, 1, Epoch(1), Sequence(1), Payload({"": content}))
+        node.start(1, ORDERS, Epoch(1), Sequence(1), Payload({"": content}))
         published = node.wait_for(Published)
         store.accept(published.manifest)
         assert node.restore(published.manifest).parts[""] == content
@@ -271,7 +271,7 @@ def test_closing_ends_a_publication_that_waits() -> None:
     """A close does not wait for an allowance that never comes."""
     with running(2) as (primary, _):
         primary.path.allow_publish(Epoch(9), 1)
-        primary.path.publish(5, ORDERS, 1, Epoch(9), Sequence(1), Payload({"": noise(4 * MIB)}))
+        primary.start(5, ORDERS, Epoch(9), Sequence(1), Payload({"": noise(4 * MIB)}))
         wait_until(lambda: primary.path.usage()["sent_bytes"] >= MIB, "the first message")
         primary.leave()
         primary.path.close()
@@ -293,15 +293,15 @@ def test_payloads_are_let_go_when_the_tenure_is_over() -> None:
     with running(2) as (primary, _):
         part = bytearray(noise(4 * MIB))
         primary.path.allow_publish(Epoch(8), 1)
-        primary.path.publish(5, ORDERS, 1, Epoch(8), Sequence(1), Payload({"": part}))
+        primary.start(5, ORDERS, Epoch(8), Sequence(1), Payload({"": part}))
         wait_until(lambda: primary.path.usage()["sent_bytes"] >= MIB, "the first message")
-        primary.path.publish(6, StreamName("s"), 1, Epoch(8), Sequence(2), Payload({"": b"behind it"}))
+        primary.start(6, StreamName("s"), Epoch(8), Sequence(2), Payload({"": b"behind it"}))
         assert not can_resize(part)
         primary.path.abandon_publications()
         assert not primary.path._publisher._large
         assert not primary.path._publisher._small
         wait_until(lambda: can_resize(part), "the end of all references")
-        primary.path.publish(7, ORDERS, 1, Epoch(9), Sequence(3), Payload({"": b"new"}))
+        primary.start(7, ORDERS, Epoch(9), Sequence(3), Payload({"": b"new"}))
         published = primary.wait_for(Published, lambda event: event.epoch >= 8)
         assert (published.handle, published.publish_index) == (7, 1)
 
@@ -357,18 +357,18 @@ def test_a_small_checkpoint_is_published_in_the_call() -> None:
     """When nothing else is: no other thread is woken. Not while a large one is, nor without allowance."""
     with running(2, publish_queue_messages=1000) as (primary, backup):
         primary.publish(b"warm", 1)
-        primary.path.publish(7, ORDERS, 1, Epoch(1), Sequence(2), Payload({"": b"small"}))
+        primary.start(7, ORDERS, Epoch(1), Sequence(2), Payload({"": b"small"}))
         published = primary.all(Published)[-1]
         assert published.handle == 7
         assert primary.path.usage()["sent_bytes"] > 0
         take(backup, published)
         large = Payload({"": noise(8 * MIB)})
-        primary.path.publish(8, ORDERS, 1, Epoch(1), Sequence(3), large)
-        primary.path.publish(9, StreamName("s"), 1, Epoch(1), Sequence(4), Payload({"": b"small again"}))
+        primary.start(8, ORDERS, Epoch(1), Sequence(3), large)
+        primary.start(9, StreamName("s"), Epoch(1), Sequence(4), Payload({"": b"small again"}))
         primary.wait_for(Published, lambda event: event.handle == 8)
         primary.wait_for(Published, lambda event: event.handle == 9)
         primary.path.allow_publish(Epoch(2), 0)
-        primary.path.publish(10, ORDERS, 1, Epoch(2), Sequence(5), Payload({"": b"waits"}))
+        primary.start(10, ORDERS, Epoch(2), Sequence(5), Payload({"": b"waits"}))
         assert primary.all(Published)[-1].handle != 10
         primary.path.allow_publish(Epoch(2), 1)
         primary.wait_for(Published, lambda event: event.handle == 10)
@@ -378,7 +378,7 @@ def test_a_small_checkpoint_waits_for_no_store() -> None:
     """While the store's queue is full the call leaves it to the publisher's thread, which waits."""
     with running(2) as (primary, _):
         primary.store.gate.clear()
-        primary.path.publish(7, ORDERS, 1, Epoch(1), Sequence(2), Payload({"": b"small"}))
+        primary.start(7, ORDERS, Epoch(1), Sequence(2), Payload({"": b"small"}))
         assert not [event for event in primary.all(Published) if event.handle == 7]
         primary.store.gate.set()
         primary.wait_for(Published, lambda event: event.handle == 7)

@@ -61,7 +61,7 @@ def test_a_checkpoint_survives_loss_and_restart(tmp_path: Path) -> None:
         owner = Owner("n1", store.durable().incarnation, Process(bytes(16)))
         for each, answers in ((store, done), (backup_store, backup_done)):
             assert isinstance(perform(each, answers, WritePromise(Promise(EPOCH, owner))), PromiseWritten)
-        primary.path.publish(7, ORDERS, 1, EPOCH, Sequence(1), Payload({"": content}, b"offset"))
+        primary.start(7, ORDERS, EPOCH, Sequence(1), Payload({"": content}, b"offset"))
         manifest = primary.wait_for(Published).manifest
         assert isinstance(perform(store, done, Accept(manifest, EPOCH)), Accepted)
         bring(backup, manifest, primary.name)

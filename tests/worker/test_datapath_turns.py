@@ -18,8 +18,8 @@ def test_a_small_checkpoint_goes_between_the_messages_of_a_large_one() -> None:
     with running(2) as (primary, backup):
         epoch = Epoch(9)
         publish_half(primary, backup, epoch)
-        primary.path.publish(6, StreamName("large"), 1, epoch, Sequence(1), Payload({"": noise(2 * MIB)}))
-        primary.path.publish(7, StreamName("small"), 1, epoch, Sequence(1), Payload({"": b"small"}))
+        primary.start(6, StreamName("large"), epoch, Sequence(1), Payload({"": noise(2 * MIB)}))
+        primary.start(7, StreamName("small"), epoch, Sequence(1), Payload({"": b"small"}))
         primary.path.allow_publish(epoch, 7)
         primary.wait_for(Published, lambda event: event.handle == 6)
         done = [(e.handle, e.publish_index) for e in primary.all(Published) if e.epoch == epoch]
@@ -38,7 +38,7 @@ def test_that_many_wait_is_not_looked_at_with_each_message(monkeypatch: pytest.M
         primary.path.allow_publish(epoch, 0)
         for number in range(1, count + 1):
             stream = StreamName(f"stream-{number}")
-            primary.path.publish(number, stream, 1, epoch, Sequence(1), Payload({"": content}))
+            primary.start(number, stream, epoch, Sequence(1), Payload({"": content}))
         primary.path.allow_publish(epoch, count)
         primary.wait_for(Published, lambda event: event.handle == count)
         assert len(looks) < 10 * count

@@ -168,13 +168,14 @@ def test_a_submitted_payload_is_published_and_released(bench: Bench) -> None:
     part = memoryview(b"state")
     submit = link.Submit(4, "orders", 9, 5, b"meta", ("",), False)
     bench.end.waiting.append((submit, [part]))
-    bench.core.react = lambda event: [effects.Publish(5, ORDERS, Generation(1), Epoch(4), Sequence(9))]
+    publish = effects.Publish(5, ORDERS, Generation(1), Epoch(4), Sequence(9))
+    bench.core.react = lambda event: [publish]
     bench.turn()
     assert bench.core.events == [events.Submitted(Epoch(4), ORDERS, Sequence(9), 5, 5)]
-    published = bench.data.calls[0]
-    assert published[:6] == ("publish", 5, "orders", 1, 4, 9)
-    assert published[6] == Payload({"": part}, b"meta")
-    assert published[6].parts[""] is part
+    _, effect, payload = bench.data.calls[0]
+    assert effect is publish
+    assert payload == Payload({"": part}, b"meta")
+    assert payload.parts[""] is part
     bench.emit(effects.Release(5))
     assert bench.end.told == [link.Released(5)]
 
