@@ -7,25 +7,15 @@ is behind stands after the others. Used on the control thread only.
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from replicator.adapters.ports import Elector
-
-
-class Able(Protocol):
-    """Who knows: `core.replica.Replica`."""
-
-    @property
-    def can_lead(self) -> bool: ...
-
-    @property
-    def is_behind(self) -> bool: ...
+from replicator.core.replica import Replica
 
 
 class Candidacy:
     """Ticks the elector, after telling it what has changed."""
 
-    def __init__(self, elector: Elector, core: Able) -> None:
+    def __init__(self, elector: Elector, core: Replica) -> None:
         self._elector = elector
         self._core = core
         self._electable = False

@@ -25,19 +25,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import zmq
 
 from replicator.adapters.ports import MEND_INTERVAL_S, DataPath, Elector, Store
 from replicator.core import effects, events
-from replicator.core.effects import Effect
 from replicator.core.events import Event
 from replicator.core.messages import Raft, StatusReport, StatusRequest
+from replicator.core.replica import Replica
 from replicator.link import messages as link
 from replicator.model import Epoch, NodeId, Role, Sequence, StreamName
 from replicator.settings import Settings
-from replicator.worker.candidacy import Able, Candidacy
+from replicator.worker.candidacy import Candidacy
 from replicator.worker.inbox import Inbox, Loaded, Post
 from replicator.worker.mesh import Mesh
 from replicator.worker.neighbours import Neighbours
@@ -56,18 +56,6 @@ SLICE_S = 0.01  # how long one source is drained before the others, and what is 
 FAREWELL_S = 0.1  # how long a leaving primary waits until another leads, and has its promise
 
 
-class Core(Able, Protocol):
-    """What the driver needs of `core.replica.Replica`."""
-
-    def handle(self, event: Event, now: float) -> list[Effect]: ...
-
-    @property
-    def deadline(self) -> float: ...
-
-    @property
-    def role(self) -> Role: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything that the driver drives; made by `main`, in this order, and closed there in reverse."""
@@ -79,7 +67,7 @@ class Parts:
     data: DataPath
     mesh: Mesh
     elector: Elector
-    core: Core
+    core: Replica
     tenancy: Tenancy
     standbys: Standbys
     census: Census

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 from replicator.adapters.loglimit import LogLimit
 from replicator.adapters.ports import Control
@@ -22,19 +21,13 @@ from replicator.addresses import Address
 from replicator.codec.frames import decode_envelope, encode_envelope
 from replicator.core.events import Received
 from replicator.core.messages import ACKS_PER_MESSAGE, PROTOCOL_VERSION, Ack, Envelope, Message
+from replicator.core.replica import Replica
 from replicator.errors import MessageError
 from replicator.model import Incarnation, NodeId, Owner, Process
 
 log = logging.getLogger(__name__)
 
 STRANGER = NodeId("(stranger)")
-
-
-class Counting(Protocol):
-    """Who knows the counters: `core.replica.Replica`."""
-
-    def counters(self, to: NodeId) -> tuple[int, Incarnation, int]:
-        """What to tell a peer of this store's counter, and the incarnation and newest counter heard of it."""
 
 
 class NoControl:
@@ -65,13 +58,13 @@ class Mesh:
     """Wraps `Control`; used on the control thread only."""
 
     def __init__(
-        self, control: Control, cluster: str, me: Owner, peers: frozenset[NodeId], counting: Counting
+        self, control: Control, cluster: str, me: Owner, peers: frozenset[NodeId], core: Replica
     ) -> None:
         self.control = control
         self._cluster = cluster
         self._me = me
         self._peers = peers
-        self._counting = counting
+        self._core = core
         self.heard: dict[NodeId, float] = {}  # when a message of the peer passed the checks last
         self._acks: dict[NodeId, Ack] = {}  # gathered, not yet sent
         self._refused: dict[tuple[NodeId, str], int] = {}
@@ -109,7 +102,7 @@ class Mesh:
     def _post(self, to: NodeId, message: Message) -> bool:
         me = self._me
         who = (me.node, me.incarnation, me.process)
-        counter, recipient, remembered = self._counting.counters(to)
+        counter, recipient, remembered = self._core.counters(to)
         envelope = Envelope(PROTOCOL_VERSION, self._cluster, *who, counter, remembered, message, recipient)
         return self.control.send(to, encode_envelope(envelope))
 

@@ -19,7 +19,6 @@ import math
 import zlib
 from collections.abc import Callable
 from heapq import nsmallest
-from typing import Protocol
 
 from msgspec import Struct, json
 
@@ -27,7 +26,7 @@ from replicator.adapters.ports import DataPath, Elector, Store
 from replicator.core.effects import ForgetTombstone, MarkCommitted
 from replicator.core.events import Accepted
 from replicator.core.messages import StatusReport, StatusRequest
-from replicator.core.replica import ReplicaStatus
+from replicator.core.replica import Replica
 from replicator.errors import UNREADABLE
 from replicator.model import Digest, Head, NodeId, Position, StreamName
 from replicator.settings import Settings
@@ -110,19 +109,13 @@ class ClusterReport(Struct):
     members: list[MemberReport | Unreachable]
 
 
-class Knowing(Protocol):
-    """Whose status it is: `core.replica.Replica`."""
-
-    def status(self) -> ReplicaStatus: ...
-
-
 class Census:
     """Asks everybody, and answers those who ask. Used on the control thread only."""
 
     def __init__(
         self,
         settings: Settings,
-        core: Knowing,
+        core: Replica,
         elector: Elector,
         store: Store,
         data: DataPath,

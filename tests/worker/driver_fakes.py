@@ -12,7 +12,7 @@ from replicator.codec.frames import decode_envelope, encode_envelope
 from replicator.core.effects import Effect
 from replicator.core.events import Event
 from replicator.core.messages import PROTOCOL_VERSION, Envelope, Message
-from replicator.core.replica import ReplicaStatus
+from replicator.core.replica import Replica, ReplicaStatus
 from replicator.errors import CheckpointUnreadable
 from replicator.link.lease import LeaseWords
 from replicator.link.messages import ToEngine, ToWorker
@@ -276,15 +276,15 @@ class Bench:
         self.loader = cast(Any, FakeLoader())
         self.inbox = Inbox()
         self.words = LeaseWords.create()
-        me = Owner(A, ID, ID)
-        self.mesh = Mesh(self.control, "replicator", me, frozenset((B, C)), self.core)
+        me, core = Owner(A, ID, ID), cast(Replica, self.core)
+        self.mesh = Mesh(self.control, "replicator", me, frozenset((B, C)), core)
         deliver = self.inbox.deliver
         self.standbys = Standbys(self.end, self.loader, deliver, self.core.status)
         acks = self.settings.acks
         self.tenancy = Tenancy(self.end, self.words, self.loader, deliver, self.standbys, acks)
-        self.census = Census(self.settings, self.core, self.elector, self.store, self.data, self.mesh)
+        self.census = Census(self.settings, core, self.elector, self.store, self.data, self.mesh)
         parts = Parts(
-            self.settings, self.inbox, self.end, self.store, self.data, self.mesh, self.elector, self.core,
+            self.settings, self.inbox, self.end, self.store, self.data, self.mesh, self.elector, core,
             self.tenancy, self.standbys, self.census,
         )  # fmt: skip
         self.driver = Driver(parts, self.clock)
