@@ -5,7 +5,8 @@ are those of the protocol: a *head* is a replica's newest accepted checkpoint of
 is one process of one node, an *epoch* is the fencing token that engines hand to their sinks.
 
 All of them are frozen, slotted and encodable as compact MessagePack arrays, so one definition serves
-the core, the wire and the disk. Bounds are part of the types: whatever decodes is within them (R28).
+the core, the wire and the disk. Bounds are part of the types: whatever decodes is within them (R28);
+messages of every kind are made of the same ones.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ COUNT_MAX = 2**62
 DIGEST_BYTES = 32
 ID_BYTES = 16
 
-_Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
-_PartName = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
-_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
-_Size = Annotated[int, Meta(ge=0, le=2**32)]
-_Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
-_Id = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
+PartName = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
+Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+Size = Annotated[int, Meta(ge=0, le=2**32)]
+DigestBytes = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+IdBytes = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+MetaBytes = Annotated[bytes, Meta(max_length=META_BYTES_MAX)]
 
 
 class Position(Struct, frozen=True, gc=False, array_like=True, order=True):
@@ -50,22 +52,22 @@ class Position(Struct, frozen=True, gc=False, array_like=True, order=True):
     Sinks name their transactions by it: a sequence alone can exist in two epochs (T4, T5).
     """
 
-    epoch: _Count
-    sequence: _Count
+    epoch: Count
+    sequence: Count
 
 
 class Owner(Struct, frozen=True, gc=False, array_like=True):
     """Who owns an epoch: one process of one incarnation of one node; never resumed after a restart (R1)."""
 
-    node: _Name
-    incarnation: _Id
-    process: _Id
+    node: Name
+    incarnation: IdBytes
+    process: IdBytes
 
 
 class Promise(Struct, frozen=True, gc=False, array_like=True):
     """The durable word to refuse every epoch below *epoch*, and *epoch* itself from any other owner."""
 
-    epoch: _Count
+    epoch: Count
     owner: Owner
 
 
@@ -83,17 +85,17 @@ class Chunk(Struct, frozen=True, gc=False, array_like=True):
     among known chunks and what a restore checks. Both are BLAKE3, 32 bytes.
     """
 
-    raw_digest: _Digest
-    raw_bytes: _Size
-    stored_digest: _Digest
-    stored_bytes: _Size
+    raw_digest: DigestBytes
+    raw_bytes: Size
+    stored_digest: DigestBytes
+    stored_bytes: Size
     codec: Codec
 
 
 class Part(Struct, frozen=True, gc=False, array_like=True):
     """One named part of a payload, as its ordered chunks; a plain payload is one part named ''."""
 
-    name: _PartName
+    name: PartName
     chunks: Annotated[tuple[Chunk, ...], Meta(max_length=CHUNKS_MAX)]
 
 
@@ -105,15 +107,15 @@ class Manifest(Struct, frozen=True, gc=False, array_like=True):
     a mapping of parts from plain bytes. A *tombstone* is a manifest without parts: its stream is deleted.
     """
 
-    stream: _Name
-    generation: _Count
-    epoch: _Count
-    sequence: _Count
+    stream: Name
+    generation: Count
+    epoch: Count
+    sequence: Count
     parts: Annotated[tuple[Part, ...], Meta(max_length=PARTS_MAX)]
-    meta: Annotated[bytes, Meta(max_length=META_BYTES_MAX)]
+    meta: MetaBytes
     is_mapping: bool
     tombstone: bool
-    digest: _Digest
+    digest: DigestBytes
 
     @property
     def position(self) -> Position:
@@ -136,12 +138,12 @@ class Head(Struct, frozen=True, gc=False, array_like=True):
     never by sequence alone (R7, T2). *readable* is false when its bytes are known to be damaged here.
     """
 
-    stream: _Name
-    generation: _Count
-    epoch: _Count
-    sequence: _Count
-    accepted_epoch: _Count
-    digest: _Digest
+    stream: Name
+    generation: Count
+    epoch: Count
+    sequence: Count
+    accepted_epoch: Count
+    digest: DigestBytes
     tombstone: bool = False
     readable: bool = True
 
@@ -162,8 +164,8 @@ class Head(Struct, frozen=True, gc=False, array_like=True):
 class Member(Struct, frozen=True, gc=False, array_like=True, order=True):
     """One node that counts in quorums, by its name and the incarnation of its store (R20)."""
 
-    node: _Name
-    incarnation: _Id
+    node: Name
+    incarnation: IdBytes
     address: Annotated[str, Meta(max_length=NAME_BYTES_MAX)] = ""
     public_key: Annotated[str, Meta(max_length=NAME_BYTES_MAX)] = ""
 
@@ -175,7 +177,7 @@ class MemberRecord(Struct, frozen=True, gc=False, array_like=True):
     majority of *members* and a majority of *old*.
     """
 
-    version: _Count
+    version: Count
     members: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=MEMBERS_MAX)]
     old: Annotated[tuple[Member, ...], Meta(max_length=MEMBERS_MAX)] = ()
 

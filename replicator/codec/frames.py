@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from replicator.codec.chunking import check_chunk, check_manifest
 from replicator.core.messages import PROTOCOL_VERSION, Envelope
 from replicator.errors import UNREADABLE, MessageError
-from replicator.model import Buffer, Chunk, Manifest
+from replicator.model import Buffer, Chunk, Count, DigestBytes, IdBytes, Manifest, Name
 
 ENVELOPE_BYTES_MAX = 2**20 + 2**16
 HEADER_BYTES_MAX = 8 * 2**20  # a manifest of CHUNKS_MAX chunks and PARTS_MAX names fits
@@ -28,12 +28,8 @@ REQUEST_BYTES_MAX = 2**20
 REPLY_BYTES_MAX = 2**18
 PREFIX_BYTES = 64  # enough of a frame to read its first field
 
-_Count = Annotated[int, Meta(ge=0, le=2**62)]
 _Version = Annotated[int, Meta(ge=0, le=255)]
-_Name = Annotated[str, Meta(min_length=1, max_length=255)]
-_Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
-_Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
-_Digests = Annotated[tuple[_Digest, ...], Meta(max_length=CHUNKS_PER_REQUEST)]
+_Digests = Annotated[tuple[DigestBytes, ...], Meta(max_length=CHUNKS_PER_REQUEST)]
 _Chunks = Annotated[tuple[Chunk, ...], Meta(max_length=CHUNKS_PER_PUBLICATION)]
 
 
@@ -45,14 +41,14 @@ class Publication(Struct, frozen=True, array_like=True):
     """
 
     version: _Version
-    cluster: _Name
-    node: _Name
-    incarnation: _Id
-    epoch: _Count
-    publish_index: _Count
-    stream: _Name
-    generation: _Count
-    sequence: _Count
+    cluster: Name
+    node: Name
+    incarnation: IdBytes
+    epoch: Count
+    publish_index: Count
+    stream: Name
+    generation: Count
+    sequence: Count
     chunks: _Chunks
     manifest: Manifest | None
 
@@ -60,14 +56,14 @@ class Publication(Struct, frozen=True, array_like=True):
 class WantManifest(Struct, frozen=True, array_like=True, tag=True):
     """Send me the manifest of that digest."""
 
-    stream: _Name
-    digest: _Digest
+    stream: Name
+    digest: DigestBytes
 
 
 class HaveManifest(Struct, frozen=True, array_like=True, tag=True):
     """The manifest asked for, or None: not (or no longer) here."""
 
-    digest: _Digest
+    digest: DigestBytes
     manifest: Manifest | None
 
 
@@ -94,10 +90,10 @@ class Repair(Struct, frozen=True, array_like=True):
     """What wraps every repair message; *job* is the asker's number, given back in the answer."""
 
     version: _Version
-    cluster: _Name
-    node: _Name
-    incarnation: _Id
-    job: _Count
+    cluster: Name
+    node: Name
+    incarnation: IdBytes
+    job: Count
     message: RepairMessage
 
 

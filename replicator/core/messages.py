@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from replicator.model import Head, MemberRecord, Position, Promise
+from replicator.model import Count, DigestBytes, Head, IdBytes, MemberRecord, Name, Position, Promise
 
 PROTOCOL_VERSION = 1
 HEADS_MAX = 1024  # of any message
@@ -21,10 +21,6 @@ NAMES_PER_PAGE = 2048
 ACKS_PER_MESSAGE = 2048
 PAGES_MAX = 65_536
 
-_Count = Annotated[int, Meta(ge=0, le=2**62)]
-_Name = Annotated[str, Meta(min_length=1, max_length=255)]
-_Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
-_Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Page = Annotated[int, Meta(ge=0, lt=PAGES_MAX)]
 _Heads = Annotated[tuple[Head, ...], Meta(max_length=HEADS_MAX)]
 
@@ -42,7 +38,7 @@ class Reason(enum.StrEnum):
 class Echo(Struct, frozen=True, gc=False, array_like=True):
     """A lender's own clock at an answer of its, given back to it in the next question (R24)."""
 
-    process: _Id
+    process: IdBytes
     at: float
 
 
@@ -76,9 +72,9 @@ class Founded(Struct, frozen=True, gc=False, array_like=True, tag=True):
 class Probe(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Would you promise me an epoch? Changes nothing durable (R5)."""
 
-    nonce: _Count
-    record_version: _Count = 0  # of the newest member record that the asker knows
-    record_epoch: _Count = 0  # and the epoch it was accepted in
+    nonce: Count
+    record_version: Count = 0  # of the newest member record that the asker knows
+    record_epoch: Count = 0  # and the epoch it was accepted in
 
 
 class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
@@ -88,12 +84,12 @@ class ProbeAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     one heard to say. *has_room* says that the sender could lead, and its disk takes new checkpoints (R21).
     """
 
-    nonce: _Count
+    nonce: Count
     would: bool
-    epoch: _Count
+    epoch: Count
     reason: Reason | None = None
     record: MemberRecord | None = None
-    record_epoch: _Count = 0
+    record_epoch: Count = 0
     has_room: bool = False
 
 
@@ -104,10 +100,10 @@ class Claim(Struct, frozen=True, gc=False, array_like=True, tag=True):
     under way: elections and heartbeats queue behind it (R16).
     """
 
-    epoch: _Count
-    nonce: _Count
-    record_version: _Count = 0  # as in a probe
-    record_epoch: _Count = 0
+    epoch: Count
+    nonce: Count
+    record_version: Count = 0  # as in a probe
+    record_epoch: Count = 0
     page: _Page = 0
 
 
@@ -117,13 +113,13 @@ class Promised(Struct, frozen=True, gc=False, array_like=True, tag=True):
     *record* and *record_epoch* are the sender's newest member record and the epoch it was accepted in.
     """
 
-    epoch: _Count
-    nonce: _Count
+    epoch: Count
+    nonce: Count
     page: _Page
     page_count: Annotated[int, Meta(ge=1, le=PAGES_MAX)]
     heads: _Heads
     record: MemberRecord
-    record_epoch: _Count
+    record_epoch: Count
     echo: Echo
 
 
@@ -133,7 +129,7 @@ class Refusal(Struct, frozen=True, gc=False, array_like=True, tag=True):
     *full*: its disk has no room, which nobody hears of otherwise while it is at a higher promise.
     """
 
-    epoch: _Count
+    epoch: Count
     promised: Promise | None
     reason: Reason
     full: bool = False
@@ -145,69 +141,69 @@ class Adopt(Struct, frozen=True, gc=False, array_like=True, tag=True):
     *digest* is over the reported heads. The member record is told before it (`Members`).
     """
 
-    epoch: _Count
-    digest: _Digest
+    epoch: Count
+    digest: DigestBytes
     page: _Page
     page_count: Annotated[int, Meta(ge=1, le=PAGES_MAX)]
-    exceptions: Annotated[tuple[_Name, ...], Meta(max_length=NAMES_PER_PAGE)]
+    exceptions: Annotated[tuple[Name, ...], Meta(max_length=NAMES_PER_PAGE)]
 
 
 class Adopted(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The bulk adoption of that digest is durable in that epoch."""
 
-    epoch: _Count
-    digest: _Digest
+    epoch: Count
+    digest: DigestBytes
 
 
 class Members(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Accept this member record in this epoch (R27)."""
 
-    epoch: _Count
+    epoch: Count
     record: MemberRecord
 
 
 class MembersAccepted(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """That version of the member record is durable here, accepted in that epoch."""
 
-    epoch: _Count
-    version: _Count
+    epoch: Count
+    version: Count
 
 
 class Behind(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """These are heads of mine that you have not acknowledged; fetch what you lack (R18)."""
 
-    epoch: _Count
+    epoch: Count
     heads: _Heads
 
 
 class Acked(Struct, frozen=True, gc=False, array_like=True):
     """One acknowledged checkpoint."""
 
-    stream: _Name
-    generation: _Count
-    sequence: _Count
-    digest: _Digest
+    stream: Name
+    generation: Count
+    sequence: Count
+    digest: DigestBytes
 
 
 class Ack(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """These checkpoints are durable here, accepted in this epoch (R13)."""
 
-    epoch: _Count
+    epoch: Count
     acks: Annotated[tuple[Acked, ...], Meta(max_length=ACKS_PER_MESSAGE)]
 
 
 class Progress(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Everything published in this epoch up to this index has been seen or given up on (R16)."""
 
-    epoch: _Count
-    publish_index: _Count
+    epoch: Count
+    publish_index: Count
 
 
 class CommitPoint(Struct, frozen=True, gc=False, array_like=True):
     """A stream's commit point, a hint for warm standby and retention (R15)."""
 
-    stream: _Name
-    generation: _Count
+    stream: Name
+    generation: Count
     position: Position
 
 
@@ -217,11 +213,11 @@ class Heartbeat(Struct, frozen=True, gc=False, array_like=True, tag=True):
     *echo* is the newest answer's of this very recipient: without a fresh one nothing is lent (R24).
     """
 
-    epoch: _Count
-    question: _Count
+    epoch: Count
+    question: Count
     lease_s: Annotated[float, Meta(ge=0, le=60)]
     echo: Echo | None
-    publish_index: _Count
+    publish_index: Count
     commits: Annotated[tuple[CommitPoint, ...], Meta(max_length=ACKS_PER_MESSAGE)]
 
 
@@ -230,25 +226,25 @@ class HeartbeatAnswer(Struct, frozen=True, gc=False, array_like=True, tag=True):
     whether the sender could take a tenure now. *seen_index* says again what the newest `Progress` said, so
     that a lost one costs an interval."""
 
-    epoch: _Count
-    question: _Count
+    epoch: Count
+    question: Count
     lends: bool
     echo: Echo
     full: bool
     can_lead: bool
-    seen_index: _Count = 0
+    seen_index: Count = 0
 
 
 class LeaseReturned(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The owner of this epoch gives the lease back: it has ended its tenure (R26)."""
 
-    epoch: _Count
+    epoch: Count
 
 
 class Forget(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """These tombstones are held by every member: they may be forgotten (R23)."""
 
-    epoch: _Count
+    epoch: Count
     tombstones: Annotated[tuple[Acked, ...], Meta(max_length=ACKS_PER_MESSAGE)]
 
 
@@ -261,13 +257,13 @@ class Raft(Struct, frozen=True, gc=False, array_like=True, tag=True):
 class StatusRequest(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Asks a member for its status."""
 
-    nonce: _Count
+    nonce: Count
 
 
 class StatusReport(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """A member's status, as compressed JSON."""
 
-    nonce: _Count
+    nonce: Count
     report: Annotated[bytes, Meta(max_length=16_384)]
 
 
@@ -288,12 +284,12 @@ class Envelope(Struct, frozen=True, gc=False, array_like=True):
     """
 
     version: Annotated[int, Meta(ge=0, le=255)]
-    cluster: _Name
-    node: _Name
-    incarnation: _Id
-    process: _Id
-    counter: _Count
-    remembered: _Count
+    cluster: Name
+    node: Name
+    incarnation: IdBytes
+    process: IdBytes
+    counter: Count
+    remembered: Count
     message: Message
     recipient: Annotated[bytes, Meta(max_length=16)] = b""
 

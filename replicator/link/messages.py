@@ -30,17 +30,13 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from replicator.model import COUNT_MAX, META_BYTES_MAX, NAME_BYTES_MAX, PARTS_MAX, Buffer, Payload, Position
+from replicator.model import COUNT_MAX, PARTS_MAX, Buffer, Count, MetaBytes, Name, PartName, Payload, Position
 
 TEXT_MAX = 65_536
 
-_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
-_Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
-_PartName = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
-_PartNames = Annotated[tuple[_PartName, ...], Meta(max_length=PARTS_MAX)]
-_Meta = Annotated[bytes, Meta(max_length=META_BYTES_MAX)]
+_PartNames = Annotated[tuple[PartName, ...], Meta(max_length=PARTS_MAX)]
 _Text = Annotated[str, Meta(max_length=TEXT_MAX)]
-_Holders = tuple[_Name, ...]
+_Holders = tuple[Name, ...]
 
 
 # ── engine to worker ──
@@ -55,11 +51,11 @@ class Ready(Struct, frozen=True, array_like=True, tag=True):
 class Submit(Struct, frozen=True, array_like=True, tag=True):
     """A checkpoint; its parts follow as frames, in the order of their names."""
 
-    epoch: _Count
-    stream: _Name
-    sequence: _Count
-    handle: _Count
-    meta: _Meta
+    epoch: Count
+    stream: Name
+    sequence: Count
+    handle: Count
+    meta: MetaBytes
     part_names: _PartNames
     is_mapping: bool
 
@@ -67,20 +63,20 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
 class Place(Struct, frozen=True, array_like=True, gc=False):
     """Where a part of a payload lies in the engine's memory."""
 
-    name: _PartName
-    address: _Count
-    size_bytes: _Count
+    name: PartName
+    address: Count
+    size_bytes: Count
 
 
 class SubmitInPlace(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """A checkpoint that the worker reads where it lies. Goes over the direct line (`link.line`), never the
     link; it means what a Submit means and is one for everybody but the line."""
 
-    epoch: _Count
-    stream: _Name
-    sequence: _Count
-    handle: _Count
-    meta: _Meta
+    epoch: Count
+    stream: Name
+    sequence: Count
+    handle: Count
+    meta: MetaBytes
     places: Annotated[tuple[Place, ...], Meta(max_length=PARTS_MAX)]
     is_mapping: bool
 
@@ -88,18 +84,18 @@ class SubmitInPlace(Struct, frozen=True, array_like=True, tag=True, gc=False):
 class Delete(Struct, frozen=True, array_like=True, tag=True):
     """The stream is deleted; the tombstone takes *sequence*. Answered like a Submit."""
 
-    epoch: _Count
-    stream: _Name
-    sequence: _Count
-    handle: _Count
+    epoch: Count
+    stream: Name
+    sequence: Count
+    handle: Count
 
 
 class Resign(Struct, frozen=True, array_like=True, tag=True):
     """End the tenure of *epoch* and hand over, to *successor* if one is named. Answered by TenureEnded, or by
     ResignRefused if the named one cannot take over."""
 
-    epoch: _Count
-    successor: _Name | None = None
+    epoch: Count
+    successor: Name | None = None
 
 
 class Follow(Struct, frozen=True, array_like=True, tag=True):
@@ -111,14 +107,14 @@ class Follow(Struct, frozen=True, array_like=True, tag=True):
 class StandbyTaken(Struct, frozen=True, array_like=True, tag=True):
     """The engine is done with what it was offered of that stream; the newest one may follow."""
 
-    stream: _Name
+    stream: Name
     position: Position
 
 
 class AskStatus(Struct, frozen=True, array_like=True, tag=True):
     """Answered by StatusReply with the same *nonce*."""
 
-    nonce: _Count
+    nonce: Count
 
 
 class Close(Struct, frozen=True, array_like=True, tag=True):
@@ -132,24 +128,24 @@ class Started(Struct, frozen=True, array_like=True, tag=True):
     """The worker's store and sockets are open; its first message. Before it the engine's end is silent.
     *reads_memory* says that it can read the engine's memory: checkpoints may take the direct line."""
 
-    node: _Name
+    node: Name
     reads_memory: bool = False
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=True):
     """The worker cannot go on and exits. *kind* is the name of a class of `errors`; *text* its message."""
 
-    kind: _Name
+    kind: Name
     text: _Text
 
 
 class Restored(Struct, frozen=True, gc=False, array_like=True, tag=True):
     """The tenure of *epoch* starts with this checkpoint of the stream; its parts follow as frames."""
 
-    epoch: _Count
-    stream: _Name
+    epoch: Count
+    stream: Name
     position: Position
-    meta: _Meta
+    meta: MetaBytes
     part_names: _PartNames
     is_mapping: bool
 
@@ -164,16 +160,16 @@ class RestoredKnown(Struct, frozen=True, array_like=True, tag=True):
     """The tenure of *epoch* starts with this checkpoint of the stream: the one that was offered last to the
     warm standby, whose bytes are not sent again."""
 
-    epoch: _Count
-    stream: _Name
+    epoch: Count
+    stream: Name
     position: Position
 
 
 class RestoredUnavailable(Struct, frozen=True, array_like=True, tag=True):
     """The stream's head is there but nobody can read it now; asking for it raises *text* (R8)."""
 
-    epoch: _Count
-    stream: _Name
+    epoch: Count
+    stream: Name
     position: Position
     text: _Text
 
@@ -181,8 +177,8 @@ class RestoredUnavailable(Struct, frozen=True, array_like=True, tag=True):
 class RestoredDeleted(Struct, frozen=True, array_like=True, tag=True):
     """The stream's head is a tombstone: nothing to restore, but its sequences go on from there (R7)."""
 
-    epoch: _Count
-    stream: _Name
+    epoch: Count
+    stream: Name
     position: Position
 
 
@@ -193,8 +189,8 @@ class TenureStarted(Struct, frozen=True, array_like=True, tag=True):
     moments of the takeover by name, in seconds of CLOCK_BOOTTIME; for display only.
     """
 
-    epoch: _Count
-    lease_slot: _Count
+    epoch: Count
+    lease_slot: Count
     unchanged: bool = False
     instants: dict[str, float] = {}
 
@@ -202,59 +198,59 @@ class TenureStarted(Struct, frozen=True, array_like=True, tag=True):
 class TenureEnded(Struct, frozen=True, array_like=True, tag=True):
     """The tenure of *epoch* is over for good; what is open in it is unknown (R17a)."""
 
-    epoch: _Count
+    epoch: Count
     reason: _Text
 
 
 class ResignRefused(Struct, frozen=True, array_like=True, tag=True):
     """The named successor cannot take over: the tenure of *epoch* goes on."""
 
-    epoch: _Count
+    epoch: Count
     reason: _Text
 
 
 class Stored(Struct, frozen=True, array_like=True, tag=True):
     """The checkpoint is durable on this node; not committed yet."""
 
-    handle: _Count
+    handle: Count
 
 
 class Committed(Struct, frozen=True, array_like=True, tag=True):
     """The checkpoint is committed at *position*; *stages* are spans in seconds by name. The lease to report
     it under lasts until *until_ns*, an instant of CLOCK_BOOTTIME (R25)."""
 
-    handle: _Count
+    handle: Count
     position: Position
     holders: _Holders
     stages: dict[str, float] = {}
-    until_ns: _Count = COUNT_MAX
+    until_ns: Count = COUNT_MAX
 
 
 class HeldByAll(Struct, frozen=True, array_like=True, tag=True):
     """Every member that is up holds the committed checkpoint."""
 
-    handle: _Count
+    handle: Count
     holders: _Holders
 
 
 class Superseded(Struct, frozen=True, array_like=True, tag=True):
     """The checkpoint gave way to the one at *by*, which has committed."""
 
-    handle: _Count
+    handle: Count
     by: Position
 
 
 class Aborted(Struct, frozen=True, array_like=True, tag=True):
     """What became of the checkpoint will not be known in this tenure (R17a)."""
 
-    handle: _Count
+    handle: Count
     reason: _Text
 
 
 class Released(Struct, frozen=True, array_like=True, tag=True):
     """The worker reads the payload no longer. May come twice."""
 
-    handle: _Count
+    handle: Count
 
 
 class Unread(Struct, frozen=True, array_like=True, tag=True):
@@ -268,9 +264,9 @@ class StandbyOffered(Struct, frozen=True, array_like=True, tag=True):
     """A committed checkpoint for a warm standby; its parts follow as frames. One per stream until taken. The
     engine's end keeps the newest of each stream until its next tenure has started, or StandbyDeleted."""
 
-    stream: _Name
+    stream: Name
     position: Position
-    meta: _Meta
+    meta: MetaBytes
     part_names: _PartNames
     is_mapping: bool
 
@@ -278,13 +274,13 @@ class StandbyOffered(Struct, frozen=True, array_like=True, tag=True):
 class StandbyDeleted(Struct, frozen=True, array_like=True, tag=True):
     """The stream was deleted: what was offered of it is needed no more."""
 
-    stream: _Name
+    stream: Name
 
 
 class StatusReply(Struct, frozen=True, array_like=True, tag=True):
     """The node's status as a JSON object."""
 
-    nonce: _Count
+    nonce: Count
     report: bytes
 
 
