@@ -58,16 +58,12 @@ class Recovery:
         self.unavailable: dict[StreamName, Head] = {}
         self._lacking: dict[StreamName, Lack] = {}
         self._due: dict[StreamName, None] = {}  # those of them to be fetched as soon as there is a place
-        self._retry_at = math.inf
+        self.deadline = math.inf  # when what is lacking is tried again
         rotten = {stream for stream, head in state.heads.items() if not head.readable}
         for stream in sorted(rotten.union(*(report.differs for report in self._counting))):
             self._choose(stream)
         self.exceptions = frozenset(self._lacking.keys() & state.heads.keys())
         state.adopt_heads(epoch, self.exceptions)
-
-    @property
-    def deadline(self) -> float:
-        return self._retry_at
 
     @property
     def wants_room(self) -> bool:
@@ -189,12 +185,12 @@ class Recovery:
             if (sources or holds) and chosen is self.chosen.get(stream):
                 nodes = tuple(node for _, node in sources)
                 state.fetch(stream, Digest(chosen.digest), None, nodes, verify=True, urgent=True)
-        if self._lacking and self._retry_at == math.inf:
-            self._retry_at = state.now + state.config.fetch_retry_s
+        if self._lacking and self.deadline == math.inf:
+            self.deadline = state.now + state.config.fetch_retry_s
 
     def retry(self) -> None:
         """Try again what is still lacking, whatever has become of its fetch."""
-        self._retry_at = math.inf
+        self.deadline = math.inf
         due = (s for s, lack in self._lacking.items() if not (lack.is_accepting or lack.waits_for_room))
         self._due.update(dict.fromkeys(due))
         self.step()
@@ -246,7 +242,7 @@ class Recovery:
         if chosen is not None and chosen.digest == digest and stream not in self._lacking:
             self.apart.add(stream)
             self._lacking[stream] = Lack(is_firm=True)
-            self._retry_at = min(self._retry_at, self._state.now + self._state.config.fetch_retry_s)
+            self.deadline = min(self.deadline, self._state.now + self._state.config.fetch_retry_s)
 
     def on_fetched(self, stream: StreamName, digest: Digest, manifest: Manifest | None) -> None:
         """A fetch has ended, in failure without a manifest. Whosever it was, its place is free now."""

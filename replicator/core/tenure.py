@@ -32,8 +32,8 @@ class Tenure:
     def __init__(self, state: State) -> None:
         self._state = state
         self.epoch: Epoch | None = None
-        self.suspended_since: float | None = None
-        self._deadline = 0.0
+        self.is_suspended = False
+        self.deadline = 0.0  # the instant at which the lease lapses, while it has not
         self.withheld: set[StreamName] = set()  # streams that it was not given (R8)
         self._given_up: dict[StreamName, GivenUp] = {}
 
@@ -48,8 +48,6 @@ class Tenure:
         """Hand the restored heads to the engine, with the lease word set before it can look at it."""
         assert self.epoch is None
         self.epoch = epoch
-        self.suspended_since = None
-        self._deadline = 0.0
         self.lend(deadline)
         self.withheld = {StreamName(head.stream) for head in unavailable}
         if self._given_up:
@@ -88,30 +86,25 @@ class Tenure:
         return last if (last := self._given_up.get(stream)) and last.digest == digest else None
 
     def is_active(self, now: float) -> bool:
-        return self.epoch is not None and now < self._deadline
-
-    @property
-    def deadline(self) -> float:
-        """The instant at which the lease lapses, while it has not."""
-        return self._deadline
+        return self.epoch is not None and now < self.deadline
 
     def lend(self, deadline: float) -> None:
         """The lease lasts until *deadline*: a suspended tenure is resumed by it (R25)."""
-        if self.epoch is None or deadline == self._deadline:
+        if self.epoch is None or deadline == self.deadline:
             return
-        self._deadline = deadline
+        self.deadline = deadline
         self._state.emit(effects.SetLease(self.epoch, deadline))
-        if self.suspended_since is not None and deadline > self._state.now:
-            self.suspended_since = None
+        if self.is_suspended and deadline > self._state.now:
+            self.is_suspended = False
             self._state.notice(f"tenure of epoch {self.epoch} is resumed")
 
     def suspend(self) -> None:
         """The lease has lapsed, or is taken back before something else is promised (R24)."""
-        if self.epoch is None or self.suspended_since is not None:
+        if self.epoch is None or self.is_suspended:
             return
-        self.suspended_since = self._state.now
-        if self._deadline > self._state.now:
-            self._deadline = 0.0
+        self.is_suspended = True
+        if self.deadline > self._state.now:
+            self.deadline = 0.0
             self._state.emit(effects.SetLease(self.epoch, 0.0))
         self._state.notice(f"tenure of epoch {self.epoch} is suspended: no majority lends the lease")
 
@@ -123,5 +116,5 @@ class Tenure:
         self._state.emit(effects.EndTenure(self.epoch, reason))
         self.epoch = None
         self.withheld = set()
-        self.suspended_since = None
-        self._deadline = 0.0
+        self.is_suspended = False
+        self.deadline = 0.0

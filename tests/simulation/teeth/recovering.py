@@ -127,7 +127,7 @@ def bring_in_vain(patch: Patch) -> None:
 
 def bring_nothing(patch: Patch) -> None:
     """A chosen head that is lacking is not brought here."""
-    patch.setattr(Recovery, "step", lambda self: setattr(self, "_retry_at", math.inf))
+    patch.setattr(Recovery, "step", lambda self: setattr(self, "deadline", math.inf))
 
 
 def serve_at_once(patch: Patch) -> None:
