@@ -75,7 +75,6 @@ class Backup:
         self._no_room: dict[StreamName, Digest] = {}  # refused, and not fetched before there is room
         self._points = Points(state)
         self._pages: tuple[tuple[int, bytes], dict[int, Adopt]] = ((0, b""), {})
-        self._adopting: list[tuple[int, bytes]] = []  # bulk adoptions queued to the store, oldest first
         self._recording = (0, 0)  # epoch and version of the newest member record queued to the store
         self._adopted: tuple[int, bytes] = (0, b"")
 
@@ -313,18 +312,17 @@ class Backup:
         pages = self._pages[1] if self._pages[0] == key else {}
         pages[message.page] = message
         self._pages = (key, pages)
-        if len(pages) >= message.page_count and key not in self._adopting:
+        is_queued = any(each[:2] == key for each in self._state.adopting)
+        if len(pages) >= message.page_count and not is_queued:
             names = frozenset(StreamName(name) for page in pages.values() for name in page.exceptions)
-            self._adopting.append(key)
-            self._state.adopt_heads(Epoch(message.epoch), names)
+            self._state.adopt_heads(Epoch(message.epoch), names, message.digest)
 
-    def on_heads_adopted(self, epoch: Epoch) -> None:
-        while self._adopting and self._adopting[0][0] != epoch:
-            self._adopting.pop(0)  # fenced
+    def on_heads_adopted(self, epoch: Epoch, digest: bytes) -> None:
+        """A bulk adoption is durable: one that a primary has asked for names a report."""
         owner = self.owner
-        if owner is not None and self._adopting:
-            self._adopted = self._adopting.pop(0)
-            self._state.send(NodeId(owner.node), Adopted(epoch, self._adopted[1]))
+        if owner is not None and digest:
+            self._adopted = (epoch, digest)
+            self._state.send(NodeId(owner.node), Adopted(epoch, digest))
 
     def on_members(self, node: NodeId, message: Members) -> None:
         """Accept the member record in the primary's epoch (R27)."""

@@ -261,9 +261,9 @@ class Replica:
 
     def _on_heads_adopted(self, event: events.HeadsAdopted) -> None:
         self._state.counter = max(self._state.counter, event.counter)
-        self._state.heads_adopted(event.epoch)
+        digest = self._state.heads_adopted(event.epoch)
         self._primary.on_heads_adopted(event.epoch)
-        self._backup.on_heads_adopted(event.epoch)
+        self._backup.on_heads_adopted(event.epoch, digest)
         self._promiser.on_heads_adopted()
 
     def _on_rotten(self, event: events.HeadRotten) -> None:

@@ -84,7 +84,8 @@ class State:
         self.has_engine = config.has_engine
         self.fetching: dict[StreamName, effects.Fetch] = {}
         self._fetches_begun = 0
-        self._adopting: list[tuple[Epoch, frozenset[StreamName]]] = []  # bulk adoptions queued to the store
+        # Bulk adoptions queued to the store, oldest first: epoch, digest and exceptions.
+        self.adopting: list[tuple[Epoch, bytes, frozenset[StreamName]]] = []
         self.effects: list[Effect] = []
 
     # ── what may be done ──
@@ -222,19 +223,21 @@ class State:
         self.heads[StreamName(manifest.stream)] = head
         return head
 
-    def adopt_heads(self, epoch: Epoch, exceptions: frozenset[StreamName]) -> None:
-        """Queue a bulk adoption of all heads but *exceptions* (R10)."""
-        self._adopting.append((epoch, exceptions))
+    def adopt_heads(self, epoch: Epoch, exceptions: frozenset[StreamName], digest: bytes = b"") -> None:
+        """Queue a bulk adoption of all heads but *exceptions* (R10); another's names a report's *digest*."""
+        self.adopting.append((epoch, digest, exceptions))
         self.emit(effects.AdoptHeads(epoch, exceptions))
 
-    def heads_adopted(self, epoch: Epoch) -> None:
-        """The oldest bulk adoption queued for *epoch* is durable; those of other epochs were fenced."""
-        while self._adopting and self._adopting[0][0] != epoch:
-            self._adopting.pop(0)
-        _, exceptions = self._adopting.pop(0)
+    def heads_adopted(self, epoch: Epoch) -> bytes:
+        """The oldest bulk adoption queued for *epoch* is durable; those of other epochs were fenced. Returns
+        the digest that it names."""
+        while self.adopting[0][0] != epoch:
+            self.adopting.pop(0)
+        _, digest, exceptions = self.adopting.pop(0)
         for stream, head in self.heads.items():
             if stream not in exceptions and head.accepted_epoch < epoch:
                 self.heads[stream] = structs.replace(head, accepted_epoch=epoch)
+        return digest
 
     def is_old(self, stream: StreamName, epoch: int, sequence: int) -> bool:
         """Whether what is held here is not older, or a deletion of the present epoch that is forgotten: late

@@ -125,7 +125,7 @@ def test_R10_an_adoption_that_was_fenced_is_not_taken_for_a_later_one() -> None:
     cluster.hear("c", "b", Adopt(2, digest, 0, 1, ()))
     cluster.do("sync c")
     assert [adopted.epoch for adopted in cluster.sent("c", Adopted)] == [2]
-    assert cluster.state("c")._adopting == []
+    assert cluster.state("c").adopting == []
 
 
 def test_R22_rot_is_fetched_once_at_a_time() -> None:

@@ -139,8 +139,10 @@ def adopt_everything(patch: Patch) -> None:
     """The bulk adoption takes in the heads that are not the chosen ones."""
     honest = State.adopt_heads
 
-    def adopt_heads(self: State, epoch: Epoch, exceptions: frozenset[StreamName]) -> None:
-        honest(self, epoch, frozenset())
+    def adopt_heads(
+        self: State, epoch: Epoch, exceptions: frozenset[StreamName], digest: bytes = b""
+    ) -> None:
+        honest(self, epoch, frozenset(), digest)
 
     patch.setattr(State, "adopt_heads", adopt_heads)
 
