@@ -221,7 +221,7 @@ class Claimant:
         elif objection is Reason.LEASE:
             # What this replica lent before its process was started again must pass first (R24).
             self._waits_for_lease = True
-            self._at = min(self._at, self._promiser.lease_until_me())
+            self._at = min(self._at, self._promiser.lease_until(state.me))
         epoch, version = self._record_order
         for node in state.others:
             state.send(node, Probe(self._nonce, version, epoch))

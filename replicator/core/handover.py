@@ -25,7 +25,7 @@ class Handover:
         self._if_able = False  # only if somebody can take over
         self._why = ""  # the own disk keeps this node from going on
         self._asked_at = 0.0
-        self._revoked_at: float | None = None
+        self._revoked_at = math.inf  # the elector named another then, or nobody
         self.deadline = math.inf
 
     @property
@@ -63,18 +63,16 @@ class Handover:
 
     def grant(self) -> None:
         """The elector names this node."""
-        self._revoked_at = None
+        self._revoked_at = math.inf
 
     def revoke(self) -> None:
         """The elector names another, or nobody."""
-        if self._revoked_at is None:
-            self._revoked_at = self._state.now
+        self._revoked_at = min(self._revoked_at, self._state.now)
 
     @property
     def is_revoked_steadily(self) -> bool:
         """Whether the elector has named another, or nobody, for so long that it means it (R25)."""
-        since = self._revoked_at
-        return since is not None and self._state.now - since > self._state.config.hand_over_after_s
+        return self._state.now - self._revoked_at > self._state.config.hand_over_after_s
 
     @property
     def reason(self) -> str:
@@ -150,5 +148,5 @@ class Handover:
 
     def clear(self) -> None:
         """The reign is over, or a new one begins."""
-        self._successor, self._revoked_at, self.deadline = None, None, math.inf
+        self._successor, self._revoked_at, self.deadline = None, math.inf, math.inf
         self._if_able, self._why = False, ""

@@ -27,13 +27,6 @@ from replicator.core.state import State
 from replicator.model import Head, Incarnation, NodeId, Owner, Promise, Role
 
 
-class Parked(Struct, frozen=True):
-    """A probe that waits for the lease to end."""
-
-    owner: Owner
-    probe: Probe
-
-
 class Told(Struct, frozen=True):
     """The heads that go with a promise, in pages that are all of one instant, once it was durable."""
 
@@ -59,10 +52,10 @@ class Promiser:
     ) -> None:
         self._state = state
         self._lender = lender
-        self._lease_until = lease_until
+        self.lease_until = lease_until
         self._give_way = give_way
         self._claims: dict[NodeId, tuple[Owner, Claim]] = {}
-        self._parked: dict[NodeId, Parked] = {}
+        self._parked: dict[NodeId, tuple[Owner, Probe]] = {}  # wait for the lease to end
         self._told: Told | None = None  # what the claimant may ask for more pages of
         self._reported_epoch = 0
         self._reported: set[bytes] = set()
@@ -86,7 +79,7 @@ class Promiser:
             return Reason.PROMISED
         if not state.reaches(epoch):
             return Reason.JUMP
-        if state.now < self._lease_until(owner):
+        if state.now < self.lease_until(owner):
             return Reason.LEASE
         return None
 
@@ -108,7 +101,7 @@ class Promiser:
         reason = self.objection(state.epoch_seen + 1, owner, probe)
         self._parked.pop(node, None)
         if reason is Reason.LEASE:
-            self._parked[node] = Parked(owner, probe)
+            self._parked[node] = (owner, probe)
         self._answer(node, probe.nonce, reason)
 
     def _answer(self, node: NodeId, nonce: int, reason: Reason | None) -> None:
@@ -119,22 +112,18 @@ class Promiser:
 
     def release_parked(self) -> None:
         """Answer the parked probes against which nothing stands any longer."""
-        for node, parked in list(self._parked.items()):
-            reason = self.objection(self._state.epoch_seen + 1, parked.owner, parked.probe)
+        for node, (owner, probe) in list(self._parked.items()):
+            reason = self.objection(self._state.epoch_seen + 1, owner, probe)
             if reason is not Reason.LEASE:
                 del self._parked[node]
-                self._answer(node, parked.probe.nonce, reason)
+                self._answer(node, probe.nonce, reason)
 
     @property
     def deadline(self) -> float:
         """When the next parked probe is due."""
         if not self._parked:
             return math.inf
-        return min(self._lease_until(parked.owner) for parked in self._parked.values())
-
-    def lease_until_me(self) -> float:
-        """Before which instant this replica may not even promise itself."""
-        return self._lease_until(self._state.me)
+        return min(self.lease_until(owner) for owner, _ in self._parked.values())
 
     # ── claims ──
 

@@ -314,11 +314,9 @@ class Replica:
         if not event.ready:
             self._primary.end("the engine has left", hand_over=True)
 
-    def _on_submitted(self, event: events.Submitted) -> None:
-        self._primary.on_submitted(event.epoch, Flight(event.handle, event.stream, event.sequence, False))
-
-    def _on_delete_asked(self, event: events.DeleteAsked) -> None:
-        self._primary.on_submitted(event.epoch, Flight(event.handle, event.stream, event.sequence, True))
+    def _on_submitted(self, event: events.Submitted | events.DeleteAsked) -> None:
+        deletes = isinstance(event, events.DeleteAsked)
+        self._primary.on_submitted(event.epoch, Flight(event.handle, event.stream, event.sequence, deletes))
 
 
 def _owner(event: events.Received) -> Owner:
@@ -356,7 +354,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.StartedWithout: lambda self, event: self._primary.tenure.without(event),
     events.EngineReady: Replica._on_engine_ready,
     events.Submitted: Replica._on_submitted,
-    events.DeleteAsked: Replica._on_delete_asked,
+    events.DeleteAsked: Replica._on_submitted,
     events.ResignAsked: lambda self, event: self._primary.resign(event.successor, event.if_able),
     events.AbandonAsked: lambda self, event: self._primary.abandon(event.stream),
 }
