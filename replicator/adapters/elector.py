@@ -107,7 +107,6 @@ class PySyncObjElector:
         append_interval_s: float = 0.08,
         leader_fallback_s: float = 0.4,
         tick_interval_s: float = 0.02,
-        electable: bool = True,
     ) -> None:
         self._node = node
         self._peers, self._send = peers - {node}, send
@@ -117,7 +116,7 @@ class PySyncObjElector:
         self._timeout_max_s = election_timeout_max_s
         self._append_interval_s = append_interval_s
         self.tick_interval_s = tick_interval_s
-        self._electable, self._behind = electable, False
+        self._electable, self._behind = True, False
 
         self._now = -math.inf  # of the latest tick: nothing happens between ticks, however late they are
         self._deadline = math.inf  # when a leader's silence has lasted too long

@@ -1,9 +1,4 @@
-"""An elector that elects nobody: the leader is fixed from the start, or named by hand.
-
-A replica without peers has itself for its leader. In a cluster it is the manual failover: an operator (or a
-test) calls `revoke` at one node and `grant` at another; that both hold a grant for a while costs only time,
-as with any elector.
-"""
+"""An elector that elects nobody: a replica without peers has itself for its leader."""
 
 from __future__ import annotations
 
@@ -16,32 +11,22 @@ logger = logging.getLogger(__name__)
 
 
 class StaticElector:
-    """The `Elector` whose leader is *leader* until `grant`, `revoke` or `transfer` says otherwise.
+    """The `Elector` of a node alone, which is granted while it is electable, from the first tick on.
 
-    This node is granted while it is the leader and electable, from the first tick on. *on_grant* and
-    *on_revoke* are called at changes of `leading`; what they raise is logged.
+    *on_grant* and *on_revoke* are called at changes of `leading`; what they raise is logged.
     """
 
-    def __init__(
-        self,
-        node: NodeId,
-        leader: NodeId | None,
-        *,
-        on_grant: Callable[[], None],
-        on_revoke: Callable[[], None],
-        tick_interval_s: float = 0.5,
-        electable: bool = True,
-    ) -> None:
+    tick_interval_s = 0.5
+    stood_at = 0.0
+
+    def __init__(self, node: NodeId, *, on_grant: Callable[[], None], on_revoke: Callable[[], None]) -> None:
         self._node = node
-        self._leader = leader
         self._on_grant = on_grant
         self._on_revoke = on_revoke
-        self.tick_interval_s = tick_interval_s
-        self._electable = electable
+        self._electable = True
         self._running = False
         self._closed = False
         self._leading = False
-        self.stood_at = 0.0
 
     @property
     def leading(self) -> bool:
@@ -50,21 +35,11 @@ class StaticElector:
 
     @property
     def leader(self) -> NodeId | None:
-        """Whom this node was told to take for the leader; None if nobody, and after `close`."""
-        return None if self._closed else self._leader
-
-    def grant(self) -> None:
-        """Make this node the leader."""
-        self._leader = self._node
-        self._report()
-
-    def revoke(self) -> None:
-        """Make nobody the leader, as far as this node is concerned."""
-        self._leader = None
-        self._report()
+        """This node; None after `close`."""
+        return None if self._closed else self._node
 
     def tick(self, now: float) -> None:
-        """The first tick grants what was fixed at the start; nothing is ever due later."""
+        """The first tick grants; nothing is ever due later."""
         self._running = True
         self._report()
 
@@ -72,11 +47,7 @@ class StaticElector:
         """Ignored: there is nothing to agree on."""
 
     def transfer(self, to: NodeId | None) -> None:
-        """Take *to* for the leader from now on; whoever runs *to* must grant it there. With None there
-        is nobody to give leadership to, and nothing changes."""
-        if to is not None:
-            self._leader = to
-            self._report()
+        """Ignored: there is nobody to give leadership to."""
 
     def set_electable(self, electable: bool) -> None:
         """Hold the grant back while this node cannot lead; it is the leader again as soon as it can."""
@@ -92,7 +63,7 @@ class StaticElector:
         self._report()
 
     def _report(self) -> None:
-        leading = self._running and not self._closed and self._electable and self._leader == self._node
+        leading = self._running and not self._closed and self._electable
         if leading == self._leading:
             return
         self._leading = leading

@@ -22,6 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import zmq
 
@@ -42,7 +43,7 @@ from replicator.link.endpoint import FAREWELL_S, WorkerEnd
 from replicator.link.lease import LeaseWords
 from replicator.link.line import WorkerLine
 from replicator.link.messages import Failed, Started
-from replicator.model import NodeId, Owner, Process
+from replicator.model import Owner, Process
 from replicator.settings import Settings
 from replicator.signals import ending_signals
 from replicator.worker.config import core_config
@@ -267,30 +268,18 @@ def _open_store(settings: Settings) -> LmdbStore:
 
 def _elector(settings: Settings, mesh: Mesh, inbox: Inbox) -> Elector:
     """PySyncObj among peers; a node alone is its own leader."""
-
-    def send(to: NodeId, payload: bytes) -> bool:
-        return mesh.send(to, Raft(payload))
-
-    def on_grant() -> None:
-        inbox.deliver(Granted())
-
-    def on_revoke() -> None:
-        inbox.deliver(Revoked())
-
+    granted, revoked = partial(inbox.deliver, Granted()), partial(inbox.deliver, Revoked())
     if settings.standalone:
-        return StaticElector(
-            settings.node, settings.node, on_grant=on_grant, on_revoke=on_revoke, electable=False
-        )
+        return StaticElector(settings.node, on_grant=granted, on_revoke=revoked)
     return PySyncObjElector(
         settings.node,
         frozenset(settings.peers),
-        send=send,
-        on_grant=on_grant,
-        on_revoke=on_revoke,
+        send=lambda to, payload: mesh.send(to, Raft(payload)),
+        on_grant=granted,
+        on_revoke=revoked,
         election_timeout_min_s=settings.election_timeout_min_s,
         election_timeout_max_s=settings.election_timeout_max_s,
         append_interval_s=settings.raft_append_interval_s,
         leader_fallback_s=settings.leader_fallback_s,
         tick_interval_s=settings.elector_tick_interval_s,
-        electable=False,
     )

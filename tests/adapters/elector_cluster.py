@@ -68,9 +68,9 @@ class Cluster:
             send=lambda to, payload: self._send(node, to, payload),
             on_grant=lambda: self.history.append((self.now, node, True)),
             on_revoke=lambda: self.history.append((self.now, node, False)),
-            electable=electable,
             **self.timers,
         )
+        elector.set_electable(electable)
         host = self.hosts[node] = Host(node, elector)
         self._at(self.now + self.random.random() * elector.tick_interval_s, lambda: self._tick(host))
         return elector
