@@ -52,12 +52,9 @@ class Restoring:
         """Forget all: the worker is gone."""
         self._epoch, self._restored, self._sequences = 0, Restored(), {}
 
-    def _add(self, message: _OfStream, found: Checkpoint | Arrival | str | None) -> None:
+    def _add(self, message: link.OfStream, found: Checkpoint | Arrival | str | None) -> None:
         if message.epoch != self._epoch:
             self._epoch, self._restored, self._sequences = message.epoch, Restored(), {}
         self._sequences[StreamName(message.stream)] = Sequence(message.position.sequence)
         if found is not None:
             self._restored.add(message.stream, found)
-
-
-_OfStream = link.Restored | link.RestoredKnown | link.RestoredUnavailable | link.RestoredDeleted

@@ -39,6 +39,26 @@ _Text = Annotated[str, Meta(max_length=TEXT_MAX)]
 _Holders = tuple[Name, ...]
 
 
+# ── how messages begin ──
+
+
+class OfCheckpoint(Struct, frozen=True, gc=False, array_like=True):
+    """What is said of a checkpoint, or a deletion, begins so."""
+
+    epoch: Count
+    stream: Name
+    sequence: Count
+    handle: Count
+
+
+class OfStream(Struct, frozen=True, gc=False, array_like=True):
+    """What the tenure of *epoch* starts with of a stream begins so."""
+
+    epoch: Count
+    stream: Name
+    position: Position
+
+
 # ── engine to worker ──
 
 
@@ -48,13 +68,9 @@ class Ready(Struct, frozen=True, array_like=True, tag=True):
     ready: bool
 
 
-class Submit(Struct, frozen=True, array_like=True, tag=True):
+class Submit(OfCheckpoint, frozen=True, tag=True):
     """A checkpoint; its parts follow as frames, in the order of their names."""
 
-    epoch: Count
-    stream: Name
-    sequence: Count
-    handle: Count
     meta: MetaBytes
     part_names: _PartNames
     is_mapping: bool
@@ -68,26 +84,17 @@ class Place(Struct, frozen=True, array_like=True, gc=False):
     size_bytes: Count
 
 
-class SubmitInPlace(Struct, frozen=True, array_like=True, tag=True, gc=False):
+class SubmitInPlace(OfCheckpoint, frozen=True, tag=True):
     """A checkpoint that the worker reads where it lies. Goes over the direct line (`link.line`), never the
     link; it means what a Submit means and is one for everybody but the line."""
 
-    epoch: Count
-    stream: Name
-    sequence: Count
-    handle: Count
     meta: MetaBytes
     places: Annotated[tuple[Place, ...], Meta(max_length=PARTS_MAX)]
     is_mapping: bool
 
 
-class Delete(Struct, frozen=True, array_like=True, tag=True):
+class Delete(OfCheckpoint, frozen=True, tag=True):
     """The stream is deleted; the tombstone takes *sequence*. Answered like a Submit."""
-
-    epoch: Count
-    stream: Name
-    sequence: Count
-    handle: Count
 
 
 class Resign(Struct, frozen=True, array_like=True, tag=True):
@@ -139,12 +146,9 @@ class Failed(Struct, frozen=True, array_like=True, tag=True):
     text: _Text
 
 
-class Restored(Struct, frozen=True, gc=False, array_like=True, tag=True):
+class Restored(OfStream, frozen=True, tag=True):
     """The tenure of *epoch* starts with this checkpoint of the stream; its parts follow as frames."""
 
-    epoch: Count
-    stream: Name
-    position: Position
     meta: MetaBytes
     part_names: _PartNames
     is_mapping: bool
@@ -156,30 +160,19 @@ class RestoredSmall(Struct, frozen=True, array_like=True, tag=True):
     checkpoints: tuple[tuple[Restored, tuple[bytes, ...]], ...]
 
 
-class RestoredKnown(Struct, frozen=True, array_like=True, tag=True):
+class RestoredKnown(OfStream, frozen=True, tag=True):
     """The tenure of *epoch* starts with this checkpoint of the stream: the one that was offered last to the
     warm standby, whose bytes are not sent again."""
 
-    epoch: Count
-    stream: Name
-    position: Position
 
-
-class RestoredUnavailable(Struct, frozen=True, array_like=True, tag=True):
+class RestoredUnavailable(OfStream, frozen=True, tag=True):
     """The stream's head is there but nobody can read it now; asking for it raises *text* (R8)."""
 
-    epoch: Count
-    stream: Name
-    position: Position
     text: _Text
 
 
-class RestoredDeleted(Struct, frozen=True, array_like=True, tag=True):
+class RestoredDeleted(OfStream, frozen=True, tag=True):
     """The stream's head is a tombstone: nothing to restore, but its sequences go on from there (R7)."""
-
-    epoch: Count
-    stream: Name
-    position: Position
 
 
 class TenureStarted(Struct, frozen=True, array_like=True, tag=True):
