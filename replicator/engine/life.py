@@ -137,11 +137,11 @@ class Life:
 
     def _send_all(self) -> None:
         if self.has_started:
-            calls = self._session.count_calls()  # a Resign among them came after the checkpoints that go now
+            calls = self._session.take_calls()  # a Resign among them came after the checkpoints that go now
             while (entry := self._session.next_entry()) is not None:
                 self._submit(entry)
-            for _ in range(calls):
-                self._end.send(self._session.next_call())
+            for call in calls:
+                self._end.send(call)
 
     def _submit(self, entry: Entry) -> None:
         parcel = entry.parcel

@@ -62,7 +62,7 @@ class FrontDoor(Generic[TenureT]):
         closed or in a forked child, `WorkerFailed` once the worker has been given up.
         """
         self._session.check_usable()
-        tenure = self._session.present_tenure()
+        tenure = self._session.tenure
         if tenure is None:
             raise TenureEnded(f"{self.node} is not primary: a stream is deleted on the primary")
         return tenure.delete(stream)
@@ -85,12 +85,12 @@ class FrontDoor(Generic[TenureT]):
         session.close_up()
         try:
             session.settled.wait_for(lambda: not session.open_tickets() or None, until - time.monotonic())
-            if (tenure := session.present_tenure()) is not None:
+            if (tenure := session.tenure) is not None:
                 epoch = tenure.epoch
 
                 def is_over() -> bool | None:
                     session.resign(epoch, None)  # again, if what was asked before has been refused meanwhile
-                    return session.present_tenure() is None or None
+                    return session.tenure is None or None
 
                 session.changed.wait_for(is_over, until - time.monotonic())
         finally:
@@ -102,7 +102,7 @@ class FrontDoor(Generic[TenureT]):
         if session.closing or session.failure is not None:
             state = "closed" if session.closing else "failed"
         else:
-            state = "primary" if session.present_tenure() else "backup" if session.started else "starting"
+            state = "primary" if session.tenure else "backup" if session.started else "starting"
         return f"<{type(self).__name__} {self.node} {state}>"
 
 

@@ -63,7 +63,7 @@ class Session(Generic[TenureT]):
         self._backlog = Backlog(settings.backlog_bytes_max, settings.acks)
         self.lending = Lending(self._lock, self._backlog, self.bell)
         self._calls: deque[link.ToWorker] = deque()  # what is to be said besides checkpoints
-        self._tenure: TenureT | None = None
+        self.tenure: TenureT | None = None  # that is on
         self._taken = False  # the present tenure
         self._resignation = Resignation()
         self._restoring = Restoring()
@@ -102,7 +102,7 @@ class Session(Generic[TenureT]):
             self.lending.take_back()  # nobody may have looked, though all of it has been read
         try:
             with self._lock:
-                tenure = self._tenure
+                tenure = self.tenure
                 is_ending = self._resignation.epoch == epoch or self.closing
                 if is_ending or tenure is None or tenure.epoch != epoch:
                     raise self._refusal(epoch)
@@ -121,14 +121,14 @@ class Session(Generic[TenureT]):
     def next_sequence(self, epoch: Epoch, stream: StreamName) -> Sequence:
         """What the next submit of the stream will get."""
         with self._lock:
-            tenure = self._tenure
+            tenure = self.tenure
             if tenure is None or tenure.epoch != epoch or self._resignation.epoch == epoch or self.closing:
                 raise self._refusal(epoch)
             return Sequence(self._backlog.next_sequence(stream))
 
     def resign(self, epoch: Epoch, successor: str | None) -> None:
         """Hand over; nothing if that tenure is over. Takes no lock, so a signal's handler may call it."""
-        tenure = self._tenure
+        tenure = self.tenure
         if tenure is not None and tenure.epoch == epoch and self._resignation.wish(epoch, successor):
             self.call(link.Resign(epoch, successor))
 
@@ -162,15 +162,11 @@ class Session(Generic[TenureT]):
         self.check_usable()
         return self.started or None
 
-    def present_tenure(self) -> TenureT | None:
-        """The tenure that is on, if any."""
-        return self._tenure
-
     def take_tenure(self) -> TenureT | None:
         """The tenure that is on, once. Whoever asks again gives it back: it is resigned."""
         self.check_usable(waits="tenures()")
         with self._lock:
-            tenure = self._tenure
+            tenure = self.tenure
             if tenure is None or not self._taken:
                 self._taken = tenure is not None
                 return tenure
@@ -213,22 +209,17 @@ class Session(Generic[TenureT]):
         tickets = [entry.ticket for entry in entries] + [item.ticket for item in telling]
         return [ticket for ticket in tickets if not ticket.done()]
 
-    def close_up(self) -> bool:
-        """Take nothing any more; false if that was said before."""
+    def close_up(self) -> None:
+        """Take nothing any more."""
         with self._lock:
-            was_closing, self.closing = self.closing, True
+            self.closing = True
         self.changed.fire()
-        return not was_closing
 
     # ── the link's thread: what goes ──
 
-    def count_calls(self) -> int:
-        """How many messages besides checkpoints wait."""
-        return len(self._calls)
-
-    def next_call(self) -> link.ToWorker:
-        """The one that has waited longest."""
-        return self._calls.popleft()
+    def take_calls(self) -> list[link.ToWorker]:
+        """The messages besides checkpoints that wait."""
+        return [self._calls.popleft() for _ in range(len(self._calls))]
 
     def next_entry(self) -> Entry | None:
         """The checkpoint that has the credit to go to the worker next, over the link. It counts as sent: if
@@ -261,10 +252,10 @@ class Session(Generic[TenureT]):
                 self._calls.extend(self._wanted.values())
             case link.TenureStarted():
                 self._start_tenure(message)
-            case link.TenureEnded() if self._tenure is not None and self._tenure.epoch == message.epoch:
+            case link.TenureEnded() if self.tenure is not None and self.tenure.epoch == message.epoch:
                 self._end_tenure(message.reason)
-            case link.ResignRefused() if self._tenure is not None and self._tenure.epoch == message.epoch:
-                self._go_on(self._tenure, message.reason)
+            case link.ResignRefused() if self.tenure is not None and self.tenure.epoch == message.epoch:
+                self._go_on(self.tenure, message.reason)
             case link.StandbyOffered():
                 with self._lock:
                     is_wanted = link.Follow(True) in self._wanted.values()
@@ -297,7 +288,7 @@ class Session(Generic[TenureT]):
             self._backlog.lay_in()
 
     def _may_report(self, message: Ending) -> bool:
-        tenure = self._tenure
+        tenure = self.tenure
         if tenure is None or not isinstance(message, TellsOfCommit) or tenure.active:
             return True
         until_ns = message.until_ns if isinstance(message, link.Committed) else 0
@@ -336,8 +327,8 @@ class Session(Generic[TenureT]):
         """In a forked child: whatever is held here belongs to the parent."""
         self.is_forked = True
         self.lending.disown()
-        if self._tenure is not None:
-            self._tenure.deactivate()
+        if self.tenure is not None:
+            self.tenure.deactivate()
 
     # ── within ──
 
@@ -349,7 +340,7 @@ class Session(Generic[TenureT]):
             self.call(wish)
 
     def _refusal(self, epoch: Epoch) -> TenureEnded:
-        if self._tenure is None or self._tenure.epoch != epoch:
+        if self.tenure is None or self.tenure.epoch != epoch:
             return TenureEnded(f"the tenure of epoch {epoch} is over; take the next one from tenures()")
         return TenureEnded(f"the tenure of epoch {epoch} is being handed over: nothing is taken any more")
 
@@ -365,7 +356,7 @@ class Session(Generic[TenureT]):
                 self._backlog.go_on(stream, sequence)
             self._shelf.clear()
             self._taken = False
-            self._tenure = tenure
+            self.tenure = tenure
         log.info("tenure started epoch=%d streams=%d unchanged=%s", epoch, len(restored), start.unchanged)
 
     def _go_on(self, tenure: TenureT, reason: str) -> None:
@@ -380,7 +371,7 @@ class Session(Generic[TenureT]):
 
     def _end_tenure(self, reason: str) -> None:
         with self._lock:
-            tenure, self._tenure = self._tenure, None
+            tenure, self.tenure = self.tenure, None
             self._endings.clear()
             count, self._telling = self._backlog.end(reason)
         self.lending.let_go()

@@ -152,7 +152,7 @@ def test_a_resign_goes_after_the_checkpoints_before_it(session: Session[Tenure],
 
     def meanwhile() -> Any:
         found = next_entry()
-        if found is None and session.present_tenure() is not None and not session._resignation.epoch:
+        if found is None and session.tenure is not None and not session._resignation.epoch:
             submit(session, "last")
             session.resign(Epoch(1), None)
         return found

@@ -28,7 +28,7 @@ def test_nothing_of_a_worker_outlives_it(session: Session[Tenure]) -> None:
     session.handle(link.TenureStarted(4, 7, False, {}), [])
     session.handle(link.RestoredDeleted(5, "s", Position(4, 1)), [])
     session.handle(link.StandbyOffered("s", Position(3, 1), b"", ("",), False), [memoryview(b"x")])
-    tenure = session.present_tenure()
+    tenure = session.tenure
     assert tenure is not None
     word = session.words.slot(7)
     word.deadline_ns = 2**62
@@ -38,9 +38,9 @@ def test_nothing_of_a_worker_outlives_it(session: Session[Tenure]) -> None:
     session.worker_gone("for the test")
     assert word.deadline_ns == 0
     assert (tenure.active, tenure.ended_reason) == (False, "for the test")
-    assert session.present_tenure() is None
+    assert session.tenure is None
     assert change.is_set()
-    assert not session.count_calls()
+    assert session.take_calls() == []
     assert session._restoring.start(5)[1] == {}
     assert session._shelf.restored("s") == "what the standby was given is gone"  # type: ignore[arg-type]
 

@@ -294,8 +294,8 @@ def test_tenures_end_when_none_comes_in_time(replicator: Replicator, worker: Fak
     worker.start_tenure(1)
     worker.say(link.TenureEnded(1, "deposed"))
     worker.start_tenure(2, slot=2)
-    soon(lambda: replicator._session.present_tenure() is not None)
-    soon(lambda: (tenure := replicator._session.present_tenure()) is not None and tenure.epoch == 2)
+    soon(lambda: replicator._session.tenure is not None)
+    soon(lambda: (tenure := replicator._session.tenure) is not None and tenure.epoch == 2)
     assert next(iter(replicator.tenures(DEADLINE_S))).epoch == 2
 
 
