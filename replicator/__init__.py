@@ -75,21 +75,11 @@ if TYPE_CHECKING:
     from replicator.model import Epoch, NodeId, Position, Sequence, StreamName
     from replicator.settings import Settings
 
-_HOMES = {
-    "engine.aio": ("AsyncReplicator", "AsyncTenure"),
-    "engine.checkpoint": ("Checkpoint", "Restored"),
-    "engine.replicator": ("Replicator",),
-    "engine.tenure": ("Tenure",),
-    "engine.ticket": ("Committed", "Outcome", "StoredLocally", "Superseded", "Ticket"),
-    "errors": (
-        "Backlogged", "CheckpointUnreadable", "CommitUnknown", "PayloadTooLarge", "ReplicatorError",
-        "SettingsError", "StoreError", "StoreInUse", "TenureEnded", "TransportError", "Unavailable",
-        "WorkerFailed", "WrongState",
-    ),
-    "model": ("Epoch", "NodeId", "Position", "Sequence", "StreamName"),
-    "settings": ("Settings",),
-}  # fmt: skip
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+# Where the public names are, those first that import least.
+_HOMES = (
+    "errors", "model", "settings", "engine.ticket", "engine.checkpoint", "engine.tenure", "engine.replicator",
+    "engine.aio",
+)  # fmt: skip
 
 __all__ = [
     "AsyncReplicator",
@@ -127,11 +117,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for."""
-    module = _HOME_OF.get(name)
-    if module is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
+    modules = (import_module(f"{__name__}.{home}") for home in _HOMES)
+    value = globals()[name] = next(getattr(module, name) for module in modules if hasattr(module, name))
     return value
 
 
