@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
@@ -271,22 +272,18 @@ def read_chunk(txn: Readable, stored_digest: Digest) -> bytes | None:
     return stored if stored is not None and blake3(stored).digest() == stored_digest else None
 
 
-def scan(txn: Transaction, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values under *prefix* in order, from *start* on."""
+def scan(txn: Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values under *prefix* in order."""
     with txn.cursor() as cursor:
-        found = cursor.set_range(start or prefix)
-        while found and cursor.key().startswith(prefix):
-            yield cursor.key(), cursor.value()
-            found = cursor.next()
+        if cursor.set_range(prefix):
+            yield from takewhile(lambda found: found[0].startswith(prefix), cursor.iternext())
 
 
 def scan_keys(txn: Transaction, prefix: bytes) -> Iterator[bytes]:
     """The keys under *prefix*; the values' pages are not touched."""
     with txn.cursor() as cursor:
-        found = cursor.set_range(prefix)
-        while found and cursor.key().startswith(prefix):
-            yield cursor.key()
-            found = cursor.next()
+        if cursor.set_range(prefix):
+            yield from takewhile(lambda key: key.startswith(prefix), cursor.iternext(values=False))
 
 
 # ── environments ──
