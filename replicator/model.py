@@ -211,8 +211,3 @@ class Payload(Struct, frozen=True, gc=False):
     @property
     def size_bytes(self) -> int:
         return sum(len(part) for part in self.parts.values())
-
-
-def standalone_record(node: NodeId, incarnation: Incarnation) -> MemberRecord:
-    """The member record of a replica without peers: itself alone."""
-    return MemberRecord(version=1, members=(Member(node, incarnation),))

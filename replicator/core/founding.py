@@ -13,6 +13,7 @@ import math
 from replicator.core.config import Config
 from replicator.core.events import Durable
 from replicator.core.messages import Found, Founded, FoundStored, Hello
+from replicator.core.quorum import is_named
 from replicator.core.state import State
 from replicator.model import (
     Epoch,
@@ -21,7 +22,6 @@ from replicator.model import (
     MemberRecord,
     NodeId,
     Role,
-    standalone_record,
 )
 
 
@@ -86,19 +86,15 @@ class Founding:
 
     def _found_alone(self) -> None:
         state = self._state
-        record = standalone_record(NodeId(state.me.node), Incarnation(state.me.incarnation))
         if self._proposed is None:
-            self._proposed = record
-            state.write_record(record, Epoch(0), True)
+            self._proposed = MemberRecord(1, (Member(*state.id),))
+            state.write_record(self._proposed, Epoch(0), True)
 
     def greet(self, node: NodeId) -> None:
         """Tell a peer what exists; the envelope tells what is remembered of it."""
-        self._state.send(node, self._hello())
-
-    def _hello(self) -> Hello:
         state = self._state
         record = state.record if state.founded else None
-        return Hello(state.founded, record, state.config.address, state.config.public_key)
+        state.send(node, Hello(state.founded, record, state.config.address, state.config.public_key))
 
     # ── the coordinator ──
 
@@ -182,13 +178,12 @@ class Founding:
         """Store a proposal durably, unless a cluster exists here already."""
         state = self._state
         names = {member.node for member in record.members}
-        me = record.find(NodeId(state.me.node))
         if state.founded or state.role is not Role.FOUNDING:
             return
         if names != {state.config.node, *state.config.peers}:
             self._tell(node, f"{node} founds a cluster of {', '.join(sorted(names))}, not ours: refused")
             return
-        if me is None or me.incarnation != state.me.incarnation:
+        if not is_named(state.id, record):
             return
         if state.record == record:
             state.send(node, FoundStored(record))
