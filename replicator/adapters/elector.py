@@ -90,8 +90,8 @@ class PySyncObjElector:
 
     *send* takes a peer and at most `LETTER_BYTES_MAX` bytes, never waits, and may lose them. *on_grant* and
     *on_revoke* are called within `tick`, `receive`, `transfer`, `set_electable` and `close`, at changes of
-    `leading`; what they raise is logged. All spans are in seconds of the clock given to `tick`. Without
-    *peers* the first tick grants. Raises SettingsError for timers that do not fit together.
+    `leading`; what they raise is logged. All spans are in seconds of the clock given to `tick`. *peers* name
+    at least one other node. Raises SettingsError for timers that do not fit together.
     """
 
     def __init__(
@@ -249,9 +249,8 @@ class PySyncObjElector:
         self._raft.start_clocks()
 
     def _postpone(self) -> None:
-        """Wait for a leader, for a timeout drawn anew; a node without peers has nobody to wait for."""
-        timeout_s = random.uniform(self._timeout_min_s, self._timeout_max_s) if self._peers else 0.0
-        self._deadline = self._now + timeout_s
+        """Wait for a leader, for a timeout drawn anew."""
+        self._deadline = self._now + random.uniform(self._timeout_min_s, self._timeout_max_s)
         self._asks = 0
 
     def _abstain(self) -> None:
@@ -259,10 +258,8 @@ class PySyncObjElector:
         self._deadline = max(self._deadline, self._now + 2 * self._timeout_max_s)
 
     def _ask(self) -> None:
-        """Ask all peers for their pre-vote, about once a heartbeat interval; alone, stand at once."""
-        if not self._peers:
-            self._stand()
-        elif self._asks == 0 or self._now >= self._ask_at:
+        """Ask all peers for their pre-vote, about once a heartbeat interval."""
+        if self._asks == 0 or self._now >= self._ask_at:
             self.stood_at = self.stood_at if self._asks else self._now
             self._asks += 1
             self._ask_at = self._now + self._append_interval_s * random.uniform(0.75, 1.25)
@@ -289,8 +286,7 @@ class PySyncObjElector:
         """Start PySyncObj's election. If it is lost, the next round comes sooner than a leader's timeout:
         all know that there is none, and split votes must not cost a second failover time."""
         self._postpone()
-        if self._peers:
-            self._deadline = self._now + random.uniform(self._append_interval_s, self._timeout_min_s)
+        self._deadline = self._now + random.uniform(self._append_interval_s, self._timeout_min_s)
         self._voted.clear()
         self._granted.clear()
         self._transferring = transfer

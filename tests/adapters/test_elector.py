@@ -58,17 +58,6 @@ def test_a_started_cluster_grants_one_node(monkeypatch: pytest.MonkeyPatch, name
     assert cluster.leaders() == [leader]
 
 
-def test_without_peers_the_first_tick_grants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster of one elects itself at once, and again after it gave leadership to nobody."""
-    cluster = Cluster(monkeypatch, "a")
-    cluster.run(0.021)
-    assert cluster.leaders() == ["a"]
-    cluster["a"].transfer(None)
-    assert cluster.leaders() == []
-    cluster.run(2)
-    assert cluster.leaders() == ["a"]
-
-
 @pytest.mark.parametrize(("timers", "median_s", "worst_s"), [({}, 0.6, 0.95), (FAST, 0.25, 0.36)])
 def test_a_dead_leader_is_replaced_in_one_round(
     monkeypatch: pytest.MonkeyPatch, timers: dict[str, Any], median_s: float, worst_s: float
