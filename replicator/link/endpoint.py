@@ -124,15 +124,14 @@ class Polled(Protocol):
 class EngineEnd(_End[ToWorker, ToEngine]):
     """The end of the engine's link thread. It binds; nobody is there before the worker's `Started`.
 
-    Without a *context* given it makes one of its own, which a worker in a thread shares.
+    It makes a context of its own, which a worker in a thread shares.
     """
 
-    def __init__(self, address: str, context: Context | None = None) -> None:
+    def __init__(self, address: str) -> None:
         self.line: EngineLine | None = None
         self._poller = zmq.Poller()
         self._heard = True  # the link itself, the last time that somebody waited
-        self._owns_context = context is None
-        self.context = zmq.Context() if context is None else context
+        self.context: Context = zmq.Context()
         super().__init__(self.context, Decoder(ToEngine))
         self._poller.register(self.socket, zmq.POLLIN)
         try:
@@ -169,10 +168,9 @@ class EngineEnd(_End[ToWorker, ToEngine]):
             yield message, []
 
     def close(self, linger_s: float = 0) -> None:
-        """Close the socket; an own context with it, and every socket that is still open in it."""
+        """Close the socket, and the context with every socket that is still open in it."""
         super().close(linger_s)
-        if self._owns_context:
-            self.context.destroy(linger=0)
+        self.context.destroy(linger=0)
 
     @staticmethod
     def warm_up() -> None:

@@ -29,14 +29,13 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def ends(address: str) -> Iterator[tuple[EngineEnd, WorkerEnd]]:
     """Both ends, connected: the worker has said that it has started."""
-    context: Context = zmq.Context()
-    engine, worker = EngineEnd(address, context), WorkerEnd(address, context)
+    engine = EngineEnd(address)
+    worker = WorkerEnd(address, engine.context)
     worker.send(link.Started("edge-1"))
     assert take(engine.receive) == (link.Started("edge-1"), [])
     yield engine, worker
-    engine.close()
     worker.close(0)
-    context.term()
+    engine.close()
 
 
 def take(receive: Callable[[], Iterator[Heard]]) -> Heard:

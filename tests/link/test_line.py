@@ -16,7 +16,7 @@ import zmq
 
 from replicator.errors import MessageError
 from replicator.link import line as line_module, memory, messages as link
-from replicator.link.endpoint import Context, EngineEnd, WorkerEnd
+from replicator.link.endpoint import EngineEnd, WorkerEnd
 from replicator.link.line import (
     DATAGRAM_BYTES_MAX,
     PIECE_BYTES,
@@ -42,13 +42,10 @@ class Ends:
     """A link with a direct line; this process plays both the engine and its child."""
 
     def __init__(self, address: str) -> None:
-        self.context: Context = zmq.Context()
         self.line = EngineLine()
         self.worker_line = WorkerLine(inherited(self.line), os.getpid())
-        self.engine, self.worker = (
-            EngineEnd(address, self.context),
-            WorkerEnd(address, self.context, self.worker_line),
-        )
+        self.engine = EngineEnd(address)
+        self.worker = WorkerEnd(address, self.engine.context, self.worker_line)
         self.engine.use(self.line)
         self.worker.send(link.Started("edge-1", True))
         assert take(self.hear) == link.Started("edge-1", True)
@@ -72,9 +69,8 @@ class Ends:
         """Close all that is open."""
         self.line.close()
         self.worker_line.close()
-        self.engine.close()
         self.worker.close(0)
-        self.context.term()
+        self.engine.close()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import msgspec
 import pytest
-import zmq
 
 from replicator.core.effects import Effect
 from replicator.core.replica import Replica
@@ -32,9 +31,8 @@ class Engine:
     """The engine's end, and a worker in a thread at the other."""
 
     def __init__(self, settings: Settings) -> None:
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.words = LeaseWords.create()
-        self.end = EngineEnd("inproc://test", self.context)
+        self.end = EngineEnd("inproc://test")
         self.heard: list[tuple[link.ToEngine, list[memoryview]]] = []
         self.status: int | None = None
         self._settings = settings
@@ -42,7 +40,7 @@ class Engine:
         self._thread.start()
 
     def _run(self) -> None:
-        self.status = run(self._settings, WorkerEnd("inproc://test", self.context), self.words)
+        self.status = run(self._settings, WorkerEnd("inproc://test", self.end.context), self.words)
 
     def wait(self, kind: type[MessageT], count: int = 1) -> MessageT:
         """The *count*-th message of that kind."""
@@ -68,7 +66,6 @@ class Engine:
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         self.end.close()
-        self.context.term()
         self.words.close()
         assert self.status is not None
         return self.status

@@ -50,9 +50,8 @@ class Spawned:
     def __init__(self, directory: Path, program: str = WORKER) -> None:
         self.settings = Settings(node=NodeId("alone"), data_dir=directory / "data")
         self.words = LeaseWords.create()
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         address = f"ipc://{directory}/link"
-        self.end = EngineEnd(address, self.context)
+        self.end = EngineEnd(address)
         self.parent = subprocess.Popen(
             [sys.executable, "-c", SPAWNER, "--link", address, "--lease-fd", str(self.words.fd), program],
             stdin=subprocess.PIPE,
@@ -94,7 +93,6 @@ class Spawned:
             pipe.close()
         os.close(self.pidfd)
         self.end.close()
-        self.context.destroy(linger=0)
         self.words.close()
 
 
