@@ -208,9 +208,6 @@ class Replica:
         self._primary.on_stranger((event.node, event.incarnation))
         self._primary.on_heartbeat_answer(_replica(event), message)
 
-    def _on_claim(self, event: events.Received, message: messages.Claim) -> None:
-        self._promiser.on_claim(event.node, _owner(event), message)
-
     def _on_promised(self, event: events.Received, message: messages.Promised) -> None:
         report = self._claimant.on_page(_replica(event), event.process, message)
         if report is not None:
@@ -370,7 +367,7 @@ _MESSAGES: dict[type, Callable[..., None]] = {
     messages.ProbeAnswer: lambda self, event, message: self._claimant.on_probe_answer(
         _replica(event), message
     ),
-    messages.Claim: Replica._on_claim,
+    messages.Claim: lambda self, event, message: self._promiser.on_claim(event.node, _owner(event), message),
     messages.Promised: Replica._on_promised,
     messages.Refusal: Replica._on_refusal,
     messages.Adopt: lambda self, event, message: self._backup.on_adopt(event.node, message),
