@@ -121,11 +121,6 @@ class Gate:
         self._thread = threading.Thread(target=self._run, name="replicator-gate", daemon=True)
         self._thread.start()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether anybody can be admitted."""
-        return self._thread.is_alive()
-
     def close(self) -> None:
         """Admit nobody any longer; connections that stand are not touched."""
         os.eventfd_write(self._bell, 1)

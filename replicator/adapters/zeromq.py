@@ -106,11 +106,6 @@ class Transport:
         """All peers but this node."""
         return [node for node in self.peers if node != self.node]
 
-    @property
-    def refused(self) -> int:
-        """How many connections were refused for their key."""
-        return self._gate.refused if self._gate else 0
-
     def bind(self, kind: int, channel: int, queue_messages: int) -> _Socket:
         """A socket that listens at this node's port of *channel*; raises TransportError if it cannot."""
         address = self._own_address, self.peers[self.node][1] + channel

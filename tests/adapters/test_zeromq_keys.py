@@ -167,11 +167,12 @@ def test_unlisted_keys_are_refused(tmp_path: Path) -> None:
     stranger = all_keys(tmp_path / "other", [N2])[0]
     forged = replace(stranger, allowed={**keys[0].allowed, N2: stranger.public})
     transport = Transport(first, keys[0])
-    one = Control(transport)
+    one, gate = Control(transport), transport._gate
+    assert gate is not None
     with control_of(second, forged) as two:
-        wait_until(lambda: two.send(N1, b"let me in") or transport.refused, "a refusal")
+        wait_until(lambda: two.send(N1, b"let me in") or gate.refused, "a refusal")
         assert nothing_comes(one)
-        assert transport.refused
+        assert gate.refused
     one.close()
     transport.close()
 
@@ -213,12 +214,13 @@ def test_a_key_may_be_listed_later(tmp_path: Path) -> None:
     public = {N1: keys[0].public, N2: renewed.public}
     with control_of(second, replace(renewed, allowed=public)) as two:
         gate_keeper = Transport(first, keys[0])
-        one = Control(gate_keeper)
-        wait_until(lambda: gate_keeper.refused, "a refusal")
+        one, gate = Control(gate_keeper), gate_keeper._gate
+        assert gate is not None
+        wait_until(lambda: gate.refused, "a refusal")
         two.mend(0.0)
         two.mend(RENEW_S / 2)
         assert nothing_comes(one)
-        assert gate_keeper.refused == 1
+        assert gate.refused == 1
         one.close()
         gate_keeper.close()
         with control_of(first, replace(keys[0], allowed=public)) as one:
@@ -238,9 +240,9 @@ def test_the_gate_fails_closed(tmp_path: Path) -> None:
     with control_of(second, keys[1]) as two:
         send(two, N1, b"before")
         assert receive(one) == [(N2, b"before")]
-        assert gate.is_open
+        assert gate._thread.is_alive()
         gate.close()
-        assert not gate.is_open
+        assert not gate._thread.is_alive()
         transport._gate = None
         with control_of(third, keys[2]) as three:
             assert nothing_comes(one)

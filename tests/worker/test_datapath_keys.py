@@ -57,7 +57,9 @@ def test_a_stranger_gets_nothing(tmp_path: Path) -> None:
         assert not stranger.all(ManifestReceived)
         assert not stranger.store.chunks
         assert primary.transport is not None
-        wait_until(lambda: primary.transport and primary.transport.refused, "a refusal")
+        gate = primary.transport._gate
+        assert gate is not None
+        wait_until(lambda: gate.refused, "a refusal")
     finally:
         for node in (primary, backup, stranger):
             node.close()
