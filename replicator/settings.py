@@ -210,6 +210,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The variables that give these settings again; those at their default are left out."""
         return {row.name: row.value for row in table(self) if row.value != row.default}
 
+    def located(self) -> Settings:
+        """With absolute paths: they lead to the same places from wherever they are followed."""
+        given = msgspec.structs.asdict(self).items()
+        paths = {name: value.absolute() for name, value in given if isinstance(value, Path)}
+        return msgspec.structs.replace(self, **paths)
+
     def chunk_bytes_of(self, stream: str) -> int:
         """The size of the stream's chunks."""
         return self.own_chunk_bytes_of(stream) or self.chunk_bytes

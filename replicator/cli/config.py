@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from replicator.cli import output
@@ -46,8 +44,7 @@ def config(
         load_keys(settings.secret_key_file, settings.peer_keys_file, settings.node, settings.peers)
         return
     if form is Format.ENV:
-        paths = {n: v.absolute() for n, v in msgspec.structs.asdict(settings).items() if isinstance(v, Path)}
-        for name, value in msgspec.structs.replace(settings, **paths).to_env().items():
+        for name, value in settings.located().to_env().items():
             output.write(f"{name}={shlex.quote(value)}\n".encode())
     elif form is Format.MARKDOWN:
         print(markdown())

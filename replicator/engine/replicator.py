@@ -27,7 +27,6 @@ from replicator.model import NodeId
 from replicator.settings import Settings
 
 STATUS_TIMEOUT_S = 5.0
-_PATHS = ("data_dir", "secret_key_file", "peer_keys_file")
 
 
 class FrontDoor(Generic[TenureT]):
@@ -36,7 +35,8 @@ class FrontDoor(Generic[TenureT]):
     def __init__(self, settings: Settings, tenure_type: type[TenureT]) -> None:
         with suppress(Exception):  # the link's thread fails of the same, and is asked
             EngineEnd.warm_up()  # before the exit is registered: ZeroMQ's own end comes later then
-        self._session = Session(_located(settings), tenure_type)
+        # Each worker looks where the first one did, wherever the engine has gone since.
+        self._session = Session(settings.located(), tenure_type)
         try:
             self._keeper = Keeper(self._session)
         except BaseException:  # no thread can be started
@@ -219,13 +219,6 @@ class Tenures(Iterator[Tenure]):
             if (tenure := session.changed.wait_for(session.take_tenure, self._timeout)) is not None:
                 return tenure
         raise StopIteration
-
-
-def _located(settings: Settings) -> Settings:
-    """With absolute paths: each worker looks where the first one did, wherever the engine has gone since."""
-    given = (getattr(settings, name) for name in _PATHS)
-    paths = {name: path.absolute() for name, path in zip(_PATHS, given, strict=True) if path is not None}
-    return msgspec.structs.replace(settings, **paths)
 
 
 def read_report(report: bytes | None) -> dict[str, Any]:
