@@ -77,14 +77,11 @@ class Store(Protocol):
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Those that are neither stored nor queued."""
 
-    def head_manifest(self, stream: StreamName) -> Manifest | None:
-        """The manifest of the stream's head."""
-
     def head_bytes(self, stream: StreamName) -> int:
         """What the stream's head takes as stored, 0 if there is none; nothing is read for it."""
 
-    def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
-        """A retained manifest by its digest."""
+    def read_manifest(self, stream: StreamName, digest: Digest | None = None) -> Manifest | None:
+        """A retained manifest by its digest; without one that of the stream's head."""
 
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
         """A chunk as stored, verified (R22); None if absent or rotten, and from then on it is missing. Queued

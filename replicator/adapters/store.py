@@ -179,16 +179,10 @@ class LmdbStore:
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         return [chunk for chunk in chunks if not self._writer.has(Digest(chunk.stored_digest))]
 
-    def head_manifest(self, stream: StreamName) -> Manifest | None:
-        return self._read_manifest(stream, None)
-
     def head_bytes(self, stream: StreamName) -> int:
         return self._payload.memory.head_bytes.get(stream, 0)
 
-    def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
-        return self._read_manifest(stream, digest)
-
-    def _read_manifest(self, stream: StreamName, digest: Digest | None) -> Manifest | None:
+    def read_manifest(self, stream: StreamName, digest: Digest | None = None) -> Manifest | None:
         try:
             return self._reads.manifest(stream, digest)
         except StoreDamaged as error:

@@ -184,7 +184,7 @@ class Publisher(DataThread):
             task = (self._large or self._small).popleft()  # the small ones go before its first message
             self._is_busy = True
         try:
-            self._publish(task, self._store.head_manifest(task.stream))
+            self._publish(task, self._store.read_manifest(task.stream))
         finally:
             with self._changed:
                 self._is_busy = False
@@ -325,7 +325,7 @@ class Publisher(DataThread):
             small, self._small = self._small, deque()
         while small:
             task = small.popleft()
-            self._publish(task, self._store.head_manifest(task.stream))
+            self._publish(task, self._store.read_manifest(task.stream))
 
     def _next_index(self, epoch: Epoch) -> int:
         return self._index + 1 if epoch == self._epoch else 1

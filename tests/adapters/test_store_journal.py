@@ -76,7 +76,7 @@ def test_a_reader_sees_what_only_the_journal_has(stores: Stores, tmp_path: Path)
     opened.settle()
     newest = opened.accept("a", 2, os.urandom(3000))
     assert opened.is_readable(newest)
-    assert opened.store.head_manifest(StreamName("a")) == newest
+    assert opened.store.read_manifest(StreamName("a")) == newest
     assert opened.store.scrub(2**20) == []
     reader = StoreReader(crashed(opened, tmp_path / "crashed").path)
     ((head, manifest, _),) = reader.streams()
@@ -122,7 +122,7 @@ def test_a_reader_lays_nothing_older_over_the_environment(
             return getattr(environment, name)
 
     monkeypatch.setattr(payload, "_environment", Late())
-    found = opened.store.head_manifest(StreamName("a"))
+    found = opened.store.read_manifest(StreamName("a"))
     monkeypatch.undo()
     assert [found] == newest
 

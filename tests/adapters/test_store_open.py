@@ -297,7 +297,7 @@ def test_i5_everything_acknowledged_is_found_after_kill_9(stores: Stores) -> Non
             head = heads[stream]
             assert opened.durable.promise.epoch == epoch
             assert head.order >= (epoch, sequence)
-            manifest = opened.store.head_manifest(StreamName(stream))
+            manifest = opened.store.read_manifest(StreamName(stream))
             assert manifest is not None
             assert opened.is_readable(manifest)
             assert head.digest.hex() == digest or head.sequence > sequence

@@ -302,7 +302,7 @@ def test_r22_a_rotten_manifest_is_written_again_when_its_head_is_fetched(stores:
     head = opened.accept("s", 1, os.urandom(1000))
     opened.settle()
     spoil_manifest(opened, 1)
-    assert opened.store.head_manifest(StreamName("s")) is None
+    assert opened.store.read_manifest(StreamName("s")) is None
     assert opened.refusal(head, 1) is Why.STALE
     assert opened.is_readable(head)
     assert opened.store.scrub(2**30) == []

@@ -132,7 +132,7 @@ def agree(opened: Opened, world: World, brought: frozenset[Chunk]) -> None:
         assert head.order == (twin.accepted_epoch, newest.sequence)
         assert (head.digest, head.generation) == (newest.digest, newest.generation)
         assert (head.tombstone, head.readable) == (newest.tombstone, True)
-        assert opened.store.head_manifest(StreamName(stream)) == newest
+        assert opened.store.read_manifest(StreamName(stream)) == newest
         assert opened.store.head_bytes(StreamName(stream)) == newest.stored_bytes
         assert all(map(opened.is_readable, twin.retained))
         chunks |= {chunk for manifest in twin.retained for part in manifest.parts for chunk in part.chunks}

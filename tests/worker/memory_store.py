@@ -81,14 +81,11 @@ class MemoryStore:
     def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         return [chunk for chunk in chunks if chunk.stored_digest not in self.chunks]
 
-    def head_manifest(self, stream: StreamName) -> Manifest | None:
-        return self.heads.get(stream)
-
     def head_bytes(self, stream: StreamName) -> int:
         return self.heads[stream].stored_bytes if stream in self.heads else 0
 
-    def read_manifest(self, stream: StreamName, digest: Digest) -> Manifest | None:
-        return self.manifests.get((stream, digest))
+    def read_manifest(self, stream: StreamName, digest: Digest | None = None) -> Manifest | None:
+        return self.heads.get(stream) if digest is None else self.manifests.get((stream, digest))
 
     def read_chunk(self, stored_digest: Digest) -> bytes | None:
         with self._lock:
