@@ -247,19 +247,18 @@ class Writer:
     def _write(self, items: list[Item]) -> None:
         needed = self._payload.needed_bytes(items)
         has_room = not needed or (self._payload.has_room(needed) and not self._is_misjudged(items))
-        if not has_room and len(items) > 1:
-            self._separate(items)
-            return
         with self._changed:
             hints, self._hints = self._hints, Hints()
         events = self._try(items, hints, room=True) if has_room else None
-        if events is None and has_room:
-            if len(items) > 1:
-                self._separate(items)
-                self._take_back(hints)
-                return
-            self._misjudge(items)
+        if events is None and len(items) > 1:  # a large one is not to keep the small ones beside it out
+            self._one_by_one = len(items)
+            with self._changed:
+                self._queue.extendleft(reversed(items))
+            self._take_back(hints)
+            return
         if events is None:
+            if has_room:
+                self._misjudge(items)
             self._set_full(items)
             events = self._try(items, hints, room=False)
         if events is None:  # not even small records find room
@@ -273,12 +272,6 @@ class Writer:
         self._deliver_all(events)
         self._finish(items)
         self._payload.catch_up(idle=not items)
-
-    def _separate(self, items: list[Item]) -> None:
-        """Take them one by one: a large one is not to keep the small ones beside it out."""
-        self._one_by_one = len(items)
-        with self._changed:
-            self._queue.extendleft(reversed(items))
 
     def _take_back(self, hints: Hints) -> None:
         with self._changed:
@@ -333,9 +326,7 @@ class Writer:
 
     def _set_full(self, items: list[Item]) -> None:
         """The disk is full until there is room for what each checkpoint lacks that was refused."""
-        for item in items:
-            for stream in _streams([item]):
-                self._refused[stream] = self._payload.needed_bytes([item])
+        self._refused.update(dict.fromkeys(_streams(items), self._payload.needed_bytes(items)))
         if not self._is_full:
             self._is_full = True
             logger.warning("store is full: new checkpoints are refused until there is room")
