@@ -53,6 +53,7 @@ from replicator.adapters.store_record import (
     lmdb_errors,
     load,
     open_environment,
+    read_chunk,
     read_manifest,
     scan_keys,
     seal,
@@ -362,6 +363,12 @@ class Payload:
                     size for digest, size in named.items() if not self.memory.chunks.is_stored(digest)
                 )
         return needed
+
+    def disown(self, stored_digest: Digest) -> None:
+        """Count a chunk as absent, if it is rotten, where there is no room even to delete it."""
+        with self.reading() as view:
+            if read_chunk(view, stored_digest) is None:
+                self.memory.chunks.discard(Change(), stored_digest)
 
     def close(self) -> None:
         with self._alone():

@@ -262,12 +262,12 @@ class Writer:
             self._set_full(items)
             events = self._try(items, hints, room=False)
         if events is None:  # not even small records find room
-            events = [
-                AcceptRefused(item.manifest, item.epoch, Why.FULL)
-                for item in items
-                if isinstance(item, Accept)
-            ]
+            asked = [item for item in items if isinstance(item, Accept)]
+            events = [AcceptRefused(item.manifest, item.epoch, Why.FULL) for item in asked]
             self._parked += (item for item in items if isinstance(item, AdoptHeads | ForgetTombstone))
+            for item in items:
+                if isinstance(item, Discard):
+                    self._payload.disown(item.stored_digest)
             self._take_back(hints)
         self._deliver_all(events)
         self._finish(items)

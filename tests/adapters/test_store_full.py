@@ -21,6 +21,7 @@ from tests.adapters.store_kit import MIB, OWNER, Opened, Stores, checkpoint
 from tests.adapters.test_store_journal import no_file_grows_beyond
 from tests.adapters.test_store_open import python
 from tests.adapters.test_store_room import offer
+from tests.adapters.test_store_rot import spoil
 
 
 def refuse(*_: object) -> None:
@@ -114,6 +115,32 @@ def test_r23_a_tombstone_is_forgotten_when_there_is_room(
         assert opened.next() == StoreRoom(True)
     assert opened.next() == StoreRoom(False)
     opened.accept("s", 1, generation=1)
+
+
+def test_r22_rot_that_no_record_of_can_be_written_is_no_less_rotten(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told at once, and the chunk is lacking: taken for stored, the one that is brought in its place
+    would not be written, and the head called mended."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    opened = stores.open()
+    opened.promise(1)
+    head, [(chunk, content)] = checkpoint("s", 1, b"rotten" * 2000)
+    opened.accept("s", 1, content)
+    opened.settle()
+    spoil(stores.path, content, b"R")
+    with monkeypatch.context() as patch:
+        patch.setattr(Payload, "_commit", refuse)
+        patch.setattr(Payload, "has_room", lambda self, needed: False)
+        assert not opened.is_readable(head)
+        assert opened.next() == StoreRoom(True)
+        assert opened.store.wait_for_rot(5, lambda: True) == [("s", head.digest)]
+        assert opened.store.missing([chunk]) == [chunk]
+        assert opened.refusal(head, 1) is Why.FULL
+    opened.put(head, [(chunk, content)], 1)
+    opened.perform(Accept(head, Epoch(1)))
+    assert {opened.next(), opened.next()} == {StoreRoom(False), AcceptRefused(head, Epoch(1), Why.STALE)}
+    assert opened.is_readable(head)
 
 
 def test_r21_the_size_of_a_head_that_finds_no_room_is_not_the_stream_s(
