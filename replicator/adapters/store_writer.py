@@ -345,14 +345,16 @@ class Writer:
         return self._is_full and not self._too_large.isdisjoint(_streams(items))
 
     def _look_for_room(self) -> None:
-        if not self._is_full or time.monotonic() < self._look_at:
+        now, has_room = time.monotonic(), self._payload.has_room
+        if not self._is_full or now < self._look_at or not has_room(self._transaction_bytes_min):
             return
-        if self._payload.has_room(max((self._transaction_bytes_min, *self._refused.values()))):
+        with self._changed:  # these need little, and wait for no large checkpoint's room
+            self._queue.extendleft(reversed(self._parked))
+        self._parked.clear()
+        self._look_at = now + IDLE_S
+        if has_room(max(self._refused.values(), default=0)):
             self._is_full = False
             self._refused.clear()
-            with self._changed:
-                self._queue.extendleft(reversed(self._parked))
-            self._parked.clear()
             logger.info("store has room again")
             self._deliver(StoreRoom(False))
 

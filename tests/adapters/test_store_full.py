@@ -184,6 +184,27 @@ def test_r21_an_adoption_waits_for_room_after_that_is_told(
     assert isinstance(opened.next(), HeadsAdopted)
 
 
+def test_r21_an_adoption_does_not_wait_for_a_large_checkpoint_s_room(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of that there may never be enough, and nobody asks for the adoption again."""
+    monkeypatch.setattr(store_writer, "IDLE_S", 0.02)
+    free = 0
+    monkeypatch.setattr(Payload, "has_room", lambda self, needed: needed <= free)
+    opened = stores.open(transaction_bytes_max=MIB)
+    opened.promise(1)
+    large, _ = checkpoint("large", 1, *[os.urandom(2**18) for _ in range(40)])
+    assert [type(opened.ask(large, 1)), type(opened.next())] == [StoreRoom, AcceptRefused]
+    with monkeypatch.context() as patch:
+        patch.setattr(Payload, "_commit", refuse)
+        opened.perform(AdoptHeads(Epoch(1), frozenset()))
+        assert opened.refusal(checkpoint("s", 1, tombstone=True)[0], 1) is Why.FULL
+    free = 9 * MIB
+    assert isinstance(opened.next(), HeadsAdopted)
+    free = 11 * MIB
+    assert opened.next() == StoreRoom(False)
+
+
 def test_r21_a_store_is_not_made_where_there_is_no_room(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
