@@ -11,7 +11,9 @@ A record starts at a block: number (one more than the record before), length of 
 BLAKE3 over incarnation, number and body; then the body, a MessagePack map of key to value, nil for a key
 that is deleted. The environment's state says up to which number it has everything, so a replay begins
 after it. It ends at the first record that is not whole: torn by a power loss, never acknowledged. If a
-later record is whole all the same, one that was acknowledged has rotted, and the store is damaged (R21).
+later record is whole all the same, one that was acknowledged has rotted, and the store is damaged (R21). So
+it is if the environment has had batches of a journal that is gone or cut short by now: what came after them
+may have been acknowledged.
 """
 
 from __future__ import annotations
@@ -136,6 +138,9 @@ def replay(path: Path, incarnation: Incarnation, applied: int) -> dict[bytes, by
 
     Raises `StoreDamaged` if a batch is gone that was acknowledged.
     """
+    content = _content(path)
+    if applied and len(content) < JOURNAL_BYTES:
+        raise StoreDamaged(f"store {path} is lost or cut short")
     lacking: dict[bytes, bytes | None] = {}
     newest = applied
     for number, writes in records(path, incarnation):
@@ -144,10 +149,8 @@ def replay(path: Path, incarnation: Incarnation, applied: int) -> dict[bytes, by
         if number > applied:
             lacking.update(writes)
         newest = max(newest, number)
-    content = _content(path)
     for position in range(0, len(content), BLOCK_BYTES):
-        later = _record(content, position, incarnation)
-        if later and later[0] > newest:
+        if (later := _record(content, position, incarnation)) and later[0] > newest:
             raise StoreDamaged(f"store {path} has lost what came before number {later[0]}")
     return lacking
 
@@ -244,8 +247,7 @@ class Newer:
 
     def plus(self, writes: dict[bytes, bytes | None]) -> Newer:
         """This with another batch over it."""
-        size_bytes = self.size_bytes + bytes_of(writes)
-        return Newer({**self.writes, **writes}, size_bytes, self.applied)
+        return Newer({**self.writes, **writes}, self.size_bytes + bytes_of(writes), self.applied)
 
 
 def bytes_of(writes: Mapping[bytes, Buffer | None]) -> int:

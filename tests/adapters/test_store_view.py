@@ -1,4 +1,4 @@
-"""What readers see while the journal is ahead of the environment, and writes to it that fail (R21)."""
+"""What readers see while the journal is ahead of the environment; a journal that fails, or is gone (R21)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ import lmdb
 import pytest
 
 from replicator.adapters import store_journal
-from replicator.adapters.store_journal import JOURNAL_NAME, Journal, Newer, View
-from replicator.errors import StoreError, StoreFull
+from replicator.adapters.store_journal import (
+    BLOCK_BYTES,
+    JOURNAL_NAME,
+    Journal,
+    Newer,
+    View,
+)
+from replicator.errors import StoreDamaged, StoreError, StoreFull
 from replicator.model import Incarnation
+from tests.adapters.store_kit import Stores
+from tests.adapters.test_store_journal import crashed
 
 ME = Incarnation(b"i" * 16)
 
@@ -81,3 +89,25 @@ def test_r21_what_was_written_in_part_is_not_written(
     monkeypatch.setattr(os, "pwritev", lambda *arguments: store_journal.BLOCK_BYTES // 2)
     with pytest.raises(StoreError, match="2048 of 4096 bytes"):
         journal.append(1, {b"a": b"x"})
+
+
+@pytest.mark.parametrize("left", [None, 0, 2 * BLOCK_BYTES])
+def test_r21_a_journal_that_is_gone_is_damage(stores: Stores, tmp_path: Path, left: int | None) -> None:
+    """Removed to make room, or cut short by who repaired the file system: what only it had was acknowledged,
+    and must not be missed silently."""
+    opened = stores.open()
+    opened.promise(1)
+    opened.accept("s", 1)
+    opened.settle()
+    for sequence in range(2, 5):
+        opened.accept("s", sequence)
+    with crashed(opened, tmp_path / "crashed") as found:
+        path = found.path / "payload" / JOURNAL_NAME
+        content = path.read_bytes()
+        path.unlink()
+        if left is not None:
+            path.write_bytes(content[:left])
+        with pytest.raises(StoreDamaged, match=r"journal is lost or cut short; move .* away"):
+            found.open()
+        path.write_bytes(content)
+        assert found.open().durable.heads[0].sequence == 4
