@@ -85,14 +85,13 @@ class FrontDoor(Generic[TenureT]):
         session.close_up()
         try:
             session.settled.wait_for(lambda: not session.open_tickets() or None, until - time.monotonic())
-            if (tenure := session.tenure) is not None:
-                epoch = tenure.epoch
 
-                def is_over() -> bool | None:
-                    session.resign(epoch, None)  # again, if what was asked before has been refused meanwhile
-                    return session.tenure is None or None
+            def is_over() -> bool | None:
+                if (tenure := session.tenure) is not None:  # the present one: it may be renewed (R11)
+                    session.resign(tenure.epoch, None)  # again, if what was asked before has been refused
+                return tenure is None or None
 
-                session.changed.wait_for(is_over, until - time.monotonic())
+            session.changed.wait_for(is_over, until - time.monotonic())
         finally:
             self._keeper.stop(max(until - time.monotonic(), EXIT_TIMEOUT_S))
         atexit.unregister(self._shut)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from replicator import Replicator, Settings
+from replicator import Replicator, Settings, Tenure
 from replicator.engine import keeper
 from replicator.engine.life import Life
 from replicator.link import messages as link
-from tests.engine.fake_worker import FakeWorker, soon
+from tests.engine.fake_worker import DEADLINE_S, FakeWorker, soon
 
 
 def test_nothing_is_kept_for_a_worker_that_is_gone_for_good(
@@ -40,6 +40,20 @@ def test_a_closed_replicator_leaves_nothing_to_the_collector(
         soon(lambda: session() is None)
     finally:
         gc.enable()
+
+
+def test_a_tenure_that_is_renewed_while_it_closes_is_handed_over_too(
+    replicator: Replicator, tenure: Tenure, worker: FakeWorker
+) -> None:
+    """What was asked of the old epoch may come too late for it (R11)."""
+    closer = threading.Thread(target=replicator.close, args=(DEADLINE_S,))
+    closer.start()
+    assert worker.hear(link.Resign)[0].epoch == 1
+    worker.start_tenure(2, slot=2)
+    assert worker.hear(link.Resign)[0].epoch == 2
+    worker.say(link.TenureEnded(2, "resigned"))
+    closer.join(DEADLINE_S)
+    assert not closer.is_alive()
 
 
 def test_a_thread_that_is_late_hears_of_the_end(
