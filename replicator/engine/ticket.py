@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from _thread import RLock
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from math import isnan
@@ -26,6 +27,7 @@ from replicator.model import NodeId, Position, StreamName
 log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
+Waiter = Callable[[], object]  # called when there is no need to wait any more
 
 
 class Committed(Struct, frozen=True):
@@ -82,17 +84,17 @@ class Latch:
 
     def __init__(self) -> None:
         self._open = False
-        self.waiters: set[Future[None]] | None = None  # one of each thread and task; None: nobody ever waited
+        self.waiters: set[Waiter] | None = None  # one of each thread and task; None: nobody ever waited
 
     def set(self) -> None:
         """Open it and let everybody through, now and later."""
         with self.lock:
             self._open = True
             waiters = tuple(self.waiters or ())
-        for future in waiters:  # a signal's handler may raise: whoever sets it again goes on
-            with suppress(InvalidStateError):  # several threads may set it at once
-                future.set_result(None)
-            self._leave(future)
+        for waiter in waiters:  # a signal's handler may raise: whoever sets it again goes on
+            with suppress(RuntimeError):  # several threads may set it at once; a task's loop may be closed
+                waiter()
+            self._leave(waiter)
 
     def is_set(self) -> bool:
         """Whether it is open."""
@@ -100,46 +102,45 @@ class Latch:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is open, at most *timeout* seconds; whether it is."""
-        timeout = None if timeout is None else bounded(timeout)
         if not self.is_set():
-            future = self._enter()
+            # Not a Future: a signal's handler that raises in the midst of one leaves its lock held, for which
+            # whoever opens the door would wait for ever, or has it raise RuntimeError in its place.
+            door = threading.Lock()
+            door.acquire()
             try:
-                with suppress(TimeoutError):
-                    future.result(timeout)
+                self._enter(door.release)
+                door.acquire(timeout=-1 if timeout is None else max(0, bounded(timeout)))
             finally:
-                self._leave(future)
+                self._leave(door.release)
         return self.is_set()
 
     def __await__(self) -> Generator[None, None, None]:
-        from asyncio import wrap_future  # an engine without asyncio does not pay for it
+        from asyncio import Event, get_running_loop  # an engine without asyncio does not pay for it
 
         if not self.is_set():
-            future = self._enter()
+            opened = Event()
+            waiter = partial(get_running_loop().call_soon_threadsafe, opened.set)
             try:
-                yield from wrap_future(future).__await__()
+                self._enter(waiter)
+                yield from opened.wait().__await__()
             finally:
-                self._leave(future)
+                self._leave(waiter)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'open' if self.is_set() else 'closed'}>"
 
-    def _enter(self) -> Future[None]:
-        """What opens with the door, for one who waits."""
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # a cancelled await cannot cancel what `set` is about to set
+    def _enter(self, waiter: Waiter) -> None:
+        """Have that called when the door opens, for one who waits."""
         with self.lock:
-            if self._open:
-                future.set_result(None)
-            else:
-                self.waiters = self.waiters or set()
-                self.waiters.add(future)
-        return future
+            self.waiters = self.waiters or set()
+            self.waiters.add(waiter)
+        if self._open:  # meanwhile, perhaps, and whoever did so has not seen this one
+            self.set()
 
-    def _leave(self, future: Future[None]) -> None:
-        """That one waits no longer: it leaves nothing behind."""
-        with self.lock:
-            if self.waiters:
-                self.waiters.discard(future)
+    def _leave(self, waiter: Waiter) -> None:
+        """That one waits no longer: it leaves nothing behind. Takes no lock: the collector may end a task."""
+        if waiters := self.waiters:
+            waiters.discard(waiter)
 
 
 class Reader(Protocol):
@@ -172,11 +173,10 @@ class Released(Latch):
             reader.take_back()
         return self._open
 
-    def _enter(self) -> Future[None]:
-        future, reader = super()._enter(), self.reader
-        if reader is not None:  # else whoever lends the payload sees that somebody waits
+    def _enter(self, waiter: Waiter) -> None:
+        super()._enter(waiter)
+        if (reader := self.reader) is not None:  # else whoever lends the payload sees that somebody waits
             reader.await_read()
-        return future
 
 
 class Signal:
@@ -219,6 +219,14 @@ class Signal:
             latch.wait(left_s)
 
 
+class _Guard(RLock):  # type: ignore[misc]  # it may be derived from
+    """A Future's lock, for one that nobody waits for by it. That of a Future is entered in Python, where a
+    signal's handler that raises leaves it held for ever, and whoever ends the Future waits for that."""
+
+    def notify_all(self) -> None:
+        """Nobody waits here."""
+
+
 class Ticket(Future[Outcome]):
     """What becomes of one checkpoint (or deletion). See `Future` for result, callbacks and waiting.
 
@@ -235,11 +243,24 @@ class Ticket(Future[Outcome]):
 
     stream: StreamName  # both are set by whoever makes the ticket that of a checkpoint
     position: Position
-    _awaited: Latch | None = None  # opens at the end; made for the first who awaits it
 
     def __init__(self) -> None:
         super().__init__()
+        self._condition = _Guard()  # type: ignore[assignment]
         self.released = Released()
+        ended = self._ended = Latch()
+        super().add_done_callback(lambda _: ended.set())  # the first: who waits does not wait for the others
+
+    def result(self, timeout: float | None = None) -> Outcome:
+        """What it ends as, or raises; TimeoutError if that has not come after *timeout* seconds."""
+        self.exception(timeout)
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What it raises at its end, if anything; TimeoutError as `result`."""
+        if not self._ended.wait(timeout):
+            raise TimeoutError
+        return super().exception()
 
     def add_done_callback(self, fn: Callable[[Ticket], object]) -> None:  # not with any Future
         """Call *fn* with this ticket when it has ended, at once if it has."""
@@ -250,18 +271,8 @@ class Ticket(Future[Outcome]):
         return False
 
     def __await__(self) -> Generator[None, None, Outcome]:
-        if not self.done():
-            yield from self._end().__await__()
+        yield from self._ended.__await__()
         return self.result()
-
-    def _end(self) -> Latch:
-        """One for all who ever await the ticket: a callback cannot be taken back, and they may give up."""
-        latch = Latch()
-        with Latch.lock:
-            is_first, self._awaited = self._awaited is None, self._awaited or latch
-        if is_first:
-            self.add_done_callback(lambda _: latch.set())
-        return self._awaited
 
     def __repr__(self) -> str:
         epoch, sequence = self.position.epoch, self.position.sequence

@@ -100,7 +100,7 @@ def test_an_await_that_was_given_up_leaves_nothing_on_the_ticket(
         cancelled.cancel()
         await asyncio.wait([cancelled])
         assert len(ticket._done_callbacks) == 1  # type: ignore[attr-defined]
-        assert len(ticket._end().waiters or ()) == 1
+        assert len(ticket._ended.waiters or ()) == 1
         worker.commit(await hear(worker, link.Submit))
         assert isinstance(await waiting, Committed)
         assert isinstance(await ticket, Committed)

@@ -49,4 +49,6 @@ def test_who_comes_when_a_latch_has_just_opened_goes_through() -> None:
     """It has looked before that: nobody would open it again."""
     latch = Latch()
     latch.set()
-    assert latch._enter().done()
+    went: list[bool] = []
+    latch._enter(lambda: went.append(True))
+    assert went == [True]
