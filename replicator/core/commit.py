@@ -193,15 +193,10 @@ class Commits:
 
     def cover_without_the_lost(self) -> None:
         """Look again at what waits for all members if one is up no longer: it may have been the last."""
-        up = frozenset(follower.replica for follower in self._up())
+        up = frozenset(follower.replica for follower in self._reign.up)
         if not self._were_up <= up:
             self._cover_all()
         self._were_up = up
-
-    def _up(self) -> list[Follower]:
-        """Whoever has been heard within a lease, and in the epoch's first one those who have yet to speak."""
-        recent, reign = self._state.now - self._state.config.lease_s, self._reign
-        return [f for f in reign.progress.followers.values() if max(f.heard_at, reign.begun_at) >= recent]
 
     def _cover_all(self) -> None:
         for stream in list(self._uncovered):
@@ -210,7 +205,7 @@ class Commits:
     def _cover(self, stream: StreamName) -> None:
         """Say when every member that is up holds the commit."""
         waiting = self._uncovered.get(stream)
-        if waiting is not None and all(each.newest(stream) >= waiting[1] for each in self._up()):
+        if waiting is not None and all(each.newest(stream) >= waiting[1] for each in self._reign.up):
             del self._uncovered[stream]
             self._state.emit(effects.HeldByAll(waiting[0], self._reign.progress.holders(stream, waiting[1])))
 

@@ -28,13 +28,9 @@ class Handover:
         self._revoked_at = math.inf  # the elector named another then, or nobody
         self.deadline = math.inf
 
-    @property
-    def is_asked(self) -> bool:
-        return self.deadline < math.inf
-
     def ask(self, successor: NodeId | None, if_able: bool) -> None:
         """Resign once nothing is in flight, or at the deadline. Conditions do not replace what was asked."""
-        if self.is_asked and (if_able or successor is not None):
+        if self.deadline < math.inf and (if_able or successor is not None):
             return
         self._successor, self._if_able = successor, if_able or successor is not None
         self._asked_at = self._state.now
@@ -47,7 +43,7 @@ class Handover:
         if (reign.lacks_room or reign.is_outrun) and (better := self._better(reign)) is not None:
             self._successor, self._why = better, "the disk is full" if reign.lacks_room else "the disk hangs"
             return True
-        if not self.is_asked:
+        if self.deadline == math.inf:
             return False
         objection, window = self._objection(reign), reign.window
         window.hold(objection is None)

@@ -13,7 +13,7 @@ from itertools import islice
 from replicator.core.claim import Claimant
 from replicator.core.messages import NAMES_PER_PAGE, Adopt, Behind, CommitPoint, Heartbeat, HeartbeatAnswer
 from replicator.core.progress import Follower
-from replicator.core.quorum import ReplicaId
+from replicator.core.quorum import ReplicaId, is_quorum
 from replicator.core.reign import Reign
 from replicator.core.report import Report
 from replicator.model import Head, StreamName
@@ -37,12 +37,14 @@ class Heartbeats:
         self.deadline = state.now + config.heartbeat_interval_s
         question = reign.holder.ask(state.now)
         index = reign.window.publish_index if reign.window.epoch == reign.epoch else 0
+        # While no majority can lend, what others lend only keeps their promises from whoever has one (R24).
+        may_hold = is_quorum({self._state.id, *(follower.replica for follower in reign.up)}, reign.record)
         for follower in reign.progress.followers.values():
             hints: tuple[CommitPoint, ...] = ()
             if not follower.hinted[1]:
                 hints = tuple(islice(follower.hints.values(), HINTS_PER_HEARTBEAT))
                 follower.hinted = (question, hints)
-            echo = reign.holder.echoes.get(follower.node)
+            echo = reign.holder.echoes.get(follower.node) if may_hold else None
             state.send(follower.node, Heartbeat(reign.epoch, question, config.lease_s, echo, index, hints))
             has_arrived = follower.report is None or follower.answered > follower.told_after
             if has_arrived and state.now - follower.told_at >= config.behind_interval_s:

@@ -6,7 +6,7 @@ import math
 
 from replicator.core.lease import Holder
 from replicator.core.membership import Membership
-from replicator.core.progress import Progress
+from replicator.core.progress import Follower, Progress
 from replicator.core.recovery import Recovery
 from replicator.core.report import Report
 from replicator.core.state import State
@@ -75,6 +75,12 @@ class Reign:
         """Whether the own disk holds up for long what needs no other one, or is known to hang: what would
         show that it does may never have left, or have been lost on its way."""
         return self.state.hangs or self.state.now - self.outrun_since > self.state.config.lapse_max_s
+
+    @property
+    def up(self) -> list[Follower]:
+        """Whoever has been heard within a lease, and in the epoch's first one those who have yet to speak."""
+        recent = self.state.now - self.state.config.lease_s
+        return [f for f in self.progress.followers.values() if max(f.heard_at, self.begun_at) >= recent]
 
     @property
     def holds_lease(self) -> bool:

@@ -75,6 +75,25 @@ def _claims_beside(what: str) -> bool:
     return bool(cluster.sent("b", Probe))
 
 
+def test_R24_a_primary_without_a_majority_borrows_nothing() -> None:
+    """The one follower that it still hears would keep its promise from whom a majority can follow: until
+    the elector was followed, or the lapse was too long."""
+    cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").live(0.2)
+    cluster.do("cut a b", "cut a c", "cut a d", "cut d b", "cut d c", "grant b").live(1.0)
+    assert cluster.core("b").role is Role.PRIMARY
+    assert not cluster.effects("a", EndTenure)
+
+
+def test_R25_it_borrows_again_as_soon_as_it_hears_a_majority() -> None:
+    """Nothing newer was promised: it goes on in the same epoch."""
+    cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").live(0.2)
+    cluster.do("cut a b", "cut a c", "cut a d").live(0.6)
+    assert cluster.lease_word("a") < cluster.state("a").now
+    cluster.do("mend a c").live(0.15)
+    assert cluster.lease_word("a") > cluster.state("a").now
+    assert not cluster.effects("a", EndTenure)
+
+
 def test_R24_a_lease_that_is_too_long_is_refused_with_the_reason() -> None:
     """Nodes whose settings differ say so, once, instead of a tenure that never becomes active."""
     cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()

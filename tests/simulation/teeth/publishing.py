@@ -18,6 +18,7 @@ from replicator.core.messages import Ack, CommitPoint
 from replicator.core.points import Points
 from replicator.core.progress import Follower, Progress
 from replicator.core.quorum import ReplicaId, quorum_sets
+from replicator.core.reign import Reign
 from replicator.core.state import State
 from replicator.core.window import Flight, Window
 from replicator.engine.backlog import Backlog
@@ -110,11 +111,11 @@ def count_old_acks(patch: Patch) -> None:
 def count_the_silent_out(patch: Patch) -> None:
     """With acks=all a member that has yet to speak in the epoch is not waited for."""
 
-    def _up(self: Commits) -> list[Follower]:
-        recent = self._state.now - self._state.config.lease_s
-        return [each for each in self._reign.progress.followers.values() if each.heard_at >= recent]
+    def up(self: Reign) -> list[Follower]:
+        recent = self.state.now - self.state.config.lease_s
+        return [each for each in self.progress.followers.values() if each.heard_at >= recent]
 
-    patch.setattr(Commits, "_up", _up)
+    patch.setattr(Reign, "up", property(up))
 
 
 def forget_in_silence(patch: Patch) -> None:

@@ -204,6 +204,11 @@ def wait_for_the_deaf(patch: Patch) -> None:
     patch.setattr(Backup, "on_heartbeat", on_heartbeat)
 
 
+def borrow_alone(patch: Patch) -> None:
+    """A primary goes on borrowing from those that it hears, however few they are."""
+    patch.setattr(Reign, "up", property(lambda self: list(self.progress.followers.values())))
+
+
 def lapse_anew(patch: Patch) -> None:
     """Each claim above begins another lapse, so that none is ever too long."""
     honest = Primary.suspend

@@ -205,6 +205,7 @@ TEETH = (
     Tooth("R23", keeping.recall_the_deleted, Guard("tests.rules.test_second_reading:test_R23_a_late_frame_does_not_bring_back_what_was_deleted")),
     Tooth("R23", marks.ComparesSequencesAlone, Simulator(60, "begin_anew")),
     Tooth("R23", keeping.keep_the_newest_only, Process("tests/adapters/test_store.py::test_r23_the_newest_committed_and_all_newer_stay")),
+    Tooth("R24", recovering.borrow_alone, Guard(f"{LEASE}R24_a_primary_without_a_majority_borrows_nothing")),
     Tooth("R24", keeping.lend_twice, Simulator(60, "usurp")),
     Tooth("R24", restarts.forget_leases, Simulator(60, "usurp")),
     Tooth("R24", restarts.wait_by_the_present_settings, Guard(f"{LEASE}R24_a_lender_restarted_with_another_maximum_waits_the_longer_one")),
