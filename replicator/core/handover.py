@@ -139,6 +139,15 @@ class Handover:
         fit = (f for f in self._able(reign) if self._is_recent(f) and self._is_no_worse(f))
         return self.is_revoked_steadily and (not is_serving or any(fit))
 
+    def let_try(self, reign: Reign, lapsed_since: float | None) -> None:
+        """Have the elector name another, after so long without the lease. By itself it goes on with who is
+        heard, if too late to be lent anything. The tenure stays while nothing newer is promised (R25)."""
+        state, is_named = self._state, self._revoked_at == math.inf
+        if lapsed_since is None or not is_named or not state.owns(reign.epoch):
+            return
+        if state.now - lapsed_since > state.config.hand_over_after_s and (able := self.successor(reign)):
+            state.emit(effects.Transfer(able))
+
     def _is_recent(self, follower: Follower) -> bool:
         return follower.heard_at >= self._state.now - self._state.config.lease_s
 

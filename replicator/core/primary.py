@@ -172,6 +172,7 @@ class Primary:
         if self._lapsed_since is not None and state.now - self._lapsed_since > config.lapse_max_s:
             self.end("the lease lapsed for too long", hand_over=True)
             return
+        self.handover.let_try(reign, self._lapsed_since)
         if self.handover.is_to_follow(reign, self.phase is Phase.SERVING):
             self.resign(None, if_able=False)
         if self.phase is Phase.RECOVERING:

@@ -94,6 +94,16 @@ def test_R25_it_borrows_again_as_soon_as_it_hears_a_majority() -> None:
     assert not cluster.effects("a", EndTenure)
 
 
+def test_R11_who_is_lent_nothing_for_long_lets_another_try() -> None:
+    """The elector may go on naming it for as long as answers come in; the tenure stays meanwhile."""
+    cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").live(0.2)
+    cluster.do("cut a b", "cut a c", "cut a d").live(2.2)
+    assert not cluster.effects("a", Transfer)
+    cluster.live(0.3)
+    assert cluster.effects("a", Transfer)[0].to == "e"
+    assert not cluster.effects("a", EndTenure)
+
+
 def test_R24_a_lease_that_is_too_long_is_refused_with_the_reason() -> None:
     """Nodes whose settings differ say so, once, instead of a tenure that never becomes active."""
     cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()

@@ -9,6 +9,7 @@ import pytest
 from replicator.core.backup import Backup
 from replicator.core.claim import Claimant
 from replicator.core.commit import Commits
+from replicator.core.handover import Handover
 from replicator.core.messages import Heartbeat
 from replicator.core.phase import Phase
 from replicator.core.primary import Primary
@@ -207,6 +208,11 @@ def wait_for_the_deaf(patch: Patch) -> None:
 def borrow_alone(patch: Patch) -> None:
     """A primary goes on borrowing from those that it hears, however few they are."""
     patch.setattr(Reign, "up", property(lambda self: list(self.progress.followers.values())))
+
+
+def keep_the_grant(patch: Patch) -> None:
+    """A primary that is lent nothing stays named until its lapse has lasted too long."""
+    patch.setattr(Handover, "let_try", lambda self, reign, lapsed_since: None)
 
 
 def lapse_anew(patch: Patch) -> None:

@@ -141,6 +141,7 @@ TEETH = (
     Tooth("R11", recovering.forget_parked, Guard(f"{CLAIMING}R11_a_parked_probe_is_answered_when_the_lease_is_given_back")),
     Tooth("R11", recovering.drain_what_comes, Guard("tests.rules.test_under_load:test_R11_what_is_submitted_while_a_tenure_drains_does_not_prolong_it")),
     Tooth("R11", recovering.wait_for_the_deaf, Guard(f"{LEASE}R11_a_primary_that_hears_nobody_is_not_waited_for")),
+    Tooth("R11", recovering.keep_the_grant, Guard(f"{LEASE}R11_who_is_lent_nothing_for_long_lets_another_try")),
     Tooth("R11", recovering.deafen_by_bumps, Guard(f"{TURNS}R11_a_late_promise_is_taken_after_a_bump_that_came_to_nothing")),
     Tooth("R11", room.claim_though_hanging),
     Tooth("R11", room.bump_the_starved, Guard(f"{FULL}R11_a_bump_waits_while_what_is_in_flight_finds_no_room")),
