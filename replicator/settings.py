@@ -119,7 +119,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lapse_max_s: Annotated[float, _seconds(0.005, 3600,
         "a tenure without the lease, or whose disk hangs, for longer ends for good")] = 5.0
     hand_over_after_s: Annotated[float, _seconds(0.005, 600,
-        "the elector has named another, or nobody, for so long: the primary hands over")] = 2.0
+        "another is elected, or no lease is lent, for so long: another takes over")] = 2.0
 
     election_timeout_min_s: Annotated[float, _seconds(0.01, 120,
         "shortest silence after which a node stands for election")] = 0.4
