@@ -235,7 +235,8 @@ class Replica:
     def _on_record_written(self, event: events.RecordWritten) -> None:
         state = self._state
         state.counter = max(state.counter, event.counter)
-        if (event.epoch, event.record.version) >= state.record_order:
+        # A founder's is what it has stored last: an emptied coordinator numbers its proposals anew.
+        if state.role is Role.FOUNDING or (event.epoch, event.record.version) >= state.record_order:
             state.record, state.record_epoch = event.record, event.epoch
         if event.founded:
             state.founded = True

@@ -87,6 +87,24 @@ def test_R20_a_coordinator_that_is_restarted_goes_on_with_the_record_it_has() ->
     assert cluster.core("a").role is Role.BACKUP
 
 
+@pytest.mark.parametrize("names", ["a b", "a b c"])
+def test_R20_an_emptied_coordinator_founds_with_those_that_have_stored_a_later_proposal(names: str) -> None:
+    """It numbers its proposals anew, and what is declared counts for everybody, in memory as on the disk: one
+    that went on by the later proposal would wait for the store that is gone."""
+    cluster = Cluster(*names.split(), founded=False)
+    while not cluster.sent("a", Found):
+        cluster.do("advance 0.1", "deliver *->* Hello")
+    last = names[-1]
+    cluster.do("sync a", "drop", f"crash {last}", f"wipe {last}", f"start {last}")
+    while cluster.sent("a", Found)[-1].record.version == 1:
+        cluster.do("advance 0.1", "deliver *->* Hello", "sync a")
+    cluster.do("deliver a->b Found", "sync b", "drop")
+    cluster.do("crash a", "wipe a", "start a").live(2.0)
+    assert len({cluster.state(name).record for name in names.split()}) == 1
+    cluster.do(*(["crash c"] if "c" in names else []), "grant a").live(1.0)
+    assert cluster.effects("a", StartTenure), "with b, a majority"
+
+
 def test_R20_a_coordinator_says_who_has_not_stored_its_record() -> None:
     """All are there, and it waits for the disk, or the consent, of some: status names them."""
     cluster = Cluster("a", "b", "c", founded=False)
