@@ -25,27 +25,32 @@ from replicator.model import (
 )
 
 
+def _names(record: MemberRecord, config: Config) -> tuple[str, str]:
+    """In words, whom the record names and whom the settings do."""
+    members = sorted(member.node for member in record.members)
+    return ", ".join(members), ", ".join(sorted({config.node, *config.peers}))
+
+
 def misfit(durable: Durable, config: Config) -> str | None:
     """Why this store cannot be used with these settings, in one sentence; None if it can."""
     if durable.record is None or not durable.founded:
         return None
-    members = {member.node for member in durable.record.members}
-    configured = {config.node, *config.peers}
+    members, configured = _names(durable.record, config)
     if members == configured:
         return None
     if config.standalone:
         return (
-            f"the data directory belongs to the cluster of {', '.join(sorted(members))}: "
+            f"the data directory belongs to the cluster of {members}: "
             "set REPLICATOR_PEERS as before, or choose an empty REPLICATOR_DATA_DIR"
         )
-    if len(members) == 1:
+    if len(durable.record.members) == 1:
         return (
             "the data directory is that of a standalone node, whose checkpoints a new cluster cannot adopt: "
             "export what it holds, or choose an empty REPLICATOR_DATA_DIR"
         )
     return (
-        f"the data directory belongs to the cluster of {', '.join(sorted(members))}, but REPLICATOR_PEERS "
-        f"names {', '.join(sorted(configured))}: members cannot be added or removed yet"
+        f"the data directory belongs to the cluster of {members}, but REPLICATOR_PEERS "
+        f"names {configured}: members cannot be added or removed yet"
     )
 
 
@@ -156,19 +161,24 @@ class Founding:
         if record is not None and member is not None and member.incarnation == incarnation:
             self._state.send(node, Founded(record))
 
-    def _tell(self, node: NodeId, text: str) -> None:
-        """Say it once: a peer goes on with its cluster for as long as nobody mends the settings."""
-        if self._told.get(node) != text:
+    def _is_ours(self, node: NodeId, record: MemberRecord) -> bool:
+        """Whether the record of a peer's cluster names whom the settings name. One that joined with others
+        could not speak with all members, nor be started again. If not, it is said once: the peer goes on with
+        its cluster for as long as nobody mends the settings."""
+        theirs, ours = _names(record, self._state.config)
+        text = f"{node} is of the cluster of {theirs}, REPLICATOR_PEERS names {ours}: refused"
+        if theirs != ours and self._told.get(node) != text:
             self._told[node] = text
             self._state.notice(text)
+        return theirs == ours
 
     def _meet(self, node: NodeId, record: MemberRecord) -> None:
         """A founded cluster exists: this incarnation is in its record, or it is joining."""
         state = self._state
         me = record.find(NodeId(state.me.node))
-        if me is None:
-            self._tell(node, f"not a member of the cluster of {', '.join(m.node for m in record.members)}")
-        elif me.incarnation == state.me.incarnation and state.promising is None:
+        if not self._is_ours(node, record) or me is None:
+            return
+        if me.incarnation == state.me.incarnation and state.promising is None:
             self._settle(record)
         else:
             state.record = record
@@ -177,13 +187,8 @@ class Founding:
     def on_found(self, node: NodeId, record: MemberRecord) -> None:
         """Store a proposal durably, unless a cluster exists here already."""
         state = self._state
-        names = {member.node for member in record.members}
-        if state.founded or state.role is not Role.FOUNDING:
-            return
-        if names != {state.config.node, *state.config.peers}:
-            self._tell(node, f"{node} founds a cluster of {', '.join(sorted(names))}, not ours: refused")
-            return
-        if not is_named(state.id, record):
+        is_open = state.role is Role.FOUNDING and self._is_ours(node, record)
+        if not is_open or not is_named(state.id, record):
             return
         if state.record == record:
             state.send(node, FoundStored(record))

@@ -129,14 +129,31 @@ def test_R20_another_cluster_is_refused_and_told_of_once() -> None:
     for record in (theirs, theirs, others, others):
         cluster.hear("b", "a", Found(record))
     assert [notice.text for notice in cluster.effects("b", Notice)] == [
-        "a founds a cluster of a, b, d, not ours: refused",
-        "a founds a cluster of b, d, not ours: refused",
+        "a is of the cluster of a, b, d, REPLICATOR_PEERS names a, b, c: refused",
+        "a is of the cluster of b, d, REPLICATOR_PEERS names a, b, c: refused",
     ]
     foreign = MemberRecord(1, (Member("a", bytes(16)), Member("d", bytes(16))))
     for _ in range(2):
         cluster.hear("c", "a", Hello(True, foreign, "", ""))
-    assert [notice.text for notice in cluster.effects("c", Notice)] == ["not a member of the cluster of a, d"]
+    assert [notice.text for notice in cluster.effects("c", Notice)] == [
+        "a is of the cluster of a, d, REPLICATOR_PEERS names a, b, c: refused"
+    ]
     assert not cluster.effects("b", WriteRecord)
+
+
+def test_R20_a_node_whose_settings_lack_a_member_does_not_join() -> None:
+    """It could not speak with that one, nor be started a second time. With the right ones it joins."""
+    cluster = Cluster("a", "b", "c").with_primary("a").do("submit a s 1").live(0.5).do("crash c", "wipe c")
+    node, right = cluster.node("c"), cluster.node("c").config
+    node.config = structs.replace(right, peers=frozenset({NodeId("a")}))
+    cluster.forget().do("start c").live(4.0)
+    assert [notice.text for notice in cluster.effects("c", Notice)] == [
+        "a is of the cluster of a, b, c, REPLICATOR_PEERS names a, c: refused"
+    ]
+    assert not cluster.effects("a", WriteRecord)
+    node.config = right
+    cluster.do("crash c", "start c").live(4.0)
+    assert cluster.core("c").role is Role.BACKUP
 
 
 def test_R20_a_founded_cluster_is_not_founded_again() -> None:
