@@ -258,7 +258,7 @@ class Ticket(Future[Outcome]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What it raises at its end, if anything; TimeoutError as `result`."""
-        if not self._ended.wait(timeout):
+        if not (self.done() or self._ended.wait(timeout)):  # it is done before its latch opens
             raise TimeoutError
         return super().exception()
 

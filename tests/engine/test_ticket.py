@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from contextlib import suppress
 from itertools import count
 from types import FrameType
@@ -66,3 +67,28 @@ def test_a_signal_that_interrupts_who_waits_holds_up_nobody(call: Callable[[Tick
         if not was_interrupted:
             break
     assert place
+
+
+def test_who_finds_a_ticket_done_has_what_it_ended_as() -> None:
+    """Also while the link's thread has yet to open the door for those who wait: `concurrent.futures.wait`
+    has named it done by then."""
+    may_go_on = threading.Event()
+
+    def stop(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name == "_invoke_callbacks":
+            may_go_on.wait(DEADLINE_S)
+
+    def tell() -> None:
+        sys.setprofile(stop)
+        Settled(ticket, OUTCOME).tell()
+
+    ticket = Ticket()
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        assert wait([ticket], DEADLINE_S).done == {ticket}
+        assert ticket.result(0) == OUTCOME
+        assert ticket.exception(0) is None
+    finally:
+        may_go_on.set()
+        teller.join(DEADLINE_S)
