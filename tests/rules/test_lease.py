@@ -104,6 +104,15 @@ def test_R11_who_is_lent_nothing_for_long_lets_another_try() -> None:
     assert not cluster.effects("a", EndTenure)
 
 
+def test_R11_whom_the_elector_names_no_longer_has_let_another_try() -> None:
+    """To give leadership away once more would keep it from standing when the other is gone."""
+    cluster = Cluster("a", "b", "c", "d", "e").with_primary("a").live(0.2)
+    cluster.do("cut a b", "cut a c", "cut a d").live(1.0)
+    cluster.do("revoke a").live(1.6)
+    assert not cluster.effects("a", Transfer)
+    assert not cluster.effects("a", EndTenure)
+
+
 def test_R24_a_lease_that_is_too_long_is_refused_with_the_reason() -> None:
     """Nodes whose settings differ say so, once, instead of a tenure that never becomes active."""
     cluster = Cluster("a", "b", "c").with_primary("a").live(0.2).forget()
