@@ -22,8 +22,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
-CORE_CODE_LINES_MAX = 3_721  # a ratchet, not to grow: 3,050; reviews by reading, slow links, slow disks
-PACKAGE_CODE_LINES_MAX = 14_547  # 12,600; reviews by reading, slow links, full disks, who is out of reach
+CORE_CODE_LINES_MAX = 3_714  # a ratchet, not to grow: 3,050; reviews by reading, slow links, slow disks
+PACKAGE_CODE_LINES_MAX = 14_538  # 12,600; reviews by reading, slow links, full disks, who is out of reach
 SCRIPT_LINES_MAX = 80
 
 # A file imports only from its own layer and from those before it. The package's own `__init__` is the

@@ -78,12 +78,14 @@ class Writer:
         self._look_at = -math.inf  # for room
         self._pause_s = MISJUDGED_S  # until the next look, if that room is not there
         self._one_by_one = 0  # so many items go each by itself, since together they found no room
-        self._is_due = self._is_idle = False  # due: something waits that is worth a transaction
+        self._is_due = False  # something waits that is worth a transaction
+        self._is_idle = False
         self._bell = Bell()
         self._sleeper = select.poll()
         self._sleeper.register(self._bell, select.POLLIN)
         self._writing_since = math.inf
-        self._closing = self._failed = False
+        self._closing = False
+        self._failed = False
 
     # ── from any thread ──
 
@@ -107,9 +109,10 @@ class Writer:
                     return
                 case WritePromise() | WriteRecord():
                     self._urgent.append(effect)
+                case Discard():
+                    self._suspects.add(effect.stored_digest)
+                    self._queue.append(effect)
                 case _:
-                    if isinstance(effect, Discard):
-                        self._suspects.add(effect.stored_digest)
                     self._queue.append(effect)
             self._is_due = True
         self._wake()

@@ -15,14 +15,7 @@ from replicator.core.events import Durable
 from replicator.core.messages import Found, Founded, FoundStored, Hello
 from replicator.core.quorum import is_named
 from replicator.core.state import State
-from replicator.model import (
-    Epoch,
-    Incarnation,
-    Member,
-    MemberRecord,
-    NodeId,
-    Role,
-)
+from replicator.model import Epoch, Incarnation, Member, MemberRecord, NodeId, Role
 
 
 def _names(record: MemberRecord, config: Config) -> tuple[str, str]:

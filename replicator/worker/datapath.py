@@ -17,15 +17,7 @@ from replicator.codec.assembly import assemble
 from replicator.core.effects import CancelFetch, Fetch, Publish
 from replicator.core.events import FetchFailed
 from replicator.errors import CheckpointUnreadable
-from replicator.model import (
-    Buffer,
-    Digest,
-    Epoch,
-    Head,
-    Incarnation,
-    Payload,
-    StreamName,
-)
+from replicator.model import Buffer, Digest, Epoch, Head, Incarnation, Payload, StreamName
 from replicator.settings import Settings
 from replicator.worker.datathread import DataThread
 from replicator.worker.publisher import Publisher, Task

@@ -264,8 +264,11 @@ class Repairer(DataThread):
 
     def _take_lacks(self, node: NodeId, absent: Iterable[bytes]) -> list[Fetch]:
         """Whoever has asked the node for those need not wait for it; the fetches to which one is news."""
-        fetches = self._fetches.values()
-        return [each for each in fetches if sum([each.lacks(node, Digest(digest)) for digest in absent])]
+        told = [
+            (fetch, [fetch.lacks(node, Digest(digest)) for digest in absent])
+            for fetch in self._fetches.values()
+        ]
+        return [fetch for fetch, news in told if any(news)]
 
     def _take_chunks(self, node: NodeId, received: Iterable[tuple[bytes, Buffer]]) -> list[Fetch]:
         """Store those that are needed and right, for every fetch that needs them: the source answers what
